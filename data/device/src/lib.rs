@@ -1,0 +1,1 @@
+//! Stage `device` of the path of a byte.

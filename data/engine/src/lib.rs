@@ -1,0 +1,1 @@
+//! Stage `engine` of the path of a byte.

@@ -1,0 +1,1 @@
+//! Stage `frontend` of the path of a byte.

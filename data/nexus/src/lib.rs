@@ -1,0 +1,1 @@
+//! Stage `nexus` of the path of a byte.

@@ -1,0 +1,1 @@
+//! Stage `nvmf` of the path of a byte.

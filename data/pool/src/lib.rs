@@ -1,0 +1,1 @@
+//! Stage `pool` of the path of a byte.
