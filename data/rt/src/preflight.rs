@@ -1,0 +1,1 @@
+//! What this kernel or container forbids, found out before anything depends on it.
