@@ -1,0 +1,106 @@
+//! The record of one volume: who may write where. Only a nexus changes it, by compare-and-swap on the whole object.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// The clock that stamps extents: ordered by epoch, then counter; no number names two histories.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
+#[serde(rename_all = "camelCase")]
+pub struct Generation {
+    /// The epoch of the nexus that gave it.
+    pub epoch: u64,
+    /// Counts up within the epoch.
+    pub counter: u64,
+}
+
+impl Generation {
+    /// Before every write.
+    pub const ZERO: Self = Self { epoch: 0, counter: 0 };
+
+    /// The generation `counter` of `epoch`.
+    pub const fn new(epoch: u64, counter: u64) -> Self {
+        Self { epoch, counter }
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.epoch, self.counter)
+    }
+}
+
+/// What the record says of one member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "name", rename_all_fields = "camelCase")]
+pub enum MemberState {
+    /// Named, not yet made: the only state in which an engine makes a replica.
+    New,
+    /// Has every acknowledged write.
+    InSync,
+    /// Has missed writes later than `since`; takes none.
+    Stale {
+        /// Everything up to and with this generation is there and flushed.
+        since: Generation,
+    },
+    /// Takes every new write, and is being given what it missed later than `since`.
+    Rebuilding {
+        /// Everything up to and with this generation is there and flushed.
+        since: Generation,
+    },
+    /// To be destroyed. The only order that destroys a replica.
+    Removed,
+}
+
+/// One member of a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberRecord {
+    /// The replica, never used twice.
+    pub replica: Uuid,
+    /// The pool that holds it.
+    pub pool: Uuid,
+    /// The node of that pool.
+    pub node: String,
+    /// The incarnation of the pool when it was last known to be whole.
+    pub incarnation: Option<Uuid>,
+    /// What it is owed.
+    pub state: MemberState,
+}
+
+/// The nexus that owns the volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Owner {
+    /// The nexus: a new UUID at each opening.
+    pub nexus: Uuid,
+    /// Its node.
+    pub node: String,
+}
+
+/// The record of one volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeRecord {
+    /// The volume's UUID, also the record's key in the store.
+    pub volume: Uuid,
+    /// Grows by one with each change (I12).
+    pub version: u64,
+    /// The fencing number: of `owner` while there is one, else of the last.
+    pub epoch: u64,
+    /// Who may write; none while the volume is closed.
+    pub owner: Option<Owner>,
+    /// The last owner closed in order: every member that is `InSync` is equal, and flushed.
+    pub clean: bool,
+    /// The size that hosts see.
+    pub size_bytes: u64,
+    /// The unit of addressing.
+    pub block_size: u32,
+    /// The number of the latest attachment (I10).
+    pub attachment: u64,
+    /// The copies.
+    pub members: Vec<MemberRecord>,
+}
