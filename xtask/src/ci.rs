@@ -1,0 +1,118 @@
+//! The commands that run other programs: tests, the whole of CI, simulation, journeys, measurements.
+
+use crate::count::Count;
+use crate::stage::{Stages, run};
+use crate::tidy;
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Arguments of `cargo xtask test`.
+#[derive(clap::Args)]
+pub(crate) struct TestArguments {
+    /// Tests of this package only (for example `orlop-pool`).
+    #[arg(long, short)]
+    package: Option<String>,
+}
+
+/// Arguments of `cargo xtask ci`.
+#[derive(clap::Args)]
+pub(crate) struct CiArguments {
+    /// Leave the journeys out, which need root; CI never does.
+    #[arg(long)]
+    without_e2e: bool,
+}
+
+/// Arguments that go to the program behind the command as they are.
+#[derive(clap::Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct PassedOn {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+}
+
+/// `cargo xtask test`.
+pub(crate) fn test(root: &Path, arguments: &TestArguments) -> Result<()> {
+    let mut stages = Stages::default();
+    stages.run("test", |count| {
+        let mut command = cargo(root, &["test"]);
+        match &arguments.package {
+            Some(package) => command.args(["--package", package]),
+            None => command.arg("--workspace"),
+        };
+        run(command, count)
+    })?;
+    stages.print();
+    Ok(())
+}
+
+/// `cargo xtask ci`.
+pub(crate) fn ci(root: &Path, arguments: &CiArguments) -> Result<()> {
+    if !arguments.without_e2e && !is_root()? {
+        bail!("the journeys need root: run it as root, or `cargo xtask ci --without-e2e`");
+    }
+    let mut stages = Stages::default();
+    stages.run("format", |count| run(cargo(root, &["fmt", "--all", "--check"]), count))?;
+    stages.run("tidy", |_| tidy::run(root))?;
+    let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    stages.run("clippy", |count| run(cargo(root, &clippy), count))?;
+    stages.run("docs", |count| {
+        let mut command = cargo(root, &["doc", "--workspace", "--no-deps", "--document-private-items"]);
+        command.env("RUSTDOCFLAGS", "-D warnings");
+        run(command, count)
+    })?;
+    stages.run("test", |count| run(cargo(root, &["test", "--workspace"]), count))?;
+    stages.print();
+    Ok(())
+}
+
+/// `cargo xtask sim`.
+pub(crate) fn sim(root: &Path, rest: &PassedOn) -> Result<()> {
+    let mut command = Command::new(release_build(root)?);
+    command.arg("sim").args(&rest.arguments);
+    run(command, &mut Count::default())
+}
+
+/// `cargo xtask bench`.
+pub(crate) fn bench(root: &Path, rest: &PassedOn) -> Result<()> {
+    script(root, "bench/run", rest)
+}
+
+/// `cargo xtask e2e`.
+pub(crate) fn e2e(root: &Path, rest: &PassedOn) -> Result<()> {
+    if !is_root()? {
+        bail!("the journeys mount file systems and kill processes of their own: run them as root");
+    }
+    script(root, "e2e/run", rest)
+}
+
+/// Runs a program of the repository, which finds the release build of `orlop` in `ORLOP`.
+fn script(root: &Path, path: &str, rest: &PassedOn) -> Result<()> {
+    let program = root.join(path);
+    if !program.exists() {
+        bail!("{path} does not exist yet");
+    }
+    let mut command = Command::new(program);
+    command.args(&rest.arguments).env("ORLOP", release_build(root)?).current_dir(root);
+    run(command, &mut Count::default())
+}
+
+/// Builds `orlop` in release mode and returns where it is.
+fn release_build(root: &Path) -> Result<PathBuf> {
+    run(cargo(root, &["build", "--release", "--package", "orlop"]), &mut Count::default())?;
+    let metadata = tidy::metadata(root)?;
+    Ok(metadata.target_directory.join("release/orlop").into())
+}
+
+/// The cargo that runs this program, in the root of the project.
+fn cargo(root: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(root);
+    command
+}
+
+fn is_root() -> Result<bool> {
+    let status = std::fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
+    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
+    Ok(uid.split_whitespace().nth(1) == Some("0"))
+}
