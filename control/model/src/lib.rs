@@ -2,7 +2,33 @@
 //!
 //! This crate depends on nothing of Orlop and does nothing: no clock, no I/O. `control/` and the data crates that share
 //! nouns with it (`pool`, `nexus`, `engine`) use these definitions.
+//!
+//! # Who writes what
+//! Each kind of object has one kind of writer, so that a compare-and-swap rarely conflicts:
+//!
+//! | kind | key | written by | holds |
+//! |---|---|---|---|
+//! | `ClusterInfo` | `cluster` | the controller, once | the cluster's UUID |
+//! | `Node` | name | its engine; the manager only turns `Ready` into `NotReady` | where the engine is, its heartbeat |
+//! | `Pool` | UUID | the engine of its node | space and state |
+//! | `Volume` | name | API and manager | `spec` (what the user wants) and `intent` (where it should live) |
+//! | `VolumeRecord` | volume UUID | the nexus; the manager makes it, and empties it while no nexus owns it | who may write |
+//! | `VolumeStatus` | volume UUID | the engine that runs the nexus | what is |
+//! | `NodeReplicas` | node name | the engine of the node | which replicas it holds |
 
+mod explain;
+mod invalid;
+mod node;
+mod object;
 mod record;
+mod volume;
 
+pub use explain::{Explanation, MemberView, VolumeState, VolumeView, VolumeViewStatus, explain, view};
+pub use invalid::{Invalid, SizeText};
+pub use node::{ClusterInfo, Node, NodeReplicas, NodeState, Pool, PoolState, ReplicaReport, ReplicaState};
+pub use object::{Kind, Object, Stored, UnknownKind};
 pub use record::{Generation, MemberRecord, MemberState, Owner, VolumeRecord};
+pub use volume::{
+    Attach, MemberIntent, MemberPhase, MemberStatus, NexusState, Rebuild, Volume, VolumeIntent, VolumeSpec,
+    VolumeStatus, limits,
+};

@@ -1,0 +1,426 @@
+//! One answer to "why is my volume not attached, placed or in sync": a pure function of what the store holds.
+//!
+//! The first thing that applies, in the order of `explain`, is the answer: what blocks the user most comes first.
+
+use crate::{
+    MemberPhase, MemberState, NexusState, Node, NodeState, Pool, PoolState, Rebuild, SizeText, Volume,
+    VolumeIntent, VolumeRecord, VolumeSpec, VolumeStatus,
+};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// A volume's state in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+pub enum VolumeState {
+    /// Has no place yet.
+    Pending,
+    /// Has a place; its replicas are being made.
+    Creating,
+    /// All copies in sync, attached nowhere.
+    Available,
+    /// The device is on its way.
+    Attaching,
+    /// All copies in sync, the device is there.
+    Attached,
+    /// The device is on its way out.
+    Detaching,
+    /// Usable, with fewer copies in sync than wanted.
+    Degraded,
+    /// I/O waits: no copy that is in sync, or not the store, can be reached.
+    Stalled,
+    /// On its way out with all its data.
+    Deleting,
+}
+
+impl VolumeState {
+    /// All states.
+    pub const ALL: [Self; 9] = [
+        Self::Pending,
+        Self::Creating,
+        Self::Available,
+        Self::Attaching,
+        Self::Attached,
+        Self::Detaching,
+        Self::Degraded,
+        Self::Stalled,
+        Self::Deleting,
+    ];
+}
+
+impl fmt::Display for VolumeState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pending => "Pending",
+            Self::Creating => "Creating",
+            Self::Available => "Available",
+            Self::Attaching => "Attaching",
+            Self::Attached => "Attached",
+            Self::Detaching => "Detaching",
+            Self::Degraded => "Degraded",
+            Self::Stalled => "Stalled",
+            Self::Deleting => "Deleting",
+        })
+    }
+}
+
+/// A volume's state, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// In one word.
+    pub state: VolumeState,
+    /// In one line; none when there is nothing to say.
+    pub message: Option<String>,
+}
+
+/// Says in which state the volume is and, unless all is well, why.
+pub fn explain(
+    volume: &Volume,
+    record: Option<&VolumeRecord>,
+    status: Option<&VolumeStatus>,
+    nodes: &[Node],
+    pools: &[Pool],
+) -> Explanation {
+    let facts = Facts { volume, record, status: current(record, status), nodes, pools };
+    let (state, message) = facts
+        .deleting()
+        .or_else(|| facts.pending())
+        .or_else(|| facts.attachment())
+        .or_else(|| facts.creating())
+        .or_else(|| facts.degraded())
+        .unwrap_or_else(|| facts.well());
+    Explanation { state, message }
+}
+
+/// The status, unless it is of an epoch that is over.
+fn current<'a>(record: Option<&VolumeRecord>, status: Option<&'a VolumeStatus>) -> Option<&'a VolumeStatus> {
+    status.filter(|status| record.is_some_and(|record| status.epoch == record.epoch))
+}
+
+struct Facts<'a> {
+    volume: &'a Volume,
+    record: Option<&'a VolumeRecord>,
+    status: Option<&'a VolumeStatus>,
+    nodes: &'a [Node],
+    pools: &'a [Pool],
+}
+
+type Answer = (VolumeState, Option<String>);
+
+impl Facts<'_> {
+    fn deleting(&self) -> Option<Answer> {
+        if !self.volume.intent.deleting {
+            return None;
+        }
+        let waits_for = match self.record {
+            Some(VolumeRecord { owner: Some(owner), .. }) => {
+                format!(
+                    "waits for its nexus on node {} to close{}",
+                    owner.node,
+                    self.node_trouble(&owner.node)
+                )
+            }
+            Some(record) => match record.members.iter().find(|member| !self.is_ready(&member.node)) {
+                Some(member) => {
+                    format!("waits to destroy replica {}{}", member.replica, self.node_trouble(&member.node))
+                }
+                None => "its replicas are being destroyed".into(),
+            },
+            None => "its last traces are being removed".into(),
+        };
+        Some((VolumeState::Deleting, Some(waits_for)))
+    }
+
+    fn pending(&self) -> Option<Answer> {
+        if self.record.is_some() {
+            return None;
+        }
+        let why = self.volume.message.clone();
+        Some((VolumeState::Pending, why.or_else(|| Some("waits for the manager to place it".into()))))
+    }
+
+    /// What concerns the device: only an answer where that is not as wanted.
+    fn attachment(&self) -> Option<Answer> {
+        let status = self.status.filter(|status| status.state != NexusState::Closed);
+        let stalled = status.filter(|status| status.state == NexusState::Stalled);
+        match &self.volume.intent.attach {
+            None => {
+                let device = status.and_then(|status| status.device.as_ref().map(|_| status))?;
+                let why = device.message.clone().unwrap_or_else(|| {
+                    format!("node {} is closing the device{}", device.node, self.node_trouble(&device.node))
+                });
+                Some((VolumeState::Detaching, Some(why)))
+            }
+            Some(_) if stalled.is_some() => {
+                let why = stalled.and_then(|status| status.message.clone());
+                Some((VolumeState::Stalled, why.or_else(|| Some(self.unreachable()))))
+            }
+            Some(attach) => {
+                let there = status.is_some_and(|status| {
+                    status.state == NexusState::Serving
+                        && status.node == attach.node
+                        && status.attach_serial == self.volume.intent.attach_serial
+                        && status.device.is_some()
+                });
+                if there && self.is_ready(&attach.node) {
+                    return None;
+                }
+                if there {
+                    return Some((VolumeState::Stalled, Some(lost_owner(&attach.node))));
+                }
+                Some((VolumeState::Attaching, Some(self.why_not_attached(&attach.node, status))))
+            }
+        }
+    }
+
+    fn why_not_attached(&self, node: &str, status: Option<&VolumeStatus>) -> String {
+        if !self.is_ready(node) {
+            return lost_owner(node);
+        }
+        if let Some(owner) = self.record.and_then(|record| record.owner.as_ref())
+            && owner.node != node
+        {
+            return format!(
+                "node {node} takes over from node {}{}",
+                owner.node,
+                self.node_trouble(&owner.node)
+            );
+        }
+        match status {
+            Some(status) if status.node == node => {
+                status.message.clone().unwrap_or_else(|| format!("node {node} is making the device"))
+            }
+            _ if self.no_copy_ready() => self.unreachable(),
+            _ => format!("node {node} is opening the volume"),
+        }
+    }
+
+    fn creating(&self) -> Option<Answer> {
+        let record = self.record?;
+        let made = record.members.iter().any(|member| member.state == MemberState::InSync);
+        if made {
+            return None;
+        }
+        let why = record.members.iter().find_map(|member| self.member_trouble(&member.node, member.pool));
+        let why = why.or_else(|| self.status.and_then(|status| status.message.clone()));
+        Some((VolumeState::Creating, Some(why.unwrap_or_else(|| "its replicas are being made".into()))))
+    }
+
+    fn degraded(&self) -> Option<Answer> {
+        let record = self.record?;
+        let copies = self.volume.spec.copies;
+        let in_sync = record.members.iter().filter(|member| member.state == MemberState::InSync).count();
+        let lost: Vec<_> = record
+            .members
+            .iter()
+            .filter(|member| member.state == MemberState::InSync && !self.is_ready(&member.node))
+            .collect();
+        if lost.len() == in_sync {
+            return Some((VolumeState::Stalled, Some(self.unreachable())));
+        }
+        let available = in_sync - lost.len();
+        if u32::try_from(available).is_ok_and(|available| available >= copies) {
+            return None;
+        }
+        let mut reasons: Vec<String> = Vec::new();
+        for member in &record.members {
+            let phase = MemberPhase::from(member.state);
+            let reported = self
+                .status
+                .and_then(|status| status.members.iter().find(|reported| reported.replica == member.replica));
+            let reason = match (phase, reported.and_then(|reported| reported.rebuild)) {
+                (MemberPhase::Removed, _) => continue,
+                (MemberPhase::Rebuilding, Some(rebuild)) => Some(format!(
+                    "copy on {} is rebuilding, {} of {}",
+                    member.node,
+                    SizeText(rebuild.done_bytes),
+                    SizeText(rebuild.total_bytes)
+                )),
+                (MemberPhase::InSync, _) if self.is_ready(&member.node) => None,
+                _ => self
+                    .member_trouble(&member.node, member.pool)
+                    .or_else(|| reported.and_then(|reported| reported.message.clone()))
+                    .or_else(|| Some(format!("copy on {} is {phase}", member.node))),
+            };
+            reasons.extend(reason);
+        }
+        reasons.extend(self.volume.message.clone());
+        let why = format!("{available} of {copies} copies in sync: {}", reasons.join(", "));
+        Some((VolumeState::Degraded, Some(why)))
+    }
+
+    fn well(&self) -> Answer {
+        let attached = self.volume.intent.attach.is_some();
+        let state = if attached { VolumeState::Attached } else { VolumeState::Available };
+        (state, self.volume.message.clone())
+    }
+
+    fn no_copy_ready(&self) -> bool {
+        let members = self.record.map_or(&[][..], |record| &record.members);
+        let mut in_sync = members.iter().filter(|member| member.state == MemberState::InSync).peekable();
+        in_sync.peek().is_some() && in_sync.all(|member| !self.is_ready(&member.node))
+    }
+
+    fn unreachable(&self) -> String {
+        let members = self.record.map_or(&[][..], |record| &record.members);
+        let nodes: Vec<&str> = members
+            .iter()
+            .filter(|member| member.state == MemberState::InSync && !self.is_ready(&member.node))
+            .map(|member| member.node.as_str())
+            .collect();
+        if nodes.is_empty() {
+            return "no copy that is in sync, or not the store, can be reached".into();
+        }
+        format!("every copy that is in sync is on a node that is NotReady ({}); start one", nodes.join(", "))
+    }
+
+    fn member_trouble(&self, node: &str, pool: Uuid) -> Option<String> {
+        if !self.is_ready(node) {
+            return Some(format!("node {node} is NotReady"));
+        }
+        match self.pools.iter().find(|known| known.uuid == pool) {
+            None => Some(format!("pool {pool} of node {node} is not there")),
+            Some(known) if known.state == PoolState::Failed => {
+                let why = known.message.as_deref().unwrap_or("no reason given");
+                Some(format!("pool {} of node {node} has failed: {why}", known.name))
+            }
+            Some(_) => None,
+        }
+    }
+
+    fn node_trouble(&self, node: &str) -> String {
+        if self.is_ready(node) {
+            String::new()
+        } else {
+            format!(" (node {node} is NotReady; start its engine)")
+        }
+    }
+
+    fn is_ready(&self, name: &str) -> bool {
+        self.nodes.iter().any(|node| node.name == name && node.state == NodeState::Ready)
+    }
+}
+
+fn lost_owner(node: &str) -> String {
+    format!("node {node} is NotReady; start its engine, or attach the volume to another node")
+}
+
+/// A volume as the API and `orlop volume get -o json` show it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeView {
+    /// Its name.
+    pub name: String,
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// The revision of its spec and intent; the `ETag` without its quotes.
+    pub revision: u64,
+    /// What the user wants.
+    pub spec: VolumeSpec,
+    /// Where it should live.
+    pub intent: VolumeIntent,
+    /// What is.
+    pub status: VolumeViewStatus,
+}
+
+/// What is known of a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeViewStatus {
+    /// In one word.
+    pub state: VolumeState,
+    /// Why it is not attached, placed or in sync, in one line.
+    pub message: Option<String>,
+    /// The path of the device, on the node `owner`.
+    pub device: Option<String>,
+    /// Where initiators find it.
+    pub target: Option<String>,
+    /// The node of its nexus.
+    pub owner: Option<String>,
+    /// The fencing number.
+    pub epoch: u64,
+    /// The number of the latest attachment.
+    pub attachment: u64,
+    /// The size that hosts see.
+    pub size_bytes: u64,
+    /// The longest that a write has waited since the nexus opened.
+    pub write_stall_max_ms: u64,
+    /// The copies.
+    pub members: Vec<MemberView>,
+}
+
+/// One copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberView {
+    /// Its node.
+    pub node: String,
+    /// Its pool's UUID.
+    pub pool: Uuid,
+    /// The replica.
+    pub replica: Uuid,
+    /// Its state in the record.
+    pub state: MemberPhase,
+    /// Whether the nexus reaches it; none while there is no nexus.
+    pub reachable: Option<bool>,
+    /// The progress of its rebuild, while there is one.
+    pub rebuild: Option<Rebuild>,
+    /// What its last rebuild took.
+    pub rebuilt: Option<Rebuild>,
+    /// What is wrong with it, in one line.
+    pub message: Option<String>,
+}
+
+/// Puts together what the store holds of one volume.
+pub fn view(
+    volume: &Volume,
+    revision: u64,
+    record: Option<&VolumeRecord>,
+    status: Option<&VolumeStatus>,
+    nodes: &[Node],
+    pools: &[Pool],
+) -> VolumeView {
+    let Explanation { state, message } = explain(volume, record, status, nodes, pools);
+    // What a dead or fenced nexus said last is not what is.
+    let live = current(record, status).filter(|status| {
+        let dead = matches!(status.state, NexusState::Closed | NexusState::Failed);
+        let ready = nodes.iter().any(|node| node.name == status.node && node.state == NodeState::Ready);
+        !dead && ready
+    });
+    let members = record.map_or(&[][..], |record| &record.members).iter().map(|member| {
+        let seen = live.and_then(|status| status.members.iter().find(|seen| seen.replica == member.replica));
+        MemberView {
+            node: member.node.clone(),
+            pool: member.pool,
+            replica: member.replica,
+            state: member.state.into(),
+            reachable: seen.map(|seen| seen.reachable),
+            rebuild: seen.and_then(|seen| seen.rebuild),
+            rebuilt: seen.and_then(|seen| seen.rebuilt),
+            message: seen.and_then(|seen| seen.message.clone()),
+        }
+    });
+    VolumeView {
+        name: volume.name.clone(),
+        uuid: volume.uuid,
+        revision,
+        spec: volume.spec.clone(),
+        intent: volume.intent.clone(),
+        status: VolumeViewStatus {
+            state,
+            message,
+            device: live.and_then(|status| status.device.clone()),
+            target: live.and_then(|status| status.target.clone()),
+            owner: record.and_then(|record| record.owner.as_ref().map(|owner| owner.node.clone())),
+            epoch: record.map_or(0, |record| record.epoch),
+            attachment: record.map_or(0, |record| record.attachment),
+            size_bytes: record.map_or(volume.spec.size_bytes, |record| record.size_bytes),
+            write_stall_max_ms: live.map_or(0, |status| status.write_stall_max_ms),
+            members: members.collect(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

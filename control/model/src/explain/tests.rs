@@ -1,0 +1,294 @@
+//! The answers, one table row per situation that a user can be in.
+
+use super::*;
+use crate::{Attach, Generation, MemberIntent, MemberRecord, MemberStatus, Owner};
+use VolumeState::{
+    Attached, Attaching, Available, Creating, Degraded, Deleting, Detaching, Pending, Stalled,
+};
+
+struct Scene {
+    volume: Volume,
+    record: Option<VolumeRecord>,
+    status: Option<VolumeStatus>,
+    nodes: Vec<Node>,
+    pools: Vec<Pool>,
+}
+
+fn name(index: u128) -> String {
+    format!("n{index}")
+}
+
+/// Three nodes, three copies in sync, attached to n1.
+fn attached() -> Scene {
+    let ids = 1..=3_u128;
+    Scene {
+        volume: Volume {
+            name: "data".into(),
+            uuid: Uuid::from_u128(100),
+            spec: VolumeSpec { size_bytes: 1 << 30, copies: 3, stripes: 1, block_size: 4096 },
+            intent: VolumeIntent {
+                members: ids
+                    .clone()
+                    .map(|id| MemberIntent {
+                        replica: Uuid::from_u128(10 + id),
+                        pool: Uuid::from_u128(20 + id),
+                        node: name(id),
+                    })
+                    .collect(),
+                attach: Some(Attach { node: "n1".into() }),
+                attach_serial: 1,
+                owner: Some("n1".into()),
+                deleting: false,
+            },
+            message: None,
+        },
+        record: Some(VolumeRecord {
+            volume: Uuid::from_u128(100),
+            version: 5,
+            epoch: 2,
+            owner: Some(Owner { nexus: Uuid::from_u128(50), node: "n1".into() }),
+            clean: false,
+            size_bytes: 1 << 30,
+            block_size: 4096,
+            attachment: 1,
+            members: ids
+                .clone()
+                .map(|id| MemberRecord {
+                    replica: Uuid::from_u128(10 + id),
+                    pool: Uuid::from_u128(20 + id),
+                    node: name(id),
+                    incarnation: None,
+                    state: MemberState::InSync,
+                })
+                .collect(),
+        }),
+        status: Some(VolumeStatus {
+            volume: Uuid::from_u128(100),
+            node: "n1".into(),
+            nexus: Uuid::from_u128(50),
+            epoch: 2,
+            state: NexusState::Serving,
+            device: Some("/dev/loop7".into()),
+            target: None,
+            attachment: 1,
+            attach_serial: 1,
+            size_bytes: 1 << 30,
+            stable: Generation::ZERO,
+            members: Vec::new(),
+            write_stall_max_ms: 0,
+            message: None,
+        }),
+        nodes: ids
+            .clone()
+            .map(|id| Node {
+                name: name(id),
+                state: NodeState::Ready,
+                address: "127.0.0.1:4420".into(),
+                metrics_address: None,
+                pid: 1,
+                boot_id: Uuid::from_u128(1),
+                version: "0".into(),
+                heartbeat: 1,
+            })
+            .collect(),
+        pools: ids
+            .map(|id| Pool {
+                name: "disk0".into(),
+                uuid: Uuid::from_u128(20 + id),
+                node: name(id),
+                uri: "mem://".into(),
+                state: PoolState::Online,
+                capacity_bytes: 4 << 30,
+                used_bytes: 0,
+                free_bytes: 4 << 30,
+                incarnation: Uuid::from_u128(30 + id),
+                boot_id: Uuid::from_u128(1),
+                message: None,
+            })
+            .collect(),
+    }
+}
+
+fn check(what: &str, change: impl FnOnce(&mut Scene), state: VolumeState, says: Option<&str>) {
+    let mut scene = attached();
+    change(&mut scene);
+    let got =
+        explain(&scene.volume, scene.record.as_ref(), scene.status.as_ref(), &scene.nodes, &scene.pools);
+    assert_eq!(got.state, state, "{what}: {got:?}");
+    match (says, &got.message) {
+        (None, None) => {}
+        (Some(says), Some(message)) if message.contains(says) && !message.contains('\n') => {}
+        _ => panic!("{what}: wanted {says:?}, got {got:?}"),
+    }
+}
+
+fn detach(scene: &mut Scene) {
+    scene.volume.intent.attach = None;
+    scene.volume.intent.owner = None;
+    scene.record.as_mut().unwrap().owner = None;
+    let status = scene.status.as_mut().unwrap();
+    status.state = NexusState::Closed;
+    status.device = None;
+}
+
+#[test]
+fn where_it_lives_has_one_answer() {
+    check("all well", |_| {}, Attached, None);
+    check("closed", detach, Available, None);
+    check("not placed", |s| s.record = None, Pending, Some("waits for the manager"));
+    check(
+        "no room",
+        |s| {
+            s.record = None;
+            s.volume.message = Some("too few nodes".into());
+        },
+        Pending,
+        Some("too few nodes"),
+    );
+    check(
+        "being made",
+        |s| {
+            detach(s);
+            s.record.as_mut().unwrap().members.iter_mut().for_each(|m| m.state = MemberState::New);
+        },
+        Creating,
+        Some("replicas are being made"),
+    );
+    check(
+        "being made, node away",
+        |s| {
+            detach(s);
+            s.record.as_mut().unwrap().members.iter_mut().for_each(|m| m.state = MemberState::New);
+            s.nodes[1].state = NodeState::NotReady;
+        },
+        Creating,
+        Some("node n2 is NotReady"),
+    );
+    check(
+        "a copy away",
+        |s| s.nodes[2].state = NodeState::NotReady,
+        Degraded,
+        Some("2 of 3 copies in sync: node n3"),
+    );
+}
+
+#[test]
+fn what_it_does_has_one_answer() {
+    check(
+        "rebuilding",
+        |s| {
+            s.record.as_mut().unwrap().members[2].state = MemberState::Rebuilding { since: Generation::ZERO };
+            s.status.as_mut().unwrap().members.push(MemberStatus {
+                replica: Uuid::from_u128(13),
+                node: "n3".into(),
+                state: MemberPhase::Rebuilding,
+                reachable: true,
+                rebuild: Some(Rebuild { done_bytes: 1 << 20, total_bytes: 4 << 20, ..Rebuild::default() }),
+                rebuilt: None,
+                message: None,
+            });
+        },
+        Degraded,
+        Some("copy on n3 is rebuilding, 1 MiB of 4 MiB"),
+    );
+    check(
+        "owner dead",
+        |s| s.nodes[0].state = NodeState::NotReady,
+        Stalled,
+        Some("attach the volume to another node"),
+    );
+    check(
+        "moving",
+        |s| {
+            s.volume.intent.attach = Some(Attach { node: "n2".into() });
+            s.volume.intent.owner = Some("n2".into());
+            s.nodes[0].state = NodeState::NotReady;
+        },
+        Attaching,
+        Some("node n2 takes over from node n1 (node n1 is NotReady"),
+    );
+    check(
+        "serial not answered",
+        |s| s.volume.intent.attach_serial = 2,
+        Attaching,
+        Some("n1 is making the device"),
+    );
+    check(
+        "nexus stalled",
+        |s| {
+            s.status.as_mut().unwrap().state = NexusState::Stalled;
+            s.status.as_mut().unwrap().message = Some("the store cannot be reached".into());
+        },
+        Stalled,
+        Some("the store cannot be reached"),
+    );
+    check(
+        "detaching",
+        |s| {
+            s.volume.intent.attach = None;
+            s.volume.intent.owner = None;
+        },
+        Detaching,
+        Some("node n1 is closing the device"),
+    );
+    check(
+        "all copies away",
+        |s| {
+            detach(s);
+            s.nodes.iter_mut().for_each(|node| node.state = NodeState::NotReady);
+        },
+        Stalled,
+        Some("NotReady (n1, n2, n3)"),
+    );
+    check(
+        "deleting, node away",
+        |s| {
+            detach(s);
+            s.volume.intent.deleting = true;
+            s.nodes[1].state = NodeState::NotReady;
+        },
+        Deleting,
+        Some("node n2 is NotReady"),
+    );
+    check(
+        "pool failed",
+        |s| {
+            s.record.as_mut().unwrap().members[1].state = MemberState::Stale { since: Generation::ZERO };
+            s.pools[1].state = PoolState::Failed;
+            s.pools[1].message = Some("disk gone".into());
+        },
+        Degraded,
+        Some("pool disk0 of node n2 has failed: disk gone"),
+    );
+}
+
+#[test]
+fn a_dead_nexus_shows_no_device() {
+    let mut scene = attached();
+    let show = |scene: &Scene| {
+        view(&scene.volume, 9, scene.record.as_ref(), scene.status.as_ref(), &scene.nodes, &scene.pools)
+    };
+    assert_eq!(show(&scene).status.device.as_deref(), Some("/dev/loop7"));
+    scene.nodes[0].state = NodeState::NotReady;
+    assert_eq!(show(&scene).status.device, None);
+    scene.nodes[0].state = NodeState::Ready;
+    scene.record.as_mut().unwrap().epoch = 3;
+    assert_eq!(show(&scene).status.device, None, "status of an epoch that is over");
+}
+
+#[test]
+fn the_json_is_what_the_issue_fixes() {
+    let scene = attached();
+    let shown =
+        view(&scene.volume, 9, scene.record.as_ref(), scene.status.as_ref(), &scene.nodes, &scene.pools);
+    let json = serde_json::to_value(shown).unwrap();
+    assert_eq!(json["spec"]["sizeBytes"], 1 << 30);
+    assert_eq!(json["status"]["state"], "Attached");
+    assert_eq!(json["status"]["device"], "/dev/loop7");
+    assert_eq!(json["status"]["owner"], "n1");
+    assert_eq!(json["status"]["epoch"], 2);
+    let member = &json["status"]["members"][0];
+    assert_eq!(member["node"], "n1");
+    assert_eq!(member["state"], "InSync");
+    assert!(member["replica"].is_string() && member["rebuild"].is_null());
+}

@@ -1,0 +1,215 @@
+//! The cluster, its nodes, their pools, and the replicas that each node really holds.
+//!
+//! Nobody wishes anything of a node or a pool yet, so they have no `spec`: they are reports by the engine.
+
+use crate::{
+    invalid::{Invalid, check_name, check_uuid},
+    object::{Kind, Object},
+};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// The cluster: one object, made once by the first controller.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterInfo {
+    /// Pools carry it, so that a pool of another cluster is never used by mistake.
+    pub uuid: Uuid,
+}
+
+impl ClusterInfo {
+    /// The key of the one object.
+    pub const KEY: &str = "cluster";
+}
+
+/// Whether a node's engine is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+pub enum NodeState {
+    /// The engine renews its heartbeat. Only the engine itself writes this.
+    Ready,
+    /// The manager has not seen the heartbeat change for the lease time, or the engine has ended in order.
+    NotReady,
+}
+
+impl fmt::Display for NodeState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ready => "Ready",
+            Self::NotReady => "NotReady",
+        })
+    }
+}
+
+/// One node: an engine process and where it can be reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Node {
+    /// Unique in the cluster; a DNS label.
+    pub name: String,
+    /// Liveness only: what keeps data safe are epochs, never this.
+    pub state: NodeState,
+    /// `host:port` of its NVMe/TCP target.
+    pub address: String,
+    /// `host:port` of its `/metrics`.
+    pub metrics_address: Option<String>,
+    /// The engine's process on its machine.
+    pub pid: u32,
+    /// The machine's boot: the same id means that the page cache and disk caches have not been lost.
+    pub boot_id: Uuid,
+    /// The engine's version.
+    pub version: String,
+    /// Changes at each renewal; judged by the observer's clock, hence no time in it.
+    pub heartbeat: u64,
+}
+
+/// Whether a pool can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+pub enum PoolState {
+    /// Open.
+    Online,
+    /// Reads and overwrites go on, with errors; nothing new is placed on it.
+    Degraded,
+    /// Cannot be opened, or the disk is gone.
+    Failed,
+}
+
+impl fmt::Display for PoolState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Online => "Online",
+            Self::Degraded => "Degraded",
+            Self::Failed => "Failed",
+        })
+    }
+}
+
+/// One pool: a disk that Orlop has formatted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Pool {
+    /// For people; unique on its node.
+    pub name: String,
+    /// Never used twice.
+    pub uuid: Uuid,
+    /// The node whose engine has it open.
+    pub node: String,
+    /// The device under it, such as `file:///path`.
+    pub uri: String,
+    /// Whether it can be used.
+    pub state: PoolState,
+    /// Room for data, without the pool's own metadata.
+    pub capacity_bytes: u64,
+    /// Given out to replicas.
+    pub used_bytes: u64,
+    /// Can still be given out.
+    pub free_bytes: u64,
+    /// Drawn at each opening (I5).
+    pub incarnation: Uuid,
+    /// The machine's boot when it was opened.
+    pub boot_id: Uuid,
+    /// Why it is not `Online`, in one line.
+    pub message: Option<String>,
+}
+
+/// What an engine knows of one replica that a record names for its node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+pub enum ReplicaState {
+    /// It is there.
+    Present,
+    /// The record names it in a state other than `New`, and the pool does not hold it. Reported, never made.
+    Missing,
+    /// It is there and cannot be used.
+    Failed,
+    /// The record, read from the store, says `Removed`; it is not in the pool, durably, and will not be made again.
+    Destroyed,
+}
+
+/// The report on one replica.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicaReport {
+    /// The replica.
+    pub replica: Uuid,
+    /// Its volume.
+    pub volume: Uuid,
+    /// The pool that should hold it.
+    pub pool: Uuid,
+    /// Whether it does.
+    pub state: ReplicaState,
+    /// Space that it takes.
+    pub used_bytes: u64,
+    /// Why it is `Missing` or `Failed`, in one line.
+    pub message: Option<String>,
+}
+
+/// The replicas of one node: those that its pools hold and those that records want there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeReplicas {
+    /// The node, also the key.
+    pub node: String,
+    /// Ordered by replica. A `Destroyed` one stays until no record names it.
+    pub replicas: Vec<ReplicaReport>,
+}
+
+impl Object for ClusterInfo {
+    const KIND: Kind = Kind::Cluster;
+
+    fn key(&self) -> String {
+        Self::KEY.into()
+    }
+
+    fn validate(&self) -> Result<(), Invalid> {
+        check_uuid("cluster", "uuid", self.uuid)
+    }
+}
+
+impl Object for Node {
+    const KIND: Kind = Kind::Node;
+
+    fn key(&self) -> String {
+        self.name.clone()
+    }
+
+    fn validate(&self) -> Result<(), Invalid> {
+        check_name("node", &self.name)
+    }
+}
+
+impl Object for Pool {
+    const KIND: Kind = Kind::Pool;
+
+    fn key(&self) -> String {
+        self.uuid.to_string()
+    }
+
+    fn validate(&self) -> Result<(), Invalid> {
+        check_name("pool", &self.name)?;
+        check_name("node", &self.node)?;
+        let object = format!("pool \"{}\" of node \"{}\"", self.name, self.node);
+        check_uuid(&object, "uuid", self.uuid)?;
+        let known = self.used_bytes.checked_add(self.free_bytes);
+        if known.is_none_or(|bytes| bytes > self.capacity_bytes) {
+            return Err(Invalid::new(
+                object,
+                "used and free space together exceed its capacity",
+                "report this as a bug of the engine",
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Object for NodeReplicas {
+    const KIND: Kind = Kind::NodeReplicas;
+
+    fn key(&self) -> String {
+        self.node.clone()
+    }
+
+    fn validate(&self) -> Result<(), Invalid> {
+        check_name("node", &self.node)
+    }
+}
