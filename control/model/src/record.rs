@@ -33,6 +33,31 @@ impl fmt::Display for Generation {
     }
 }
 
+impl VolumeRecord {
+    /// The record of a volume that was never opened: all members are still to be made.
+    pub fn new(volume: Uuid, size_bytes: u64, block_size: u32, members: Vec<MemberRecord>) -> Self {
+        Self {
+            volume,
+            version: 1,
+            epoch: 0,
+            owner: None,
+            clean: true,
+            size_bytes,
+            block_size,
+            attachment: 0,
+            gap_through: 0,
+            members,
+        }
+    }
+}
+
+impl MemberRecord {
+    /// A member that is still to be made.
+    pub const fn new(replica: Uuid, pool: Uuid, node: String) -> Self {
+        Self { replica, pool, node, incarnation: None, boot_id: None, state: MemberState::New }
+    }
+}
+
 /// What the record says of one member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "name", rename_all_fields = "camelCase")]
@@ -67,6 +92,8 @@ pub struct MemberRecord {
     pub node: String,
     /// The incarnation of the pool when it was last known to be whole.
     pub incarnation: Option<Uuid>,
+    /// The boot of its node in which that incarnation was drawn: within one boot nothing completed is lost.
+    pub boot_id: Option<Uuid>,
     /// What it is owed.
     pub state: MemberState,
 }
@@ -101,6 +128,8 @@ pub struct VolumeRecord {
     pub block_size: u32,
     /// The number of the latest attachment (I10).
     pub attachment: u64,
+    /// Attachments up to and with this number may have lost completed, unflushed writes (I10).
+    pub gap_through: u64,
     /// The copies.
     pub members: Vec<MemberRecord>,
 }
