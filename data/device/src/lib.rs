@@ -10,12 +10,26 @@
 //! 3. Dropping the future of an operation cancels nothing that may already be under way: the caller must assume that it
 //!    happens, at any later time until the device is closed.
 
+mod any;
+pub mod disk;
+mod error;
+pub mod fault;
+pub mod file;
+mod mem;
+mod null;
 mod status;
 mod types;
 pub mod uri;
 
+pub use any::{AnyDevice, open, open_with};
+pub use error::{Error, ErrorKind};
+pub use fault::Fault;
+pub use file::File;
+pub use mem::Mem;
+pub use null::Null;
 pub use status::Status;
 pub use types::{BlockCount, ByteCount, Geometry, Lba};
+pub use uri::DeviceUri;
 
 use rt::{DmaBuf, DmaBytes, Durability};
 use std::future::Future;

@@ -1,5 +1,6 @@
 //! The result of one I/O that failed: small, `Copy`, the same from the disk to the host.
 
+use rt::Errno;
 use std::fmt;
 
 /// Why an I/O failed.
@@ -36,6 +37,43 @@ impl Status {
     pub const fn is_ambiguous(self) -> bool {
         matches!(self, Self::Gone | Self::TimedOut | Self::Internal | Self::MediaWrite)
     }
+
+    /// What a failed read of a file or disk means.
+    pub const fn of_read(errno: Errno) -> Self {
+        match errno {
+            Errno::IO | Errno::NODATA | Errno::REMOTEIO => Self::MediaRead,
+            other => Self::of_any(other),
+        }
+    }
+
+    /// What a failed write, unmap or flush of a file or disk means.
+    ///
+    /// A disk that has no space for a block which it promised (a thin one, a sparse file) is a broken disk, and part of
+    /// the command may have been done: that is not [`Self::NoSpace`], which promises that nothing was.
+    pub const fn of_write(errno: Errno) -> Self {
+        match errno {
+            Errno::IO
+            | Errno::NODATA
+            | Errno::REMOTEIO
+            | Errno::NOSPC
+            | Errno::DQUOT
+            | Errno::FBIG
+            | Errno::ROFS
+            | Errno::PERM => Self::MediaWrite,
+            other => Self::of_any(other),
+        }
+    }
+
+    const fn of_any(errno: Errno) -> Self {
+        match errno {
+            Errno::ILSEQ => Self::Corrupt,
+            Errno::NODEV | Errno::NXIO | Errno::NOMEDIUM | Errno::NOLINK => Self::Gone,
+            Errno::TIMEDOUT | Errno::TIME => Self::TimedOut,
+            Errno::INVAL | Errno::OPNOTSUPP | Errno::BADF => Self::Invalid,
+            Errno::CANCELED => Self::Aborted,
+            _ => Self::Internal,
+        }
+    }
 }
 
 impl fmt::Display for Status {
@@ -58,3 +96,22 @@ impl fmt::Display for Status {
 }
 
 impl std::error::Error for Status {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errnos_become_statuses() {
+        assert_eq!(Status::of_read(Errno::IO), Status::MediaRead);
+        assert_eq!(Status::of_write(Errno::IO), Status::MediaWrite);
+        assert_eq!(Status::of_write(Errno::NODEV), Status::Gone);
+        assert_eq!(Status::of_read(Errno::ILSEQ), Status::Corrupt);
+        assert_eq!(Status::of_read(Errno::NOMEM), Status::Internal);
+    }
+
+    #[test]
+    fn a_full_disk_under_a_write_is_ambiguous() {
+        assert!(Status::of_write(Errno::NOSPC).is_ambiguous());
+    }
+}
