@@ -1,0 +1,166 @@
+//! The store with types: what everybody holds. Cheap to clone.
+
+use crate::{Error, ErrorKind, Event, Events, Expect, Metrics, OBJECT_BYTES_MAX, Result, Store, StoreFuture};
+use model::{Kind, Object, Stored};
+use serde_json::Value;
+use std::{fmt, marker::PhantomData, sync::Arc, time::Instant};
+
+/// A typed and measured view of a [`Store`].
+#[derive(Clone)]
+pub struct Client {
+    store: Arc<dyn Store>,
+    metrics: Metrics,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// A client of `store`.
+    pub fn new(store: impl Store) -> Self {
+        Self { store: Arc::new(store), metrics: Metrics::default() }
+    }
+
+    /// What it has measured so far, shared by its clones.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The object, if there is one.
+    pub async fn get<T: Object>(&self, key: &str) -> Result<Option<Stored<T>>> {
+        self.get_raw(T::KIND, key).await?.map(parse).transpose()
+    }
+
+    /// All objects of a kind, ordered by key. Those that this version does not understand are an error.
+    pub async fn list<T: Object>(&self) -> Result<Vec<Stored<T>>> {
+        self.list_raw(T::KIND).await?.into_iter().map(parse).collect()
+    }
+
+    /// Creates the object; `Conflict` if there is one. Answers its revision.
+    pub async fn create<T: Object>(&self, object: &T) -> Result<u64> {
+        self.put(object, Expect::Absent).await
+    }
+
+    /// Replaces the object if it is still at `revision`. Answers its new revision.
+    pub async fn replace<T: Object>(&self, object: &T, revision: u64) -> Result<u64> {
+        self.put(object, Expect::Revision(revision)).await
+    }
+
+    async fn put<T: Object>(&self, object: &T, expect: Expect) -> Result<u64> {
+        let key = object.key();
+        let value = serde_json::to_value(object).map_err(|cause| {
+            Error::because(ErrorKind::Invalid, format!("{}/{key} cannot be written as JSON", T::KIND), cause)
+        })?;
+        self.put_raw(T::KIND, &key, expect, value).await
+    }
+
+    /// Deletes the object if it is still at `revision`.
+    pub async fn delete<T: Object>(&self, key: &str, revision: u64) -> Result<()> {
+        self.delete_raw(T::KIND, key, revision).await
+    }
+
+    /// Everything of a kind, and then what changes.
+    pub fn watch<T: Object>(&self) -> Watch<T> {
+        Watch { events: self.watch_raw(T::KIND), object: PhantomData }
+    }
+
+    pub(crate) async fn get_raw(&self, kind: Kind, key: &str) -> Result<Option<Stored<Value>>> {
+        check_key(kind, key)?;
+        self.measure("get", self.store.get(kind, key)).await
+    }
+
+    pub(crate) async fn list_raw(&self, kind: Kind) -> Result<Vec<Stored<Value>>> {
+        self.measure("list", self.store.list(kind)).await
+    }
+
+    pub(crate) async fn put_raw(&self, kind: Kind, key: &str, expect: Expect, value: Value) -> Result<u64> {
+        check_key(kind, key)?;
+        crate::wire::check(kind, key, &value)?;
+        let bytes = value.to_string().len();
+        if bytes > OBJECT_BYTES_MAX {
+            let context =
+                format!("{kind}/{key} refused: {bytes} bytes exceed the limit of {OBJECT_BYTES_MAX}");
+            return Err(Error::new(ErrorKind::Invalid, context));
+        }
+        self.measure("put", self.store.put(kind, key, expect, value)).await
+    }
+
+    pub(crate) async fn delete_raw(&self, kind: Kind, key: &str, revision: u64) -> Result<()> {
+        check_key(kind, key)?;
+        self.measure("delete", self.store.delete(kind, key, revision)).await
+    }
+
+    pub(crate) fn watch_raw(&self, kind: Kind) -> Events {
+        self.store.watch(kind)
+    }
+
+    async fn measure<T>(&self, name: &'static str, operation: StoreFuture<'_, Result<T>>) -> Result<T> {
+        let start = Instant::now();
+        let result = operation.await;
+        self.metrics.record(name, start.elapsed(), &result);
+        result
+    }
+}
+
+/// Keys are names and UUIDs, and so never need quoting in a path.
+fn check_key(kind: Kind, key: &str) -> Result<()> {
+    let allowed =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
+    if (1..=253).contains(&key.len()) && key.bytes().all(allowed) && !key.starts_with('.') {
+        return Ok(());
+    }
+    let shown: String = key.chars().take(80).collect();
+    Err(Error::new(ErrorKind::Invalid, format!("{shown:?} cannot be the key of one of the {kind}")))
+}
+
+fn parse<T: Object>(raw: Stored<Value>) -> Result<Stored<T>> {
+    let value = serde_json::from_value(raw.value).map_err(|cause| {
+        let context = format!("an object of {} in the store is not understood by this version", T::KIND);
+        Error::because(ErrorKind::Corrupt, context, cause)
+    })?;
+    Ok(Stored { revision: raw.revision, value })
+}
+
+/// One message of a typed watch.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change<T> {
+    /// Everything that there is; forget what was told before.
+    Relist(Vec<Stored<T>>),
+    /// An object was created or replaced.
+    Put(Stored<T>),
+    /// The object of this key was deleted.
+    Delete(String),
+}
+
+/// A typed watch.
+#[derive(Debug)]
+pub struct Watch<T> {
+    events: Events,
+    object: PhantomData<T>,
+}
+
+impl<T: Object> Watch<T> {
+    /// The next change; none once the store is closed. Objects that this version does not understand are left out and
+    /// logged: absence is never an order (DESIGN section 4).
+    pub async fn next(&mut self) -> Option<Change<T>> {
+        loop {
+            let change = match self.events.recv().await? {
+                Event::Relist { items } => {
+                    Some(Change::Relist(items.into_iter().filter_map(parse_or_log).collect()))
+                }
+                Event::Put { item } => parse_or_log(item).map(Change::Put),
+                Event::Delete { key } => Some(Change::Delete(key)),
+            };
+            if change.is_some() {
+                return change;
+            }
+        }
+    }
+}
+
+fn parse_or_log<T: Object>(raw: Stored<Value>) -> Option<Stored<T>> {
+    parse(raw).map_err(|error| tracing::error!(%error, "object left out of a watch")).ok()
+}
