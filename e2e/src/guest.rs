@@ -1,0 +1,190 @@
+//! A throw-away Linux guest under QEMU's software emulation: the kernel's own NVMe/TCP initiator and target as judges.
+//!
+//! 1. The guest is built once per recipe (`e2e/vm/`, its hash names the folder in the cache) and never changed by a run:
+//!    its root disk is read-only, a tmpfs lies over it.
+//! 2. A run shares one folder with the guest (`/vm` there); the host's loopback is 10.0.2.2.
+//! 3. Only a guest that died or hung is booted again, once; the exit code of the commands is the verdict otherwise.
+
+use crate::process::Running;
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// The recipe: a change of any of these is another guest.
+const RECIPE: [&str; 3] = ["build.sh", "initrd-init", "guest-init"];
+const MEMORY_MIB: u32 = 1024;
+
+/// A guest that is ready to boot.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    folder: PathBuf,
+}
+
+/// What a boot gave.
+#[derive(Debug)]
+pub(crate) struct Verdict {
+    /// Exit code of the commands.
+    pub(crate) code: i32,
+    /// What they printed.
+    pub(crate) output: String,
+    /// Seconds of the guest's clock when the commands started.
+    pub(crate) boot_seconds: String,
+    /// The whole run as the host saw it.
+    pub(crate) elapsed: Duration,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "booted in {} s, ended after {:.1} s", self.boot_seconds, self.elapsed.as_secs_f64())
+    }
+}
+
+enum Boot {
+    Ended(Verdict),
+    /// It died or was still running at its limit: the reason, with the end of its console.
+    Lost(String),
+}
+
+impl Guest {
+    /// The guest of this source tree, built if the cache does not have it (half a minute to three).
+    pub(crate) fn ready() -> Result<Self> {
+        let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("vm");
+        let mut hash = Sha256::new();
+        for name in RECIPE {
+            hash.update(
+                fs::read(recipe.join(name)).with_context(|| format!("read the guest's recipe {name}"))?,
+            );
+        }
+        let key = hash.finalize().iter().take(6).fold(String::new(), |key, byte| format!("{key}{byte:02x}"));
+        let home = std::env::var_os("HOME").context("HOME is not set: it names the cache")?;
+        let folder = Path::new(&home).join(".cache/orlop/vm").join(key);
+        // The tools may be missing although the guest is cached: a restored cache on a new machine.
+        if !folder.join("versions").exists() || which("qemu-system-x86_64").is_none() {
+            let begun = Instant::now();
+            let status =
+                Command::new("nice").arg("bash").arg(recipe.join("build.sh")).arg(&folder).status()?;
+            if !status.success() {
+                bail!("the guest could not be built (e2e/vm/build.sh: {status})");
+            }
+            println!("  guest built in {:.0} s", begun.elapsed().as_secs_f64());
+        }
+        Ok(Self { folder })
+    }
+
+    /// Kernel and tools in the guest.
+    pub(crate) fn versions(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.folder.join("versions"))?)
+    }
+
+    /// Boots, runs `script` with bash as root, and returns its exit code; `shared` is `/vm` in the guest.
+    /// # Errors  When the guest died or hung twice.
+    pub(crate) fn run(&self, shared: &Path, script: &str, limit: Duration) -> Result<Verdict> {
+        match self.boot(shared, script, limit)? {
+            Boot::Ended(verdict) => Ok(verdict),
+            Boot::Lost(reason) => {
+                println!("  booting the guest again: {reason}");
+                match self.boot(shared, script, limit)? {
+                    Boot::Ended(verdict) => Ok(verdict),
+                    Boot::Lost(reason) => bail!("the guest was lost twice: {reason}"),
+                }
+            }
+        }
+    }
+
+    fn boot(&self, shared: &Path, script: &str, limit: Duration) -> Result<Boot> {
+        fs::create_dir_all(shared)?;
+        for name in ["code", "booted"] {
+            if shared.join(name).exists() {
+                fs::remove_file(shared.join(name))?;
+            }
+        }
+        fs::write(shared.join("command"), script)?;
+        let console = shared.join("console.log");
+        let outcome = Running::start(self.qemu(shared, &console), &shared.join("output.log"))?.wait(limit)?;
+        let read = |name: &str| fs::read_to_string(shared.join(name)).unwrap_or_default().trim().to_owned();
+        let lost = |what: String| {
+            let console = fs::read(&console)
+                .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+                .unwrap_or_default();
+            Ok(Boot::Lost(format!(
+                "{what}; the end of its output:\n{}\nthe end of its console:\n{}",
+                crate::process::tail(&outcome.output, 20),
+                crate::process::tail(&console, 20)
+            )))
+        };
+        if outcome.code.is_none() {
+            return lost(format!("the guest had not ended after {} s", limit.as_secs()));
+        }
+        let Ok(code) = read("code").parse() else {
+            return lost("the guest died before its commands ended".to_owned());
+        };
+        Ok(Boot::Ended(Verdict {
+            code,
+            output: outcome.output,
+            boot_seconds: read("booted"),
+            elapsed: outcome.elapsed,
+        }))
+    }
+
+    fn qemu(&self, shared: &Path, console: &Path) -> Command {
+        let file = |name: &str| self.folder.join(name).display().to_string();
+        // setpriv: the guest dies with the harness, whatever ends that.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "nice", "-n", "10", "qemu-system-x86_64"]);
+        command.args([
+            "-accel",
+            "tcg,thread=multi,tb-size=256",
+            "-cpu",
+            "max,la57=off",
+            "-M",
+            "q35",
+            "-smp",
+            "1",
+        ]);
+        command.args([
+            "-m",
+            &MEMORY_MIB.to_string(),
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+        ]);
+        command.args(["-kernel", &file("vmlinux"), "-initrd", &file("initrd"), "-append"]);
+        command.arg(
+            "console=ttyS0 reboot=t panic=-1 mitigations=off nokaslr audit=0 apparmor=0 random.trust_cpu=on \
+             no_timer_check quiet loglevel=4",
+        );
+        command.arg("-serial").arg(format!("file:{}", console.display()));
+        command.args(["-device", "virtio-serial-pci", "-chardev", "stdio,id=out,signal=off"]);
+        command.args(["-device", "virtconsole,chardev=out"]);
+        command.arg("-drive").arg(format!(
+            "file={},if=none,id=root,format=raw,readonly=on,cache=unsafe,file.locking=off",
+            file("rootfs.img")
+        ));
+        command.args(["-device", "virtio-blk-pci,drive=root"]);
+        command.arg("-fsdev").arg(format!("local,id=vm,path={},security_model=none", shared.display()));
+        command.args(["-device", "virtio-9p-pci,fsdev=vm,mount_tag=vm"]);
+        command.args([
+            "-object",
+            "rng-random,id=rng,filename=/dev/urandom",
+            "-device",
+            "virtio-rng-pci,rng=rng",
+        ]);
+        command.args(["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="]);
+        command
+    }
+}
+
+/// The program's path, if it is installed.
+pub(crate) fn which(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file())
+}

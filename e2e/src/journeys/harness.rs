@@ -1,0 +1,113 @@
+//! The harness judged by itself: a plain loop device passes what volumes must pass, and the guard removes what was planted.
+
+use crate::guard::{Leftovers, RunId, cgroup_root};
+use crate::journey::{Journey, Trip, need};
+use anyhow::{Context, Result, ensure};
+use std::fs;
+use std::time::{Duration, Instant};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// The programs and the machine are fit: what is asked of a volume holds for a plain loop device over a file.
+pub(crate) const BASELINE: Journey = Journey {
+    name: "baseline",
+    what: "fio verifies 64 MiB on a plain loop device, and finds a block that was changed behind its back",
+    run: baseline,
+};
+
+/// On any exit nothing stays behind.
+pub(crate) const GUARD: Journey = Journey {
+    name: "guard",
+    what: "a harness that is killed leaves no process, mount, loop, namespace, cgroup or folder",
+    run: guard,
+};
+
+fn baseline(trip: &Trip) -> Result<()> {
+    need(&[("fio", "fio"), ("losetup", "util-linux")])?;
+    trip.sh("truncate -s 128M disk", MINUTE)?;
+    let device =
+        trip.sh("losetup --find --show --direct-io=on --sector-size 4096 disk", MINUTE)?.trim().to_owned();
+    let verdict = verify(trip, &device);
+    trip.sh(&format!("losetup --detach {device}"), MINUTE)?;
+    verdict
+}
+
+fn verify(trip: &Trip, device: &str) -> Result<()> {
+    let fio = format!(
+        "fio --name=verify --filename={device} --direct=1 --ioengine=io_uring --rw=randwrite --bs=4k --iodepth=32 \
+         --size=64m --verify=crc32c --verify_fatal=1"
+    );
+    trip.sh(&format!("{fio} --do_verify=1"), MINUTE)?;
+    trip.checked("64 MiB of random 4 KiB writes read back with the right CRC32C");
+    trip.sh(
+        &format!("dd if=/dev/urandom of={device} bs=4096 seek=1000 count=1 oflag=direct status=none"),
+        MINUTE,
+    )?;
+    let mut again = trip.command("sh");
+    again.args(["-c", &format!("{fio} --verify_only")]);
+    let outcome = trip.run(again, MINUTE)?;
+    ensure!(
+        outcome.code.is_some_and(|code| code != 0),
+        "fio did not see a block that was changed behind its back"
+    );
+    trip.checked("one block changed behind fio's back was found");
+    Ok(())
+}
+
+/// Plants one of each through a harness of its own, kills that harness, and looks after a moment.
+fn guard(trip: &Trip) -> Result<()> {
+    let mut command = trip.command(std::env::current_exe()?);
+    command.arg("plant");
+    let mut planting = trip.start(command)?;
+    let start = Instant::now();
+    let id = loop {
+        let output = planting.output();
+        if let Some(id) = output.lines().find_map(|line| line.strip_prefix("planted ")) {
+            break RunId(id.to_owned());
+        }
+        ensure!(planting.runs() && start.elapsed() < MINUTE, "nothing was planted:\n{output}");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let planted = Leftovers::find(&id, &[planting.process.pid]).to_string();
+    for kind in ["process", "mount", "loop", "cgroup", "namespace"] {
+        ensure!(planted.contains(&format!("{kind} ")), "no {kind} was planted: {planted}");
+    }
+    trip.checked(format!("planted: {planted}"));
+    ensure!(planting.process.signal(rustix::process::Signal::KILL), "the planting harness had ended");
+    planting.wait(MINUTE)?;
+    let killed = Instant::now();
+    while id.folder().exists() {
+        ensure!(killed.elapsed() < MINUTE, "a minute later there is still {}", Leftovers::find(&id, &[]));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // The guard itself carries the id and ends a moment after the folder is gone.
+    while !Leftovers::find(&id, &[]).is_empty() {
+        ensure!(killed.elapsed() < MINUTE, "a minute later there is still {}", Leftovers::find(&id, &[]));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    trip.checked(format!("all of it was gone {:.1} s after kill -9", killed.elapsed().as_secs_f64()));
+    Ok(())
+}
+
+/// The harness that is going to be killed: leaves one thing of each kind behind.
+pub(crate) fn plant(id: &RunId) -> Result<()> {
+    let trip = Trip::new(id, "plant")?;
+    let folder = trip.folder.display();
+    fs::create_dir_all("/run/netns").context("make room for a namespace")?;
+    trip.sh("truncate -s 64M disk && mkfs.ext4 -q disk && mkdir inner outer", MINUTE)?;
+    trip.sh(&format!("mount -t tmpfs outer {folder}/outer && mount -o loop disk {folder}/inner"), MINUTE)?;
+    let cgroup = cgroup_root().context("this machine has no cgroups of version 2")?.join(&id.0).join("inner");
+    trip.sh(&format!("ip netns add {} && mkdir -p {}", id.0, cgroup.display()), MINUTE)?;
+    // One that keeps the file system and the cgroup busy; it says so, since only then all of it is planted.
+    let mut holder = trip.command("bash");
+    let procs = cgroup.join("cgroup.procs");
+    holder.args(["-ec", &format!("echo $$ >{}; cd inner; echo holding; exec sleep 600", procs.display())]);
+    let mut holder = trip.start(holder)?;
+    while !holder.output().contains("holding") {
+        ensure!(holder.runs(), "the holder ended: {}", holder.output());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    println!("planted {}", id.0);
+    std::thread::sleep(Duration::from_secs(600));
+    Ok(())
+}
