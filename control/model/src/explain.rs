@@ -136,6 +136,11 @@ impl Facts<'_> {
         if self.record.is_some() {
             return None;
         }
+        if self.volume.intent.recorded {
+            let why =
+                "its record is missing from the store; restore the store, do not create the volume again";
+            return Some((VolumeState::Stalled, Some(why.into())));
+        }
         let why = self.volume.message.clone();
         Some((VolumeState::Pending, why.or_else(|| Some("waits for the manager to place it".into()))))
     }

@@ -126,6 +126,8 @@ pub struct VolumeIntent {
     pub attach_serial: u64,
     /// Where the nexus should run; none: nowhere, and who runs one closes it in order.
     pub owner: Option<String>,
+    /// The record has been made: if there is none now, it was lost, and must not be made again as if nothing had been.
+    pub recorded: bool,
     /// The volume and all its data are to go.
     pub deleting: bool,
 }

@@ -38,29 +38,28 @@ fn attached() -> Scene {
                 attach: Some(Attach { node: "n1".into() }),
                 attach_serial: 1,
                 owner: Some("n1".into()),
+                recorded: true,
                 deleting: false,
             },
             message: None,
         },
         record: Some(VolumeRecord {
-            volume: Uuid::from_u128(100),
             version: 5,
             epoch: 2,
             owner: Some(Owner { nexus: Uuid::from_u128(50), node: "n1".into() }),
             clean: false,
-            size_bytes: 1 << 30,
-            block_size: 4096,
             attachment: 1,
-            members: ids
-                .clone()
-                .map(|id| MemberRecord {
-                    replica: Uuid::from_u128(10 + id),
-                    pool: Uuid::from_u128(20 + id),
-                    node: name(id),
-                    incarnation: None,
-                    state: MemberState::InSync,
-                })
-                .collect(),
+            ..VolumeRecord::new(
+                Uuid::from_u128(100),
+                1 << 30,
+                4096,
+                ids.clone()
+                    .map(|id| MemberRecord {
+                        state: MemberState::InSync,
+                        ..MemberRecord::new(Uuid::from_u128(10 + id), Uuid::from_u128(20 + id), name(id))
+                    })
+                    .collect(),
+            )
         }),
         status: Some(VolumeStatus {
             volume: Uuid::from_u128(100),
@@ -135,11 +134,21 @@ fn detach(scene: &mut Scene) {
 fn where_it_lives_has_one_answer() {
     check("all well", |_| {}, Attached, None);
     check("closed", detach, Available, None);
-    check("not placed", |s| s.record = None, Pending, Some("waits for the manager"));
+    check("record lost", |s| s.record = None, Stalled, Some("its record is missing"));
+    check(
+        "not placed",
+        |s| {
+            s.record = None;
+            s.volume.intent.recorded = false;
+        },
+        Pending,
+        Some("waits for the manager"),
+    );
     check(
         "no room",
         |s| {
             s.record = None;
+            s.volume.intent.recorded = false;
             s.volume.message = Some("too few nodes".into());
         },
         Pending,
