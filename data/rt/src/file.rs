@@ -52,7 +52,9 @@ impl File {
     pub async fn open(path: &Path, options: OpenOptions) -> io::Result<Self> {
         match with(Clone::clone) {
             Context::Os(os) => crate::os::OsFile::open(&os, path, options).await.map(|f| Self(Inner::Os(f))),
-            Context::Sim(sim) => crate::sim::SimFile::open(&sim, path, options).map(|f| Self(Inner::Sim(f))),
+            Context::Sim(sim) => {
+                crate::sim::SimFile::open(&sim, path, options).await.map(|f| Self(Inner::Sim(f)))
+            }
         }
     }
 
