@@ -1,0 +1,3 @@
+//! The leaf devices through their public API, in the simulator.
+
+mod leaves;
