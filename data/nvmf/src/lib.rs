@@ -1,1 +1,21 @@
-//! Stage `nvmf` of the path of a byte.
+//! NVMe over TCP: the wire formats, the target and the initiator.
+//!
+//! On the path of a byte this crate is both ends of the connection between a host and a volume, and between a nexus and
+//! a remote replica. It speaks NVMe/TCP by the specification, so that the Linux kernel and other targets can be at the
+//! other end.
+//!
+//! - [`wire`]: the formats, as pure bytes.
+//! - [`subsystem`]: the traits of what a target exports.
+//!
+//! # Invariants
+//! 1. Nothing that arrives from the network panics, allocates beyond the limits agreed upon, or reaches a namespace that
+//!    the session does not list.
+//! 2. An association has one life: when any of its connections is lost, all of it is over.
+
+pub mod subsystem;
+pub mod wire;
+
+pub use subsystem::{
+    AssociationHandle, ConnectError, ConnectRequest, Direction, DiscoveryEntry, DiscoveryKind,
+    NamespaceIdentity, Session, Subsystems, VendorCommand, VendorReply,
+};

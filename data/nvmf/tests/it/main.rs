@@ -1,0 +1,3 @@
+//! The public interface of `nvmf`: formats against the kernel's own bytes, target and initiator over simulated networks.
+
+mod golden;
