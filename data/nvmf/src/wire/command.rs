@@ -131,8 +131,8 @@ impl Sqe {
     /// When `count` is 0 or more than the field can say.
     pub fn blocks(opcode: u8, nsid: u32, lba: u64, count: u64, control: u32) -> Self {
         let nlb = u16::try_from(count - 1).expect("at most 65536 blocks per command");
-        let [a, b, c, d, e, f, g, h] = lba.to_le_bytes();
-        let (low, high) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
+        let half = |shift: u32| u32::try_from((lba >> shift) & 0xFFFF_FFFF).expect("masked to 32 bits");
+        let (low, high) = (half(0), half(32));
         Self::new(opcode, nsid, [low, high, control | u32::from(nlb), 0, 0, 0])
     }
 

@@ -124,13 +124,15 @@ impl Connect {
 
     /// Reads the command's fields.
     pub fn parse(sqe: &Sqe) -> Self {
-        let [a, b, c, d] = sqe.cdw(10).to_le_bytes();
-        let [e, f, cattr, _] = sqe.cdw(11).to_le_bytes();
+        let halves = |dword: u32| (dword & 0xFFFF, dword >> 16);
+        let narrow = |half: u32| u16::try_from(half).expect("half of a dword");
+        let (recfmt, qid) = halves(sqe.cdw(10));
+        let (sqsize, attributes) = halves(sqe.cdw(11));
         Self {
-            recfmt: u16::from_le_bytes([a, b]),
-            qid: u16::from_le_bytes([c, d]),
-            sqsize: u16::from_le_bytes([e, f]),
-            cattr,
+            recfmt: narrow(recfmt),
+            qid: narrow(qid),
+            sqsize: narrow(sqsize),
+            cattr: attributes.to_le_bytes()[0],
             kato_ms: sqe.cdw(12),
         }
     }

@@ -181,11 +181,11 @@ impl Framing {
         if (header.flags & flag::HEADER_DIGEST != 0) != (hdgst > 0) {
             return Err(Violation::field(FLAGS));
         }
-        let layout = self.layout(&header, hlen + hdgst, digested)?;
+        let layout = self.layout(header, hlen + hdgst, digested)?;
         if bytes.len() < layout.head_len {
             return Ok(Parsed::Need(layout.head_len));
         }
-        let pdu = self.typed(&header, &bytes[..hlen], layout.data_len)?;
+        let pdu = self.typed(header, &bytes[..hlen], layout.data_len)?;
         Ok(Parsed::Frame(Frame {
             pdu,
             head_len: layout.head_len,
@@ -212,7 +212,7 @@ impl Framing {
     }
 
     /// Checks the lengths against each other and against the limits.
-    fn layout(&self, header: &CommonHeader, head: usize, digested: bool) -> Result<Layout, Violation> {
+    fn layout(&self, header: CommonHeader, head: usize, digested: bool) -> Result<Layout, Violation> {
         let head_len = u32::try_from(head).expect("at most 132 bytes");
         let plen = header.plen.get();
         let data_max = match header.kind {
@@ -257,7 +257,7 @@ impl Framing {
     }
 
     /// The fields of a header whose lengths hold.
-    fn typed(&self, header: &CommonHeader, bytes: &[u8], data_len: u32) -> Result<Pdu, Violation> {
+    fn typed(&self, header: CommonHeader, bytes: &[u8], data_len: u32) -> Result<Pdu, Violation> {
         fn read<T: FromBytes>(bytes: &[u8]) -> T {
             T::read_from_bytes(bytes).expect("the header length was checked against the type")
         }

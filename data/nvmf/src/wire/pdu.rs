@@ -358,7 +358,7 @@ impl Sealer {
         self.data(kind::H2C_DATA, cid, ttag, offset, len, flags)
     }
 
-    fn data(&self, kind: u8, cid: u16, ttag: u16, offset: u32, len: u32, flags: u8) -> Sealed {
+    fn data(self, kind: u8, cid: u16, ttag: u16, offset: u32, len: u32, flags: u8) -> Sealed {
         let data = Data {
             header: CommonHeader::EMPTY,
             cccid: cid.into(),

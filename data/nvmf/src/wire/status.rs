@@ -85,7 +85,6 @@ impl StatusCode {
     }
 
     /// From the status field of a completion.
-    #[expect(clippy::cast_possible_truncation, reason = "masked to the width of the field")]
     pub const fn from_field(field: u16) -> Self {
         Self { kind: ((field >> 9) & 7) as u8, code: ((field >> 1) & 0xff) as u8 }
     }
