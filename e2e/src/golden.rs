@@ -197,3 +197,43 @@ fn le32(bytes: &[u8]) -> u32 {
 fn be16(bytes: &[u8]) -> u16 {
     u16::from_be_bytes([bytes[0], bytes[1]])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_takes_repeated_pieces_and_refuses_gaps() {
+        let stream = |pieces: &[(u32, &[u8])]| Stream {
+            first: Some(0),
+            pieces: pieces.iter().map(|(offset, bytes)| (*offset, bytes.to_vec())).collect(),
+        };
+        assert_eq!(stream(&[(0, b"abc"), (2, b"cde"), (3, b"d"), (5, b"f")]).bytes().unwrap(), b"abcdef");
+        assert!(stream(&[(0, b"abc"), (4, b"e")]).bytes().unwrap_err().to_string().contains("3 to 4"));
+    }
+
+    #[test]
+    fn pdus_must_end_where_the_stream_ends() {
+        let pdu = |kind: u8, length: u8| {
+            [&[kind, 0, 8, 0, length, 0, 0, 0][..], &vec![0; usize::from(length) - 8]].concat()
+        };
+        let stream = [pdu(0, 128), pdu(4, 72), pdu(4, 72)].concat();
+        assert_eq!(pdu_names(&stream).unwrap(), "1 ICReq, 2 CapsuleCmd");
+        assert!(pdu_names(&stream[..210]).unwrap_err().to_string().contains("72 bytes where"));
+        assert!(pdu_names(&pdu(8, 8)).unwrap_err().to_string().contains("PDU type 8"));
+    }
+
+    #[test]
+    fn the_captured_files_are_whole() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/nvmf/tests/golden");
+        let mut files = 0;
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "bin") {
+                pdu_names(&fs::read(&path).unwrap()).unwrap();
+                files += 1;
+            }
+        }
+        assert_eq!(files, 20);
+    }
+}

@@ -3,7 +3,7 @@
 use crate::guard::{RUN_VARIABLE, RunId};
 use crate::guest;
 use crate::process::{Outcome, Running};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,16 +24,29 @@ pub(crate) struct Trip {
     pub(crate) id: RunId,
     /// Its own folder, below the run's.
     pub(crate) folder: PathBuf,
+    orlop: PathBuf,
     begun: Instant,
     commands: Cell<u32>,
 }
 
 impl Trip {
     /// A fresh trip with its folder.
-    pub(crate) fn new(id: &RunId, name: &str) -> Result<Self> {
+    pub(crate) fn new(id: &RunId, name: &str, orlop: &Path) -> Result<Self> {
         let folder = id.folder().join(name);
         fs::create_dir_all(&folder)?;
-        Ok(Self { id: id.clone(), folder, begun: Instant::now(), commands: Cell::new(0) })
+        Ok(Self {
+            id: id.clone(),
+            folder,
+            orlop: orlop.to_owned(),
+            begun: Instant::now(),
+            commands: Cell::new(0),
+        })
+    }
+
+    /// The release build of `orlop`.
+    pub(crate) fn orlop(&self) -> Result<&Path> {
+        ensure!(self.orlop.is_file(), "there is no {}: `cargo xtask e2e` builds it", self.orlop.display());
+        Ok(&self.orlop)
     }
 
     /// Prints what was just checked, with the seconds since the journey began.

@@ -1,12 +1,14 @@
 //! `orlop-e2e`: journeys on real parts, as root on a machine of one's own: kernel initiator, file systems, databases,
 //! `kill -9`. Run by `cargo xtask e2e`; `--list` names the journeys.
 
+mod cluster;
 mod golden;
 mod guard;
 mod guest;
 mod journey;
 mod journeys;
 mod process;
+mod session;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
@@ -24,6 +26,9 @@ struct Arguments {
     /// Name the journeys and end.
     #[arg(long)]
     list: bool,
+    /// The release build of `orlop`; `cargo xtask e2e` makes it and names it in ORLOP.
+    #[arg(long, env = "ORLOP", default_value = "target/release/orlop")]
+    orlop: PathBuf,
     /// The journeys to run; all of them if none is named.
     names: Vec<String>,
 }
@@ -73,12 +78,12 @@ fn run(arguments: &Arguments) -> Result<bool> {
             }
             Ok(true)
         }
-        None => travel(&arguments.names),
+        None => travel(&arguments.names, &std::path::absolute(&arguments.orlop)?),
     }
 }
 
 /// Runs the journeys, one after the other; `true` when all passed and nothing was left.
-fn travel(names: &[String]) -> Result<bool> {
+fn travel(names: &[String], orlop: &Path) -> Result<bool> {
     ensure!(rustix::process::geteuid().is_root(), "the journeys mount, kill and install: run them as root");
     let mut chosen: Vec<&Journey> = Vec::new();
     for name in names {
@@ -97,7 +102,7 @@ fn travel(names: &[String]) -> Result<bool> {
     for journey in chosen {
         println!("{}: {}", journey.name, journey.what);
         let start = Instant::now();
-        let trip = Trip::new(&id, journey.name)?;
+        let trip = Trip::new(&id, journey.name, orlop)?;
         let result = (journey.run)(&trip).and_then(|()| nothing_left(&id, &guard));
         let seconds = start.elapsed().as_secs_f64();
         match result {

@@ -164,3 +164,35 @@ impl Drop for Running {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_past_its_limit_ends_with_its_children() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 600 & echo child $!; wait"]);
+        let outcome = Running::start(command, &folder.path().join("log"))
+            .unwrap()
+            .wait(Duration::from_millis(300))
+            .unwrap();
+        assert_eq!(outcome.code, None);
+        let child: i32 = outcome.output.trim().strip_prefix("child ").unwrap().parse().unwrap();
+        if let Some(child) = Process::of(child) {
+            child.wait_end(Duration::from_secs(10)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_number_used_again_is_not_signalled() {
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        let process = Process::of(i32::try_from(child.id()).unwrap()).unwrap();
+        let stranger = Process { start_ticks: process.start_ticks + 1, ..process };
+        assert!(!stranger.signal(Signal::KILL) && process.lives());
+        assert!(process.signal(Signal::KILL));
+        child.wait().unwrap();
+        assert!(!process.lives());
+    }
+}

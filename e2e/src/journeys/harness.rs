@@ -91,7 +91,7 @@ fn guard(trip: &Trip) -> Result<()> {
 
 /// The harness that is going to be killed: leaves one thing of each kind behind.
 pub(crate) fn plant(id: &RunId) -> Result<()> {
-    let trip = Trip::new(id, "plant")?;
+    let trip = Trip::new(id, "plant", "/nonexistent".as_ref())?;
     let folder = trip.folder.display();
     fs::create_dir_all("/run/netns").context("make room for a namespace")?;
     trip.sh("truncate -s 64M disk && mkfs.ext4 -q disk && mkdir inner outer", MINUTE)?;

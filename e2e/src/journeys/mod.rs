@@ -1,9 +1,24 @@
 //! The journeys, in the order in which they run: first those that judge the harness itself.
 
+mod database;
 mod harness;
+mod kernel;
+mod volume;
 
 use crate::journey::Journey;
 pub(crate) use harness::plant;
 
 /// All of them.
-pub(crate) const ALL: &[Journey] = &[harness::BASELINE, harness::GUARD];
+pub(crate) const ALL: &[Journey] = &[
+    harness::BASELINE,
+    harness::GUARD,
+    database::BASELINE,
+    kernel::BASELINE,
+    kernel::INTEROP,
+    volume::DEMO,
+    volume::UNPRIVILEGED,
+    volume::KILLS,
+    volume::TEN,
+    database::SQLITE,
+    database::POSTGRES,
+];

@@ -1,0 +1,65 @@
+# Runs in the guest: the Linux kernel's initiator against the target named in /vm/target (ADDRESS, PORT, NQN): discovery,
+# ext4, XFS, fio with verification, write-zeroes, discard, digests, keep-alive. What a user's node would do.
+# Ends with `interop: ok`; every line before is something that held.
+set -e
+. /vm/target
+step() { echo "[$(cut -d' ' -f1 /proc/uptime) s] $*"; }
+dmesg -C
+trap 'echo "interop: failed at line $LINENO: $BASH_COMMAND"; dmesg | tail -n 30' ERR
+[ -z "$CAPTURE" ] || { tcpdump -Z root -q -U -i any -s 256 -w /vm/interop.pcap "tcp port $PORT" 2>/dev/null & sleep 1; }
+if [ "$ADDRESS" = self ]; then # The kernel's own target instead: judges this script.
+    ADDRESS=127.0.0.1
+    modprobe nvmet-tcp; modprobe null_blk nr_devices=0
+    R=/sys/kernel/config/nullb/ram C=/sys/kernel/config/nvmet S=/sys/kernel/config/nvmet/subsystems/$NQN
+    mkdir $R; for s in memory_backed=1 discard=1 blocksize=4096 size=400 power=1; do echo ${s#*=} >$R/${s%=*}; done
+    mkdir $S $S/namespaces/1 $C/ports/1; echo 1 >$S/attr_allow_any_host
+    echo /dev/ram >$S/namespaces/1/device_path; echo 1 >$S/namespaces/1/enable
+    for s in adrfam=ipv4 trtype=tcp traddr=127.0.0.1 trsvcid=$PORT; do echo ${s#*=} >$C/ports/1/addr_${s%=*}; done
+    ln -s $S $C/ports/1/subsystems/$NQN
+fi
+modprobe nvme-tcp
+connect() {
+    nvme connect -t tcp -a $ADDRESS -s $PORT -n $NQN "$@" >/dev/null
+    D=; for ((i = 0; i < 100; i++)); do D=$(ls -d /dev/nvme*n1 2>/dev/null | head -n 1); [ -b "$D" ] && return; sleep 0.1; done
+    echo "no block device appeared"; return 1
+}
+disconnect() { nvme disconnect -n $NQN >/dev/null; for ((i = 0; i < 100; i++)); do [ -b "$D" ] || return 0; sleep 0.1; done
+    echo "$D stayed"; return 1; }
+verify() { fio --name=verify --filename=$D --direct=1 --ioengine=io_uring --rw=randwrite --bsrange=4k-128k --blockalign=4k \
+    --iodepth=16 --offset=16m --size=32m --verify=crc32c --verify_fatal=1 --randseed=7 "$@" >/tmp/fio || { cat /tmp/fio; return 1; }; }
+files() { # on a fresh file system of type $1: what was written is there after it was mounted again
+    mkfs.$1 -q $2 $D; mkdir -p /mnt/v; mount $D /mnt/v; cp -r /usr/bin /mnt/v/; (cd /mnt/v && find . -type f -print0 | xargs -0 sha1sum >/tmp/sums)
+    umount /mnt/v; mount $D /mnt/v; (cd /mnt/v && sha1sum --quiet -c /tmp/sums); rm -rf /mnt/v/bin; fstrim /mnt/v; umount /mnt/v
+    step "$1: $(wc -l </tmp/sums) files, the same after unmounting; removed and trimmed"; }
+
+nvme discover -t tcp -a $ADDRESS -s $PORT >/tmp/discovery
+grep -qx "subnqn:  $NQN" /tmp/discovery
+grep -qx "traddr:  $ADDRESS" /tmp/discovery
+step "discover: $NQN at $ADDRESS"
+connect --nr-io-queues=2
+step "connect: $D, $(blockdev --getsize64 $D) bytes in blocks of $(blockdev --getss $D)"
+nvme id-ctrl $D | grep -E '^(mn|sn|fr|ver|mdts|oncs|vwc|ioccsz) ' | tr -s ' ' | paste -sd' '
+files ext4
+files xfs -f
+verify
+step "fio: 32 MiB in pieces of 4 to 128 KiB, verified"
+disconnect
+connect --hdr-digest --data-digest
+verify --verify_only
+step "fio: all of it still there after a new connect, now with digests"
+verify
+step "fio: written and verified with digests"
+blkdiscard -f --zeroout --offset 16777216 --length 1048576 $D
+cmp -n 1048576 <(dd if=$D bs=1M skip=16 count=1 iflag=direct status=none) /dev/zero
+step "write-zeroes: 1 MiB reads as zeros"
+blkdiscard -f --offset 33554432 --length 1048576 $D
+dd if=$D bs=1M skip=32 count=1 iflag=direct of=/dev/null status=none
+step "discard: taken"
+disconnect
+connect --keep-alive-tmo=2
+sleep 6
+dd if=$D of=/dev/null bs=4096 count=1 iflag=direct status=none
+disconnect
+step "keep-alive: alive after three times its time-out without I/O"
+if dmesg | grep -iE 'nvme.*(error|timeout|reset|reconnect|failed|invalid|broken)'; then echo "interop: the kernel complained"; exit 1; fi
+echo "interop: ok"
