@@ -30,7 +30,7 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
         .name("orlop-blocking".into())
         .spawn(move || {
             // The waiting task may have been cancelled meanwhile; then nobody wants the result.
-            let _ = sender.send_blocking(work());
+            sender.send_blocking(work()).ok();
         })
         .expect("the system can start a thread");
     receiver.recv().await.expect("blocking work does not panic")

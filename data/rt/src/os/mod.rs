@@ -1,118 +1,218 @@
-//! The driver on a real kernel.
-#![allow(
-    clippy::unimplemented,
-    clippy::unused_async,
-    clippy::unused_self,
-    unused_variables,
-    missing_docs,
-    reason = "being written"
-)]
-use crate::file::{Durability, OpenOptions};
-use crate::net::TcpStream;
-use crate::{DmaBuf, DmaBytes, Errno, Instant, Part, Task};
-use std::{future::Future, io, net::SocketAddr, os::fd::OwnedFd, path::Path};
+//! The driver on a real kernel: one reactor per thread.
+//!
+//! A turn of the loop runs what is ready, fires timers, and enters the kernel once: that call submits all that the tasks
+//! started and waits for the first completion. With nothing to do it sleeps there.
+//!
+//! - `executor`: tasks and wakes. `timers`: deadlines. `ops`: operations in flight and their memory.
+//! - `call`: system calls as values. `ring`: the driver on `io_uring`.
+//! - `file`, `tcp`, `fd`: what the crate's types do under this driver.
 
-#[derive(Clone, Debug)]
-pub struct Handle;
+mod call;
+mod executor;
+mod fd;
+mod file;
+mod ops;
+mod ring;
+mod tcp;
+mod timers;
+
+pub(crate) use fd::OsFd;
+pub(crate) use file::OsFile;
+pub(crate) use tcp::{OsListener, OsReceive, OsSend, connect};
+
+use crate::context::{self, Context};
+use crate::{Errno, Instant, Task};
+use call::{Call, Kind};
+use executor::Tasks;
+use ops::{Operation, Ops};
+use ring::Ring;
+use rustix::time::{ClockId, clock_gettime};
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+use timers::Timers;
+
+/// How a reactor is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Submissions that one turn of the loop can gather before it enters the kernel early.
+    pub entries: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { entries: 1024 }
+    }
+}
+
+/// How long a turn may sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    Not,
+    For(Duration),
+    Forever,
+}
+
+/// One thread's event loop.
+///
+/// ```
+/// let reactor = rt::os::Reactor::new(rt::os::Config::default())?;
+/// let answer = reactor.run(async { rt::spawn(async { 42 }).await });
+/// assert_eq!(answer, 42);
+/// # std::io::Result::Ok(())
+/// ```
+#[derive(Debug)]
+pub struct Reactor(Handle);
+
+impl Reactor {
+    /// Sets up a reactor; it belongs to the calling thread.
+    ///
+    /// # Errors
+    /// Those of `io_uring_setup(2)`: `PermissionDenied` where it is forbidden.
+    pub fn new(config: Config) -> io::Result<Self> {
+        let tasks = Tasks::new()?;
+        let driver = RefCell::new(Ring::new(config.entries, Arc::clone(tasks.shared()))?);
+        Ok(Self(Handle(Rc::new(Core {
+            tasks,
+            timers: Timers::default(),
+            ops: Ops::default(),
+            driver,
+            done: RefCell::default(),
+            closed: Cell::new(false),
+        }))))
+    }
+
+    /// Runs `future`, and the tasks that it spawns beside it, until it ends. Tasks that have not ended then go on in
+    /// the next `run`; dropping the reactor cancels them.
+    ///
+    /// # Panics
+    /// When a task panics, and when called from within a reactor of the same thread.
+    pub fn run<T>(&self, future: impl Future<Output = T>) -> T {
+        let core = &*self.0.0;
+        let _context = context::enter(Context::Os(self.0.clone()));
+        let _active = core.tasks.activate();
+        let waker = Waker::from(Arc::clone(core.tasks.shared()));
+        let mut cx = std::task::Context::from_waker(&waker);
+        let mut future = pin!(future);
+        waker.wake_by_ref();
+        loop {
+            if core.tasks.take_main_woken()
+                && let std::task::Poll::Ready(output) = future.as_mut().poll(&mut cx)
+            {
+                return output;
+            }
+            core.tasks.run_ready();
+            core.turn();
+        }
+    }
+}
+
+impl Drop for Reactor {
+    /// Cancels all tasks, then all operations, and waits until the kernel has let go of their memory.
+    fn drop(&mut self) {
+        let core = &*self.0.0;
+        let _context = context::enter(Context::Os(self.0.clone()));
+        let _active = core.tasks.activate();
+        core.tasks.cancel_all();
+        core.closed.set(true);
+        let left = core.ops.in_flight();
+        for key in left {
+            core.driver.borrow_mut().cancel(key);
+        }
+        while !core.ops.in_flight().is_empty() {
+            core.drive(Wait::Forever);
+        }
+    }
+}
+
+/// What the parts of one reactor share.
+struct Core {
+    tasks: Tasks,
+    timers: Timers,
+    ops: Ops,
+    driver: RefCell<Ring>,
+    /// Scratch space of `drive`.
+    done: RefCell<Vec<(ops::Key, i32)>>,
+    /// The reactor is gone: operations fail.
+    closed: Cell<bool>,
+}
+
+impl Core {
+    fn turn(&self) {
+        self.tasks.collect_injected();
+        let mut wait = if self.tasks.has_ready() { Wait::Not } else { Wait::Forever };
+        if let Some(deadline) = self.timers.next_deadline() {
+            let now = boot_time();
+            if deadline <= now {
+                self.timers.fire(now);
+                wait = Wait::Not;
+            } else if wait == Wait::Forever {
+                wait = Wait::For(deadline - now);
+            }
+        }
+        self.drive(wait);
+    }
+
+    fn drive(&self, wait: Wait) {
+        let mut done = self.done.take();
+        self.driver.borrow_mut().turn(wait, &mut done);
+        for (key, result) in done.drain(..) {
+            self.ops.complete(key, result);
+        }
+        self.done.replace(done);
+    }
+}
+
+/// The way from a task to its reactor.
+#[derive(Clone)]
+pub struct Handle(Rc<Core>);
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Handle")
+    }
+}
+
 impl Handle {
+    #[expect(clippy::unused_self, reason = "the simulator's twin needs it")]
     pub(crate) fn random_bytes(&self, bytes: &mut [u8]) {
-        unimplemented!()
+        let mut done = 0;
+        while done < bytes.len() {
+            match rustix::rand::getrandom(&mut bytes[done..], rustix::rand::GetRandomFlags::empty()) {
+                Ok(count) => done += count,
+                Err(Errno::INTR) => {}
+                Err(error) => panic!("the kernel gives no random bytes: {error}"),
+            }
+        }
     }
+
     pub(crate) fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
-        unimplemented!()
+        self.0.tasks.spawn(future)
     }
+
+    #[expect(clippy::unused_self, reason = "the simulator's twin needs it")]
     pub(crate) fn now(&self) -> Instant {
-        unimplemented!()
+        boot_time()
     }
+
     pub(crate) async fn sleep_until(&self, deadline: Instant) {
-        unimplemented!()
+        timers::Sleep::new(Rc::clone(&self.0), deadline).await;
+    }
+
+    fn start(&self, fd: &Rc<OwnedFd>, kind: Kind) -> Operation {
+        Operation::new(Rc::clone(&self.0), Call { fd: Rc::clone(fd), kind })
     }
 }
-#[derive(Debug)]
-pub(crate) struct OsFile;
-impl OsFile {
-    pub(crate) async fn open(os: &Handle, path: &Path, options: OpenOptions) -> io::Result<Self> {
-        unimplemented!()
-    }
-    pub(crate) fn len_bytes(&self) -> u64 {
-        unimplemented!()
-    }
-    pub(crate) fn block_size(&self) -> u32 {
-        unimplemented!()
-    }
-    pub(crate) async fn read_at(&self, offset_bytes: u64, buf: DmaBuf) -> Result<DmaBuf, Errno> {
-        unimplemented!()
-    }
-    pub(crate) async fn write_at(
-        &self,
-        offset_bytes: u64,
-        data: DmaBytes,
-        durability: Durability,
-    ) -> Result<(), Errno> {
-        unimplemented!()
-    }
-    pub(crate) async fn sync(&self) -> Result<(), Errno> {
-        unimplemented!()
-    }
-    pub(crate) async fn zero_range(
-        &self,
-        offset_bytes: u64,
-        len_bytes: u64,
-        release: bool,
-    ) -> Result<(), Errno> {
-        unimplemented!()
-    }
-}
-#[derive(Debug)]
-pub(crate) struct OsListener;
-impl OsListener {
-    pub(crate) fn bind(os: &Handle, address: SocketAddr) -> io::Result<Self> {
-        unimplemented!()
-    }
-    pub(crate) fn local_address(&self) -> SocketAddr {
-        unimplemented!()
-    }
-    pub(crate) async fn accept(&self) -> Result<TcpStream, Errno> {
-        unimplemented!()
-    }
-}
-pub(crate) async fn connect(os: &Handle, address: SocketAddr) -> io::Result<TcpStream> {
-    unimplemented!()
-}
-#[derive(Debug)]
-pub(crate) struct OsReceive;
-impl OsReceive {
-    pub(crate) async fn fill(&mut self) -> Result<&[u8], Errno> {
-        unimplemented!()
-    }
-    pub(crate) fn consume(&mut self, count: usize) {
-        unimplemented!()
-    }
-    pub(crate) async fn read_exact_dma(&mut self, buf: DmaBuf) -> Result<DmaBuf, Errno> {
-        unimplemented!()
-    }
-}
-#[derive(Debug)]
-pub(crate) struct OsSend;
-impl OsSend {
-    pub(crate) async fn send(&mut self, parts: Vec<Part>) -> Result<(), Errno> {
-        unimplemented!()
-    }
-}
-#[derive(Debug)]
-pub(crate) struct OsFd;
-impl OsFd {
-    pub(crate) fn new(os: &Handle, fd: OwnedFd) -> Self {
-        unimplemented!()
-    }
-    pub(crate) async fn read_parts(
-        &self,
-        head: Vec<u8>,
-        data: DmaBuf,
-    ) -> (Result<usize, Errno>, Vec<u8>, DmaBuf) {
-        unimplemented!()
-    }
-    pub(crate) async fn write_parts(&self, parts: Vec<Part>) -> Result<usize, Errno> {
-        unimplemented!()
-    }
+
+fn boot_time() -> Instant {
+    let time = clock_gettime(ClockId::Boottime);
+    let whole = u64::try_from(time.tv_sec).expect("the boot clock starts at zero");
+    Instant::from_nanos(whole * 1_000_000_000 + u64::try_from(time.tv_nsec).expect("below a second"))
 }

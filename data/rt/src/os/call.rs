@@ -1,0 +1,246 @@
+//! System calls as values: what an operation asks of the kernel, in a form that both drivers can start.
+//!
+//! [`Call`] owns the memory and lives in the table of operations; [`Raw`] points into it and is what a driver gets.
+#![expect(unsafe_code, reason = "pointers handed to the kernel")]
+
+use crate::{DmaBuf, DmaBytes, Errno, Part};
+use io_uring::{opcode, squeue, types};
+use rustix::net::SocketAddrAny;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
+
+/// One operation and all that it needs until its completion, the descriptor included: a number that was closed and
+/// given out again while a submission still waits in a queue would hit the wrong file.
+pub(super) struct Call {
+    pub(super) fd: Rc<OwnedFd>,
+    pub(super) kind: Kind,
+}
+
+pub(super) enum Kind {
+    /// Read into `buf[done..]`.
+    Read {
+        buf: DmaBuf,
+        done: usize,
+        offset_bytes: u64,
+    },
+    /// Write `data[done..]`.
+    Write {
+        data: DmaBytes,
+        done: usize,
+        offset_bytes: u64,
+        durable: bool,
+    },
+    /// `fdatasync`.
+    Sync,
+    /// `fallocate`.
+    Allocate {
+        offset_bytes: u64,
+        len_bytes: u64,
+        mode: i32,
+    },
+    /// Receive into `buf[done..]`; until it is full, if `whole`.
+    Receive {
+        buf: DmaBuf,
+        done: usize,
+        whole: bool,
+    },
+    /// `sendmsg` of a whole message.
+    Send(Box<Gather>),
+    /// `readv` at the current position.
+    ReadVectored(Box<Scatter>),
+    /// `writev` at the current position.
+    WriteVectored(Box<Gather>),
+    /// Wait until the descriptor is readable.
+    Readable,
+    /// The next connection of a listener: a descriptor that belongs to whoever takes the result.
+    Accept,
+    Connect(Box<SocketAddrAny>),
+}
+
+/// Parts and the vector of pointers to them.
+pub(super) struct Gather {
+    pub(super) parts: Vec<Part>,
+    iovecs: Vec<libc::iovec>,
+    header: libc::msghdr,
+}
+
+impl Gather {
+    pub(super) fn new() -> Box<Self> {
+        // SAFETY: msghdr is plain data: numbers and pointers, for which zero is a valid value.
+        let header = unsafe { std::mem::zeroed() };
+        Box::new(Self { parts: Vec::new(), iovecs: Vec::new(), header })
+    }
+
+    /// Points at all bytes of the parts beyond the first `skip`, as far as one call takes (`IOV_MAX`).
+    /// Returns the count of bytes pointed at.
+    pub(super) fn point(&mut self, mut skip: usize) -> usize {
+        self.iovecs.clear();
+        let mut bytes = 0;
+        for part in &self.parts {
+            let rest = part.get(skip..).unwrap_or_default();
+            skip = skip.saturating_sub(part.len());
+            if !rest.is_empty() && self.iovecs.len() < IOV_MAX {
+                self.iovecs
+                    .push(libc::iovec { iov_base: rest.as_ptr().cast_mut().cast(), iov_len: rest.len() });
+                bytes += rest.len();
+            }
+        }
+        self.header.msg_iov = self.iovecs.as_mut_ptr();
+        self.header.msg_iovlen = self.iovecs.len();
+        bytes
+    }
+}
+
+const IOV_MAX: usize = 1024;
+
+/// Two buffers and the vector of pointers to them.
+pub(super) struct Scatter {
+    pub(super) head: Vec<u8>,
+    pub(super) data: DmaBuf,
+    iovecs: [libc::iovec; 2],
+}
+
+impl Scatter {
+    pub(super) fn new(mut head: Vec<u8>, mut data: DmaBuf) -> Box<Self> {
+        let iovecs = [
+            libc::iovec { iov_base: head.as_mut_ptr().cast(), iov_len: head.len() },
+            libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() },
+        ];
+        Box::new(Self { head, data, iovecs })
+    }
+}
+
+impl Call {
+    /// The call with pointers in place of owners. They stay valid as long as `self` lives, even when it is moved:
+    /// everything pointed at is on the heap.
+    pub(super) fn raw(&mut self) -> Raw {
+        let fd = self.fd.as_raw_fd();
+        match &mut self.kind {
+            Kind::Read { buf, done, offset_bytes } => {
+                let (pointer, len) = tail(buf, *done);
+                Raw::Read { fd, pointer, len, offset_bytes: *offset_bytes + *done as u64 }
+            }
+            Kind::Write { data, done, offset_bytes, durable } => {
+                let rest = &data[*done..];
+                Raw::Write {
+                    fd,
+                    pointer: rest.as_ptr(),
+                    len: length(rest.len()),
+                    offset_bytes: *offset_bytes + *done as u64,
+                    durable: *durable,
+                }
+            }
+            Kind::Sync => Raw::Sync { fd },
+            Kind::Allocate { offset_bytes, len_bytes, mode } => {
+                Raw::Allocate { fd, offset_bytes: *offset_bytes, len_bytes: *len_bytes, mode: *mode }
+            }
+            Kind::Receive { buf, done, whole } => {
+                let (pointer, len) = tail(buf, *done);
+                Raw::Receive { fd, pointer, len, whole: *whole }
+            }
+            Kind::Send(gather) => Raw::Send { fd, header: &raw const gather.header },
+            Kind::ReadVectored(scatter) => Raw::ReadVectored { fd, iovecs: scatter.iovecs.as_ptr() },
+            Kind::WriteVectored(gather) => {
+                let count = u32::try_from(gather.iovecs.len()).expect("at most IOV_MAX");
+                Raw::WriteVectored { fd, iovecs: gather.iovecs.as_ptr(), count }
+            }
+            Kind::Readable => Raw::Readable { fd },
+            Kind::Accept => Raw::Accept { fd },
+            Kind::Connect(address) => {
+                Raw::Connect { fd, address: address.as_ptr().cast(), len: address.addr_len() }
+            }
+        }
+    }
+
+    /// Frees what a completion brought when nobody waits for it any more.
+    pub(super) fn dispose(&self, result: i32) {
+        if matches!(self.kind, Kind::Accept) && result >= 0 {
+            drop(take_descriptor(result));
+        }
+    }
+}
+
+/// Takes the descriptor that a completed `Accept` brought.
+pub(super) fn take_descriptor(result: i32) -> OwnedFd {
+    // SAFETY: the kernel has just made this descriptor for this operation; nobody else knows it.
+    unsafe { OwnedFd::from_raw_fd(result) }
+}
+
+fn tail(buf: &mut DmaBuf, done: usize) -> (*mut u8, u32) {
+    let rest = &mut buf[done..];
+    (rest.as_mut_ptr(), length(rest.len()))
+}
+
+/// A length as one call takes it; the rest of a longer buffer is another call.
+fn length(len: usize) -> u32 {
+    u32::try_from(len.min(1 << 30)).expect("bounded")
+}
+
+/// A call as plain data.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Raw {
+    Read { fd: RawFd, pointer: *mut u8, len: u32, offset_bytes: u64 },
+    Write { fd: RawFd, pointer: *const u8, len: u32, offset_bytes: u64, durable: bool },
+    Sync { fd: RawFd },
+    Allocate { fd: RawFd, offset_bytes: u64, len_bytes: u64, mode: i32 },
+    Receive { fd: RawFd, pointer: *mut u8, len: u32, whole: bool },
+    Send { fd: RawFd, header: *const libc::msghdr },
+    ReadVectored { fd: RawFd, iovecs: *const libc::iovec },
+    WriteVectored { fd: RawFd, iovecs: *const libc::iovec, count: u32 },
+    Readable { fd: RawFd },
+    Accept { fd: RawFd },
+    Connect { fd: RawFd, address: *const libc::sockaddr, len: u32 },
+}
+
+// SAFETY: plain numbers and pointers; whoever dereferences them (`perform`, the kernel) does so while the operation's
+// slot keeps the memory (invariant 1 of the crate), on whichever thread.
+unsafe impl Send for Raw {}
+
+/// `position` of a call that reads or writes at the file's own position.
+const CURRENT: u64 = u64::MAX;
+
+impl Raw {
+    /// The submission for a ring.
+    pub(super) fn entry(self) -> squeue::Entry {
+        match self {
+            Self::Read { fd, pointer, len, offset_bytes } => {
+                opcode::Read::new(types::Fd(fd), pointer, len).offset(offset_bytes).build()
+            }
+            Self::Write { fd, pointer, len, offset_bytes, durable } => {
+                let flags = if durable { libc::RWF_DSYNC } else { 0 };
+                opcode::Write::new(types::Fd(fd), pointer, len).offset(offset_bytes).rw_flags(flags).build()
+            }
+            Self::Sync { fd } => opcode::Fsync::new(types::Fd(fd)).flags(types::FsyncFlags::DATASYNC).build(),
+            Self::Allocate { fd, offset_bytes, len_bytes, mode } => {
+                opcode::Fallocate::new(types::Fd(fd), len_bytes).offset(offset_bytes).mode(mode).build()
+            }
+            Self::Receive { fd, pointer, len, whole } => {
+                let flags = if whole { libc::MSG_WAITALL } else { 0 };
+                opcode::Recv::new(types::Fd(fd), pointer, len).flags(flags).build()
+            }
+            Self::Send { fd, header } => {
+                let flags = (libc::MSG_NOSIGNAL | libc::MSG_WAITALL).cast_unsigned();
+                opcode::SendMsg::new(types::Fd(fd), header).flags(flags).build()
+            }
+            Self::ReadVectored { fd, iovecs } => {
+                opcode::Readv::new(types::Fd(fd), iovecs, 2).offset(CURRENT).build()
+            }
+            Self::WriteVectored { fd, iovecs, count } => {
+                opcode::Writev::new(types::Fd(fd), iovecs, count).offset(CURRENT).build()
+            }
+            Self::Readable { fd } => opcode::PollAdd::new(types::Fd(fd), POLL_IN).build(),
+            Self::Accept { fd } => {
+                let none = std::ptr::null_mut();
+                opcode::Accept::new(types::Fd(fd), none, none.cast()).flags(libc::SOCK_CLOEXEC).build()
+            }
+            Self::Connect { fd, address, len } => opcode::Connect::new(types::Fd(fd), address, len).build(),
+        }
+    }
+}
+
+const POLL_IN: u32 = libc::POLLIN.cast_unsigned() as u32;
+
+/// The result of a completion: a count (or a descriptor), or an error.
+pub(super) fn count_of(result: i32) -> Result<usize, Errno> {
+    usize::try_from(result).map_err(|_| Errno::from_raw_os_error(-result))
+}

@@ -1,0 +1,143 @@
+//! The `io_uring` driver: submissions gathered over a turn of the loop go to the kernel with the call that waits.
+//!
+//! # Invariants
+//! 1. Submissions reach the kernel in the order in which they were started: a cancellation never overtakes its target,
+//!    nor a later operation of the same slot the cancellation.
+//! 2. A full submission queue or a kernel that refuses for the moment delays submissions and loses none (`backlog`).
+#![expect(unsafe_code, reason = "submissions carry pointers")]
+
+use super::Wait;
+use super::call::Raw;
+use super::executor::Shared;
+use super::ops::Key;
+use crate::Errno;
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+/// Completions of cancellations, of no interest: the cancelled operation completes by itself.
+const IGNORED: Key = u64::MAX;
+/// The event descriptor by which other threads end the sleep.
+const WOKEN: Key = u64::MAX - 1;
+
+pub(super) struct Ring {
+    kernel: IoUring,
+    backlog: VecDeque<squeue::Entry>,
+    shared: Arc<Shared>,
+    watching: bool,
+}
+
+impl Ring {
+    pub(super) fn new(entries: u32, shared: Arc<Shared>) -> io::Result<Self> {
+        let kernel = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .setup_clamp()
+            .setup_cqsize(entries * 4)
+            .dontfork()
+            .build(entries)?;
+        Ok(Self { kernel, backlog: VecDeque::new(), shared, watching: false })
+    }
+
+    pub(super) fn start(&mut self, key: Key, raw: Raw) {
+        self.push(raw.entry().user_data(key));
+    }
+
+    pub(super) fn cancel(&mut self, key: Key) {
+        self.push(opcode::AsyncCancel::new(key).build().user_data(IGNORED));
+    }
+
+    fn push(&mut self, entry: squeue::Entry) {
+        if !self.backlog.is_empty() || !self.try_push(&entry) {
+            self.backlog.push_back(entry);
+        }
+    }
+
+    fn try_push(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: what the entry points at is kept by the operation's slot until its completion was reaped.
+        unsafe { self.kernel.submission().push(entry) }.is_ok()
+    }
+
+    /// Moves the backlog into the submission queue as far as it goes; true when it is empty.
+    fn refill(&mut self) -> bool {
+        while let Some(entry) = self.backlog.pop_front() {
+            if !self.try_push(&entry) {
+                self.backlog.push_front(entry);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Submits, waits as told, and appends what completed to `done`.
+    pub(super) fn turn(&mut self, wait: Wait, done: &mut Vec<(Key, i32)>) {
+        if !self.watching {
+            self.watching = true;
+            let event = types::Fd(self.shared.event().as_raw_fd());
+            self.push(
+                opcode::PollAdd::new(event, libc::POLLIN.cast_unsigned().into())
+                    .multi(true)
+                    .build()
+                    .user_data(WOKEN),
+            );
+        }
+        while !self.refill() {
+            self.enter(None);
+            // The kernel took nothing: it wants completions reaped first.
+            if self.kernel.submission().is_full() {
+                break;
+            }
+        }
+        if wait != Wait::Not && self.backlog.is_empty() && self.kernel.completion().is_empty() {
+            if self.shared.fall_asleep() {
+                self.enter(Some(wait));
+                self.shared.wake_up();
+            } else {
+                self.enter(None);
+            }
+        } else {
+            self.enter(None);
+        }
+        self.reap(done);
+    }
+
+    /// One `io_uring_enter`, if there is a reason for it.
+    fn enter(&mut self, wait: Option<Wait>) {
+        let submission = self.kernel.submission();
+        let needed = !submission.is_empty() || submission.taskrun() || submission.cq_overflow();
+        drop(submission);
+        let submitter = self.kernel.submitter();
+        let result = match wait {
+            None if needed => submitter.submit(),
+            None | Some(Wait::Not) => return,
+            Some(Wait::Forever) => submitter.submit_and_wait(1),
+            Some(Wait::For(duration)) => {
+                let time = types::Timespec::from(duration);
+                submitter.submit_with_args(1, &types::SubmitArgs::new().timespec(&time))
+            }
+        };
+        match result {
+            Ok(_) => {}
+            // The time passed, a signal came, or the kernel is short of something for the moment: the next turn tries again.
+            Err(error) if TRANSIENT.contains(&Errno::from_io_error(&error)) => {}
+            Err(error) => panic!("io_uring_enter failed: {error}"),
+        }
+    }
+
+    fn reap(&mut self, done: &mut Vec<(Key, i32)>) {
+        for entry in self.kernel.completion() {
+            match entry.user_data() {
+                IGNORED => {}
+                WOKEN => self.watching = cqueue::more(entry.flags()),
+                key => done.push((key, entry.result())),
+            }
+        }
+    }
+}
+
+const TRANSIENT: [Option<Errno>; 5] =
+    [Some(Errno::TIME), Some(Errno::INTR), Some(Errno::BUSY), Some(Errno::AGAIN), Some(Errno::NOMEM)];
