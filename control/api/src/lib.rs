@@ -1,4 +1,4 @@
-//! REST with OpenAPI 3.1: the door for people and programs. It writes what is wished; engines and the manager make it so.
+//! REST with `OpenAPI` 3.1: the door for people and programs. It writes wishes; engines and the manager make them so.
 //!
 //! One server answers `/api/v1` (this crate), `/store/v1` (the store, for engines), `/openapi.json`, `/metrics` and
 //! `/healthz`. Every failure is a problem (RFC 9457) that names the object, the cause and what to do.

@@ -2,8 +2,7 @@
 
 use crate::View;
 use model::{
-    MemberIntent, MemberRecord, MemberState, Node, NodeState, Object, Pool, PoolState, Stored, Volume,
-    VolumeIntent, VolumeRecord, VolumeSpec,
+    MemberIntent, Node, NodeState, Object, Pool, PoolState, Stored, Volume, VolumeIntent, VolumeSpec,
 };
 use uuid::Uuid;
 

@@ -1,4 +1,4 @@
-//! The OpenAPI document is checked in: a change of the API is seen in review.
+//! The `OpenAPI` document is checked in: a change of the API is seen in review.
 
 use crate::cluster::Cluster;
 use std::{fs, path::Path};
