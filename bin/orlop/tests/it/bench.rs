@@ -7,14 +7,16 @@ fn check(uri: &str) {
     for rw in ["randwrite", "randread", "write", "read"] {
         let run = run(&["bench", uri, "--rw", rw, "--depth", "4", "--seconds", "1", "-o", "json"]);
         assert_eq!(run.code, 0, "{uri} {rw}: {run:?}");
-        let report: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
-        let number = |name: &str| report[name].as_f64().unwrap();
+        let report: serde_json::Value = serde_json::from_str(&run.stdout).expect("a report has it");
+        let number = |name: &str| report[name].as_f64().expect("a report has it");
         assert!(number("ios") > 0.0 && number("seconds") >= 1.0, "{report}");
         assert!((number("iops") * number("seconds") / number("ios") - 1.0).abs() < 1e-6, "{report}");
         assert!((number("megabytesPerSecond") / number("iops") - 0.004_096).abs() < 1e-6, "{report}");
         let latency = &report["latencyMicroseconds"];
-        let figures: Vec<f64> =
-            ["p50", "p99", "p99.9", "max"].iter().map(|name| latency[*name].as_f64().unwrap()).collect();
+        let figures: Vec<f64> = ["p50", "p99", "p99.9", "max"]
+            .iter()
+            .map(|name| latency[*name].as_f64().expect("a report has it"))
+            .collect();
         assert!(figures[0] > 0.0 && figures.is_sorted(), "{report}");
         assert_eq!((report["rw"].as_str(), report["depth"].as_u64()), (Some(rw), Some(4)));
     }
