@@ -1,0 +1,102 @@
+//! Finding and removing what runs left behind: for guards, and before a volume is attached again. Everything here blocks.
+
+use super::loopdev::{self, LoopDevice};
+use super::mark::Mark;
+use super::mount::{self, Mount};
+use crate::{Error, ErrorKind};
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+use std::path::{Path, PathBuf};
+use uuid::Uuid;
+
+/// A loop device that carries our mark.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttachedLoop {
+    /// Such as `/dev/loop3`.
+    pub device: PathBuf,
+    /// The run that made it.
+    pub run_id: String,
+    /// The volume under it.
+    pub volume: Uuid,
+}
+
+/// The loop devices that the run `run_id` made and that still exist. Blocks: not for the reactor's thread.
+pub fn attached_loops(run_id: &str) -> Vec<AttachedLoop> {
+    ours(|mark| mark.run_id == run_id)
+        .into_iter()
+        .map(|(device, mark)| AttachedLoop {
+            device: device.path(),
+            run_id: mark.run_id,
+            volume: mark.volume,
+        })
+        .collect()
+}
+
+fn ours(wanted: impl Fn(&Mark) -> bool) -> Vec<(LoopDevice, Mark)> {
+    let marked = |device: LoopDevice| device.mark().map(|mark| (device, mark));
+    loopdev::bound().into_iter().filter_map(marked).filter(|(_, mark)| wanted(mark)).collect()
+}
+
+fn our_mounts(wanted: impl Fn(&Mark) -> bool) -> Result<Vec<Mount>, Error> {
+    let mounts = mount::mounts()?;
+    let marked =
+        |mount: &Mount| mount.is_ours() && Mark::read(&mount.source).is_some_and(|mark| wanted(&mark));
+    Ok(mounts.into_iter().filter(marked).collect())
+}
+
+/// Removes everything that the run `run_id` left behind, in use or not: the guard's last resort after the processes of
+/// the run are gone. I/O on its devices fails with `EIO` first, so nothing here can hang. Returns what was removed.
+///
+/// Blocks: not for the reactor's thread.
+pub fn cleanup(run_id: &str) -> Result<Vec<String>, Error> {
+    let mut removed = Vec::new();
+    // The loop devices are looked for while their file systems still answer.
+    let loops = ours(|mark| mark.run_id == run_id);
+    for mounted in our_mounts(|mark| mark.run_id == run_id)? {
+        mount::abort(&mounted.point)
+            .map_err(|error| Error::os(format_args!("cannot unmount {}", mounted.point.display()), error))?;
+        // An empty folder is left where somebody works in it; that is not ours to insist on.
+        if std::fs::remove_dir(&mounted.point).is_err() {
+            tracing::debug!(folder = %mounted.point.display(), "a mount's folder stays behind");
+        }
+        removed.push(format!("mount {}", mounted.point.display()));
+    }
+    for (device, _) in loops {
+        for mounted in
+            mount::mounts()?.into_iter().rev().filter(|mount| mount.device == device.device_number())
+        {
+            unmount_lazily(&mounted.point)?;
+            removed.push(format!("mount {}", mounted.point.display()));
+        }
+        device
+            .clear()
+            .map_err(|error| Error::os(format_args!("cannot release {}", device.path().display()), error))?;
+        removed.push(device.path().display().to_string());
+    }
+    Ok(removed)
+}
+
+fn unmount_lazily(point: &Path) -> Result<(), Error> {
+    match rustix::mount::unmount(point, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH) {
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        Err(error) => Err(Error::os(format_args!("cannot unmount {}", point.display()), error)),
+    }
+}
+
+/// Removes what an earlier attachment of `volume` left behind, if nobody uses it.
+pub(crate) fn clear_leftovers(volume: Uuid, dir: &Path) -> Result<(), Error> {
+    for (device, _) in ours(|mark| mark.volume == volume) {
+        let claim = device.claim().or_else(|error| match error.kind() {
+            ErrorKind::InUse => Err(error),
+            // It cannot be flushed: nobody serves it any more.
+            _ => device.claim_dead(),
+        })?;
+        claim.release()?;
+    }
+    for mounted in our_mounts(|mark| mark.volume == volume)? {
+        mount::abort(&mounted.point)
+            .map_err(|error| Error::os(format_args!("cannot unmount {}", mounted.point.display()), error))?;
+    }
+    // A dead mount without its entry in the table would make the folder unusable.
+    mount::abort(dir).map_err(|error| Error::os(format_args!("cannot unmount {}", dir.display()), error))
+}
