@@ -1,7 +1,7 @@
 //! `orlop dev` as a journey drives it: started, asked, its nodes killed, ended.
 
 use crate::journey::Trip;
-use crate::process::{Process, Running, tail};
+use crate::process::{Process, Running, tail, with_argument};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -18,6 +18,7 @@ const START: Duration = Duration::from_secs(60);
 /// A running `orlop dev` with its data in the trip's folder.
 pub(crate) struct Cluster<'a> {
     trip: &'a Trip,
+    /// Host and port.
     api: String,
     data: PathBuf,
     dev: Option<Running>,
@@ -32,37 +33,50 @@ pub(crate) struct Node {
 }
 
 impl<'a> Cluster<'a> {
-    /// Starts three nodes and waits until they are ready.
+    /// Starts three nodes with new disks and waits until they are ready.
     pub(crate) fn start(trip: &'a Trip, disk_size: &str) -> Result<Self> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let data = trip.folder.join("data");
-        let mut command = trip.command(trip.orlop()?);
-        command.args([
-            "dev",
-            "--nodes",
-            "3",
-            "--disk-size",
-            disk_size,
-            "--listen",
-            &format!("127.0.0.1:{port}"),
-        ]);
-        command.arg("--data").arg(&data);
+        let mut cluster = Self { trip, api: format!("127.0.0.1:{port}"), data, dev: None };
+        let took = cluster.launch(&["--nodes", "3", "--disk-size", disk_size])?;
+        trip.checked(format!("orlop dev: three nodes ready after {:.1} s", took.as_secs_f64()));
+        Ok(cluster)
+    }
+
+    /// Starts `orlop dev` on the trip's data and waits until its nodes are ready; how long that took.
+    pub(crate) fn launch(&mut self, arguments: &[&str]) -> Result<Duration> {
+        let mut command = self.trip.command(self.trip.orlop()?);
+        command.args(["dev", "--listen", &self.api]).args(arguments).arg("--data").arg(&self.data);
         let begun = Instant::now();
-        let dev = trip.start(command)?;
-        let mut cluster = Self { trip, api: format!("http://127.0.0.1:{port}"), data, dev: Some(dev) };
+        self.dev = Some(self.trip.start(command)?);
         loop {
-            let nodes = cluster.nodes().unwrap_or_default();
-            if nodes.len() == 3 && nodes.iter().all(|node| node.state == "Ready") {
-                break;
+            let nodes = self.nodes().unwrap_or_default();
+            if nodes.len() == 3 && nodes.iter().all(|node| node.state == "Ready" && node.process.is_some()) {
+                return Ok(begun.elapsed());
             }
-            let dev = cluster.dev.as_mut().context("it was just started")?;
+            let dev = self.dev()?;
             let end = tail(&dev.output(), 10);
             ensure!(dev.runs(), "orlop dev ended:\n{end}");
             ensure!(begun.elapsed() < START, "three nodes are not ready after {} s:\n{end}", START.as_secs());
             std::thread::sleep(Duration::from_millis(50));
         }
-        trip.checked(format!("orlop dev: three nodes ready after {:.1} s", begun.elapsed().as_secs_f64()));
-        Ok(cluster)
+    }
+
+    /// The process in the foreground.
+    pub(crate) fn dev(&mut self) -> Result<&mut Running> {
+        self.dev.as_mut().context("orlop dev runs")
+    }
+
+    /// All processes of this cluster: those that name its data folder.
+    pub(crate) fn processes(&self) -> Vec<(Process, String)> {
+        with_argument(&self.data.display().to_string())
+    }
+
+    /// The controller's process.
+    pub(crate) fn controller(&self) -> Result<Process> {
+        let is_controller = |(_, command): &&(Process, String)| command.contains(" controller ");
+        let all = self.processes();
+        Ok(all.iter().find(is_controller).with_context(|| format!("no controller among {all:?}"))?.0)
     }
 
     /// Runs `orlop ARGUMENTS` against this cluster; its output.
@@ -81,7 +95,7 @@ impl<'a> Cluster<'a> {
 
     fn command(&self) -> Result<Command> {
         let mut command = self.trip.command(self.trip.orlop()?);
-        command.env("ORLOP_API", &self.api);
+        command.env("ORLOP_API", format!("http://{}", self.api));
         Ok(command)
     }
 
@@ -161,7 +175,7 @@ impl<'a> Cluster<'a> {
         Ok(())
     }
 
-    /// Ctrl-C, and a clean end; then each pool is checked offline.
+    /// Ctrl-C, and a clean end.
     pub(crate) fn stop(mut self) -> Result<()> {
         let dev = self.dev.take().context("it runs until here")?;
         ensure!(dev.process.signal(Signal::INT), "orlop dev had ended:\n{}", tail(&dev.output(), 10));

@@ -38,7 +38,7 @@ enum Extra {
     /// Capture the golden PDUs of data/nvmf/tests/golden anew.
     Golden,
     /// Boot the guest and run a script of bash in it.
-    Guest {
+    Boot {
         /// The script; the folder it lies in is not shared, /vm in the guest is a new one.
         script: PathBuf,
     },
@@ -64,7 +64,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<bool> {
     match &arguments.command {
         Some(Extra::Golden) => golden(),
-        Some(Extra::Guest { script }) => guest(script),
+        Some(Extra::Boot { script }) => boot(script),
         Some(Extra::Guard { id }) => guard::guard(&RunId(id.clone())),
         Some(Extra::Plant) => {
             let id = RunId::random()?;
@@ -156,7 +156,7 @@ fn golden() -> Result<bool> {
     })
 }
 
-fn guest(script: &Path) -> Result<bool> {
+fn boot(script: &Path) -> Result<bool> {
     let script = std::fs::read_to_string(script).with_context(|| format!("read {}", script.display()))?;
     in_folder(|shared| {
         let verdict = guest::Guest::ready()?.run(shared, &script, Duration::from_secs(600))?;

@@ -21,8 +21,11 @@ MODULES="nvme-tcp nvmet-tcp nvme-fabrics brd null_blk loop xfs ext4 tls sch_nete
 PACKAGES=nvme-cli,fio,e2fsprogs,xfsprogs,util-linux,mount,kmod,iproute2,procps,tcpdump,jq
 
 step "tools of the host"
-MIRROR=$(cat /etc/apt/sources.list.d/*.sources 2>/dev/null | sed -n 's/^URIs: *//p' | grep -v security | grep -m1 /debian || true)
-[ -n "$MIRROR" ] || MIRROR=$(awk '$1 == "deb" && $2 ~ /\/debian\/?$/ {print $2; exit}' /etc/apt/sources.list)
+# The mirror that this machine's apt uses, whatever the format of its lists.
+URIS=$(grep -hsE '^(URIs:|deb )' /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources |
+    grep -oE '[a-z+]+://[^ ]+' | grep -v security || true)
+MIRROR=$(grep -m1 -E '/debian/?$' <<<"$URIS" || head -n 1 <<<"$URIS")
+[ -n "$MIRROR" ] || { echo "vm build: apt on this machine names no mirror" >&2; exit 1; }
 . /etc/os-release
 if ! command -v qemu-system-x86_64 >/dev/null && [ "$VERSION_CODENAME" = bookworm ]; then
     # Stock bookworm's qemu would remove a preinstalled newer qemu-utils: take the backport, which fits both.

@@ -62,20 +62,24 @@ pub(crate) fn ci(root: &Path, arguments: &CiArguments) -> Result<()> {
         run(command, count)
     })?;
     stages.run("test", |count| run(cargo(root, &["test", "--workspace"]), count))?;
+    let mut program = PathBuf::new();
+    stages.run("build", |count| {
+        program = release_build(root, count)?;
+        Ok(())
+    })?;
+    if !arguments.without_e2e {
+        stages.run("e2e", |count| journeys(root, &program, &[], count))?;
+    }
     stages.print();
     Ok(())
 }
 
 /// `cargo xtask sim`.
 pub(crate) fn sim(root: &Path, rest: &PassedOn) -> Result<()> {
-    let mut command = Command::new(release_build(root)?);
+    let mut count = Count::default();
+    let mut command = Command::new(release_build(root, &mut count)?);
     command.arg("sim").args(&rest.arguments);
-    run(command, &mut Count::default())
-}
-
-/// `cargo xtask bench`.
-pub(crate) fn bench(root: &Path, rest: &PassedOn) -> Result<()> {
-    script(root, "bench/run", rest)
+    run(command, &mut count)
 }
 
 /// `cargo xtask e2e`.
@@ -83,23 +87,21 @@ pub(crate) fn e2e(root: &Path, rest: &PassedOn) -> Result<()> {
     if !is_root()? {
         bail!("the journeys mount file systems and kill processes of their own: run them as root");
     }
-    script(root, "e2e/run", rest)
+    let mut count = Count::default();
+    let program = release_build(root, &mut count)?;
+    journeys(root, &program, &rest.arguments, &mut count)
 }
 
-/// Runs a program of the repository, which finds the release build of `orlop` in `ORLOP`.
-fn script(root: &Path, path: &str, rest: &PassedOn) -> Result<()> {
-    let program = root.join(path);
-    if !program.exists() {
-        bail!("{path} does not exist yet");
-    }
-    let mut command = Command::new(program);
-    command.args(&rest.arguments).env("ORLOP", release_build(root)?).current_dir(root);
-    run(command, &mut Count::default())
+/// Runs the journeys, which find the release build of `orlop` in `ORLOP`.
+fn journeys(root: &Path, program: &Path, arguments: &[String], count: &mut Count) -> Result<()> {
+    let mut command = cargo(root, &["run", "--quiet", "--package", "orlop-e2e", "--"]);
+    command.args(arguments).env("ORLOP", program);
+    run(command, count)
 }
 
 /// Builds `orlop` in release mode and returns where it is.
-fn release_build(root: &Path) -> Result<PathBuf> {
-    run(cargo(root, &["build", "--release", "--package", "orlop"]), &mut Count::default())?;
+fn release_build(root: &Path, count: &mut Count) -> Result<PathBuf> {
+    run(cargo(root, &["build", "--release", "--package", "orlop"]), count)?;
     let metadata = tidy::metadata(root)?;
     Ok(metadata.target_directory.join("release/orlop").into())
 }

@@ -1,4 +1,4 @@
-//! Every developer command, the same on a laptop and in CI: `cargo xtask test | ci | tidy | bench | e2e | sim`.
+//! Every developer command, the same on a laptop and in CI: `cargo xtask test | ci | tidy | e2e | sim`.
 
 mod ci;
 mod count;
@@ -25,8 +25,6 @@ enum Command {
     Ci(ci::CiArguments),
     /// Checks the rules that the compiler does not know: dependency walls, licences, file headers, links.
     Tidy,
-    /// Measures the budgets of the design and prints them as ratios (a release build is made first).
-    Bench(ci::PassedOn),
     /// Runs the journeys that need root: real mounts, real databases, a real kernel (a release build is made first).
     E2e(ci::PassedOn),
     /// Runs the simulator (a release build is made first); arguments are those of `orlop sim`.
@@ -39,7 +37,6 @@ fn main() -> ExitCode {
         Command::Test(arguments) => ci::test(&root, &arguments),
         Command::Ci(arguments) => ci::ci(&root, &arguments),
         Command::Tidy => tidy::run(&root),
-        Command::Bench(rest) => ci::bench(&root, &rest),
         Command::E2e(rest) => ci::e2e(&root, &rest),
         Command::Sim(rest) => ci::sim(&root, &rest),
     };

@@ -17,12 +17,13 @@ pub fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> Task<T> {
 }
 
 /// Runs `work`, which may block, on a thread of its own and waits for its result.
-/// In the simulator it runs at once.
+/// In the simulator it runs on the thread of the world, after a random time.
 ///
 /// # Panics
 /// When `work` panics.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    if with(|context| matches!(context, Context::Sim(_))) {
+    if let Context::Sim(sim) = with(Clone::clone) {
+        sim.take_time().await;
         return work();
     }
     let (sender, receiver) = async_channel::bounded(1);

@@ -1,6 +1,7 @@
 //! The journeys, in the order in which they run: first those that judge the harness itself.
 
 mod database;
+mod dev;
 mod harness;
 mod kernel;
 mod volume;
@@ -19,6 +20,9 @@ pub(crate) const ALL: &[Journey] = &[
     volume::UNPRIVILEGED,
     volume::KILLS,
     volume::TEN,
+    dev::MOUNTED,
+    dev::CONTROLLER,
+    dev::ORPHANS,
     database::SQLITE,
     database::POSTGRES,
 ];

@@ -25,6 +25,9 @@ use std::task::{Poll, Wake, Waker};
 /// The most that one poll takes, in nanoseconds of virtual time.
 const POLL_NANOS_MAX: u64 = 1024;
 
+/// The longest that blocking work takes.
+const BLOCKING_NANOS_MAX: u64 = 1_000_000;
+
 /// A task that wants to be polled.
 #[derive(Debug)]
 pub(super) struct Ready {
@@ -143,16 +146,13 @@ impl Handle {
         let (inbox, process) = (Arc::clone(&self.world.inbox), self.process);
         let schedule = move |runnable| inbox.push(Ready { runnable: Some(runnable), process, task });
         let (runnable, handle) = async_task::spawn_local(future, schedule);
-        let alive = {
+        let old = {
             let process = &mut self.world.state.borrow_mut().processes[self.process.0];
-            let old = process.alive.then(|| process.tasks.insert(task, runnable.waker()));
-            assert!(!matches!(old, Some(Some(_))), "task numbers are used once");
-            process.alive
+            process.alive.then(|| process.tasks.insert(task, runnable.waker())).flatten()
         };
-        if alive {
-            runnable.schedule();
-        }
-        // A destructor that spawns while its process dies gets a task that is never polled.
+        assert!(old.is_none(), "task numbers are used once");
+        // A destructor that spawns while its process dies gets a task that is dropped without having been polled.
+        runnable.schedule();
         handle
     }
 
@@ -169,6 +169,12 @@ impl Handle {
             state.node_of(self.process).clock.moment_of(deadline.as_nanos()).max(state.clock.now)
         };
         Sleep { world: &self.world, moment, event: None, done: false }.await;
+    }
+
+    /// Waits for as long as a piece of blocking work may take.
+    pub(crate) async fn take_time(&self) {
+        let nanos = self.world.state.borrow_mut().fate.rng.below(BLOCKING_NANOS_MAX);
+        self.pass(nanos).await;
     }
 
     /// Waits for `nanos` of the world's time, whatever the machine's clock says.

@@ -40,6 +40,8 @@ pub struct Counters {
     pub bits_flipped: u64,
     /// Disks that stopped answering.
     pub disk_hangs: u64,
+    /// Disks that were pulled.
+    pub disks_unplugged: u64,
     /// Connections that were established.
     pub connections: u64,
     /// Connections that were reset.
@@ -83,17 +85,22 @@ pub(crate) struct Fate {
     pub(crate) rng: Rng,
     pub(crate) counters: Counters,
     hash: u64,
+    /// Every event, once somebody asked for it.
+    pub(crate) record: Option<Vec<(Kind, u64, u64)>>,
 }
 
 impl Fate {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { rng: Rng::new(seed), counters: Counters::default(), hash: seed }
+        Self { rng: Rng::new(seed), counters: Counters::default(), hash: seed, record: None }
     }
 
     /// Folds one event into the hash.
     pub(crate) fn note(&mut self, kind: Kind, a: u64, b: u64) {
         for word in [kind as u64, a, b] {
             self.fold(word);
+        }
+        if let Some(record) = &mut self.record {
+            record.push((kind, a, b));
         }
     }
 

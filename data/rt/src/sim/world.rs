@@ -60,6 +60,12 @@ impl State {
         process
     }
 
+    fn go_down(&mut self, node: usize) {
+        self.nodes[node].up = false;
+        self.nodes[node].paused = false;
+        self.draw_boot(node);
+    }
+
     /// Gives the node a new boot id and a new boot clock.
     fn draw_boot(&mut self, node: usize) {
         let mut bytes = [0; 16];
@@ -163,6 +169,11 @@ impl World {
         self.shared.state.borrow().nodes[node.0].name.clone()
     }
 
+    /// The node of this name.
+    pub fn node(&self, name: &str) -> Option<NodeId> {
+        self.shared.state.borrow().nodes.iter().position(|node| node.name == name).map(NodeId)
+    }
+
     /// The node's address.
     pub fn address(&self, node: NodeId) -> IpAddr {
         IpAddr::V4(self.shared.state.borrow().nodes[node.0].address)
@@ -224,6 +235,18 @@ impl World {
         self.kill(node, Kind::PowerCut);
     }
 
+    /// Shuts the node down in order: its process is killed, its disks are flushed. It stays down until the next
+    /// [`Self::spawn_on`], and comes back with another boot id.
+    ///
+    /// # Panics
+    /// For the client node.
+    pub fn shut_down(&self, node: NodeId) {
+        self.kill(node, Kind::Crash);
+        let state = &mut *self.shared.state.borrow_mut();
+        state.disks_flush(node.0);
+        state.go_down(node.0);
+    }
+
     fn kill(&self, node: NodeId, how: Kind) {
         assert_ne!(node, CLIENT, "the client node cannot die");
         let power_cut = matches!(how, Kind::PowerCut);
@@ -240,9 +263,7 @@ impl World {
             if power_cut {
                 state.fate.counters.power_cuts += 1;
                 state.disks_power_cut(node.0);
-                state.nodes[node.0].up = false;
-                state.nodes[node.0].paused = false;
-                state.draw_boot(node.0);
+                state.go_down(node.0);
             }
             process
         };
@@ -326,6 +347,18 @@ impl World {
     pub fn trace_hash(&self) -> u64 {
         let state = self.shared.state.borrow();
         state.fate.hash() ^ state.clock.now
+    }
+
+    /// Keeps every event from now on, for finding where two runs of one seed part.
+    pub fn record(&self) {
+        self.shared.state.borrow_mut().fate.record = Some(Vec::new());
+    }
+
+    /// One line per event since [`Self::record`].
+    pub fn recorded(&self) -> Vec<String> {
+        let state = self.shared.state.borrow();
+        let record = state.fate.record.iter().flatten();
+        record.map(|(kind, a, b)| format!("{kind:?} {a} {b}")).collect()
     }
 
     /// How often each kind of event happened so far.

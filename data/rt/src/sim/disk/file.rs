@@ -3,9 +3,9 @@
 //! # Invariants
 //! 1. The buffer of an operation lies in the world's state until it completes; a dropped future leaves it there.
 
-use super::disk::Request;
-use super::executor::Handle;
+use super::Request;
 use crate::file::{Access, Durability, OpenOptions};
+use crate::sim::executor::Handle;
 use crate::{BLOCK_ALIGN, DmaBuf, DmaBytes, Errno};
 use std::future::Future;
 use std::io;
@@ -35,9 +35,7 @@ impl SimFile {
         let found = state.find_disk(node, path);
         let created = || options.create_len_bytes.map(|len| state.add_disk(node, path, len, FILE_BLOCK_SIZE));
         let Some(disk) = found.or_else(created) else { return Err(Errno::NOENT.into()) };
-        let Some(open) = state.disks[disk].open(sim.process, options.access == Access::Write) else {
-            return Err(Errno::WOULDBLOCK.into());
-        };
+        let open = state.disks[disk].open(sim.process, options.access == Access::Write)?;
         let (len_bytes, block_size) = (state.disks[disk].len_bytes, state.disks[disk].block_size);
         Ok(Self { handle: sim.clone(), disk, open, len_bytes, block_size, options })
     }

@@ -10,13 +10,21 @@
 //!   A failed write is applied wholly, partly or not at all; a failed flush may have lost what it should have flushed.
 //! - A block may rot (one flipped bit) or become unreadable until it is written again; a disk may stop answering.
 
+mod faults;
+mod file;
+mod medium;
+
+pub use faults::{DiskFault, SimDisk};
+pub(crate) use file::SimFile;
+
 use super::executor::Event;
-use super::medium::{Medium, some_of};
-use super::node::{NodeId, ProcessId};
+use super::node::ProcessId;
 use super::trace::{Fate, Kind};
-use super::world::{State, World};
+use super::world::State;
 use crate::file::Durability;
 use crate::{DmaBuf, DmaBytes, Errno};
+use faults::Rule;
+use medium::{Medium, some_of};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -56,26 +64,6 @@ const DISK_LATENCY: Latency = Latency {
     slow: Duration::from_millis(20),
 };
 
-/// What a rule makes go wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DiskFault {
-    /// Reads fail with `EIO`.
-    ReadError,
-    /// Writes fail with `EIO`; they may have been applied.
-    WriteError,
-    /// Flushes fail with `EIO`; what they should have flushed may be lost.
-    SyncError,
-    /// Flushes and FUA claim success and leave the data volatile.
-    SyncLie,
-}
-
-#[derive(Debug)]
-struct Rule {
-    fault: DiskFault,
-    bytes: Range<u64>,
-    permille: u16,
-}
-
 /// What a program asked of a disk.
 #[derive(Debug)]
 pub(super) enum Request {
@@ -92,6 +80,9 @@ enum Work {
     Zero { write: u64, blocks: Range<u64> },
     Sync { barrier: u64 },
 }
+
+/// What is left of an operation of which nothing more is to be done.
+const NOTHING: Work = Work::Sync { barrier: 0 };
 
 /// The part of a request that lies in one block.
 struct Span {
@@ -141,6 +132,7 @@ pub(super) struct Disk {
     latency: Latency,
     rules: Vec<Rule>,
     hangs: bool,
+    unplugged: bool,
     /// Operations whose next step came while the disk did not answer.
     held: Vec<u64>,
 }
@@ -161,22 +153,26 @@ impl Disk {
             latency: DISK_LATENCY,
             rules: Vec::new(),
             hangs: false,
+            unplugged: false,
             held: Vec::new(),
         }
     }
 
-    /// Opens the disk; `None` if another open file holds the exclusive lock.
-    pub(super) fn open(&mut self, process: ProcessId, writes: bool) -> Option<u64> {
+    /// Opens the disk, for writing under its exclusive lock.
+    fn open(&mut self, process: ProcessId, writes: bool) -> Result<u64, Errno> {
+        if self.unplugged {
+            return Err(Errno::NXIO);
+        }
         if writes && self.opens.values().any(|open| open.writes) {
-            return None;
+            return Err(Errno::WOULDBLOCK);
         }
         self.next_open += 1;
         self.opens.insert(self.next_open, Open { process, writes, closed: false });
-        Some(self.next_open)
+        Ok(self.next_open)
     }
 
     /// Closes a file; its lock goes with its last operation.
-    pub(super) fn close(&mut self, open: u64) {
+    fn close(&mut self, open: u64) {
         if let Some(state) = self.opens.get_mut(&open) {
             state.closed = true;
         }
@@ -207,6 +203,8 @@ impl Disk {
 
     fn submit(&mut self, process: ProcessId, open: u64, request: Request, fate: &mut Fate) -> (u64, u64) {
         let (offset, len, work) = match request {
+            // A file of a disk that was pulled: nothing is done, and the operation fails.
+            _ if !self.opens.contains_key(&open) => (0, 0, NOTHING),
             Request::Read { offset, buf } => (offset, buf.len() as u64, Work::Read { buf }),
             Request::Write { offset, data, durability } => {
                 fate.note_bytes(&data);
@@ -265,7 +263,7 @@ impl Disk {
                 Work::Read { buf } => Some(buf),
                 _ => None,
             };
-            op.work = Work::Sync { barrier: 0 };
+            op.work = NOTHING;
             op.result = Some(result.map(|()| buf));
             if let Some(waker) = op.waker.take() {
                 waker.wake();
@@ -302,6 +300,9 @@ impl Disk {
     }
 
     fn finish(&mut self, op: &mut Op, spans: usize, fate: &mut Fate) -> Result<(), Errno> {
+        if !self.opens.contains_key(&op.open) {
+            return Err(Errno::NODEV);
+        }
         let range = op.offset..op.offset + op.len;
         match op.work {
             Work::Read { .. } => {
@@ -416,22 +417,29 @@ impl Disk {
         wrong
     }
 
+    /// Ends what a dying process has in flight.
     fn process_died(&mut self, process: ProcessId, fate: &mut Fate) {
+        self.interrupt(|op| op.process == process, fate);
+        self.ops.retain(|_, op| op.process != process);
+        self.held.retain(|id| self.ops.contains_key(id));
+        self.opens.retain(|_, open| open.process != process);
+    }
+
+    /// Resolves the chosen writes in flight, in random order; nothing is left to be done of them.
+    fn interrupt(&mut self, chosen: impl Fn(&Op) -> bool, fate: &mut Fate) {
         let mut dying: Vec<u64> =
-            self.ops.iter().filter(|(_, op)| op.process == process).map(|(id, _)| *id).collect();
+            self.ops.iter().filter(|(_, op)| op.result.is_none() && chosen(op)).map(|(id, _)| *id).collect();
         while !dying.is_empty() {
             let id = dying.swap_remove(fate.rng.index(dying.len()));
             let mut op = self.ops.remove(&id).expect("listed just now");
-            if op.result.is_none() {
-                if matches!(op.work, Work::Write { .. } | Work::Zero { .. }) {
-                    fate.counters.writes_interrupted += 1;
-                }
-                let spans = self.span_count(op.offset, op.len);
+            let spans = self.span_count(op.offset, op.len);
+            if matches!(op.work, Work::Write { .. } | Work::Zero { .. }) {
+                fate.counters.writes_interrupted += 1;
                 self.resolve(&mut op, spans, fate);
             }
+            op.work = NOTHING;
+            self.ops.insert(id, op);
         }
-        self.held.retain(|id| self.ops.contains_key(id));
-        self.opens.retain(|_, open| open.process != process);
     }
 }
 
@@ -476,18 +484,14 @@ impl State {
         let disk = &mut self.disks[disk];
         // The operations of a dead process are gone: its last poll waits for ever.
         let Some(op) = disk.ops.get_mut(&id) else { return Poll::Pending };
-        match op.result.take() {
-            Some(result) => {
-                let open = op.open;
-                disk.ops.remove(&id);
-                disk.finish_close(open);
-                Poll::Ready(result)
-            }
-            None => {
-                op.waker = Some(waker.clone());
-                Poll::Pending
-            }
-        }
+        let Some(result) = op.result.take() else {
+            op.waker = Some(waker.clone());
+            return Poll::Pending;
+        };
+        let open = op.open;
+        disk.ops.remove(&id);
+        disk.finish_close(open);
+        Poll::Ready(result)
     }
 
     /// The future of an operation was dropped.
@@ -514,117 +518,15 @@ impl State {
         }
     }
 
+    pub(super) fn disks_flush(&mut self, node: usize) {
+        for disk in self.disks.iter_mut().filter(|disk| disk.node == node) {
+            disk.medium.flush(u64::MAX);
+        }
+    }
+
     pub(super) fn disks_power_cut(&mut self, node: usize) {
         for disk in self.disks.iter_mut().filter(|disk| disk.node == node) {
             disk.medium.lose_cache(u64::MAX, &mut self.fate);
         }
-    }
-}
-
-impl World {
-    /// Gives the node a disk of zeroes at `path`.
-    ///
-    /// # Shape
-    /// `len_bytes` is a multiple of `block_size`, which is 512 or 4096. Memory is used for written blocks only.
-    /// # Panics
-    /// When the shape is wrong or the path taken.
-    pub fn add_disk(&self, node: NodeId, path: impl AsRef<Path>, len_bytes: u64, block_size: u32) -> SimDisk {
-        assert!(block_size == 512 || block_size == 4096, "a disk with blocks of {block_size} bytes");
-        assert!(len_bytes.is_multiple_of(u64::from(block_size)), "{len_bytes} bytes are not whole blocks");
-        let path = path.as_ref();
-        let index = self.with_state(|state| {
-            assert!(state.find_disk(node.0, path).is_none(), "{} exists", path.display());
-            state.add_disk(node.0, path, len_bytes, block_size)
-        });
-        SimDisk { world: self.clone(), index }
-    }
-
-    /// The disk (or file) at `path` of the node, for giving it faults.
-    ///
-    /// # Panics
-    /// When there is none.
-    pub fn disk(&self, node: NodeId, path: impl AsRef<Path>) -> SimDisk {
-        let path = path.as_ref();
-        let index = self.with_state(|state| state.find_disk(node.0, path));
-        let index = index.unwrap_or_else(|| panic!("{} has no {}", self.name(node), path.display()));
-        SimDisk { world: self.clone(), index }
-    }
-}
-
-/// A disk of a world, as the one who breaks it sees it.
-#[derive(Clone)]
-pub struct SimDisk {
-    world: World,
-    index: usize,
-}
-
-impl SimDisk {
-    fn with<T>(&self, f: impl FnOnce(&mut Disk, &mut Fate) -> T) -> T {
-        self.world.with_state(|state| f(&mut state.disks[self.index], &mut state.fate))
-    }
-
-    /// From now on operations that touch `bytes` go wrong `permille` times in a thousand.
-    pub fn add_fault(&self, fault: DiskFault, bytes: Range<u64>, permille: u16) {
-        self.with(|disk, fate| {
-            fate.note(Kind::DiskFault, bytes.start, bytes.end);
-            disk.rules.push(Rule { fault, bytes, permille });
-        });
-    }
-
-    /// Removes all rules of [`Self::add_fault`]; rotten and unreadable blocks stay so.
-    pub fn clear_faults(&self) {
-        self.with(|disk, _| disk.rules.clear());
-    }
-
-    /// Flips a bit of the byte at `offset_bytes`, silently.
-    pub fn flip_bit(&self, offset_bytes: u64) {
-        self.with(|disk, fate| {
-            let block_size = u64::from(disk.block_size);
-            let byte = usize::try_from(offset_bytes % block_size).expect("within a block");
-            let bit = byte * 8 + fate.rng.index(8);
-            fate.counters.bits_flipped += 1;
-            fate.note(Kind::DiskFault, offset_bytes, bit as u64);
-            disk.medium.flip(offset_bytes / block_size, bit);
-        });
-    }
-
-    /// Makes the block at `offset_bytes` fail reads with `EIO` until it is written again.
-    pub fn lose_block(&self, offset_bytes: u64) {
-        self.with(|disk, fate| {
-            fate.note(Kind::DiskFault, offset_bytes, 0);
-            disk.unreadable.insert(offset_bytes / u64::from(disk.block_size));
-        });
-    }
-
-    /// Stops answering.
-    pub fn hang(&self) {
-        self.with(|disk, fate| {
-            fate.counters.disk_hangs += 1;
-            fate.note(Kind::DiskFault, 0, 1);
-            disk.hangs = true;
-        });
-    }
-
-    /// Answers again, what was held back included.
-    pub fn release(&self) {
-        let index = self.index;
-        self.world.with_state(|state| {
-            let disk = &mut state.disks[index];
-            disk.hangs = false;
-            for op in std::mem::take(&mut disk.held) {
-                let delay = disk.latency.draw(&mut state.fate);
-                state.clock.after(delay, Event::Disk { disk: index, op });
-            }
-        });
-    }
-
-    /// Sets how long operations take from now on.
-    pub fn set_latency(&self, latency: Latency) {
-        self.with(|disk, _| disk.latency = latency);
-    }
-
-    /// Whether a power cut now would take nothing.
-    pub fn is_stable(&self) -> bool {
-        self.with(|disk, _| disk.medium.is_stable())
     }
 }

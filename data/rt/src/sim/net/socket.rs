@@ -1,8 +1,8 @@
 //! `rt::net` in a simulated world: the futures over the simulated network.
 
-use super::executor::Handle;
-use super::net::{Answer, Received, Sendable};
+use super::{Answer, Received, Sendable};
 use crate::net::{ReceiveHalf, ReceiveInner, SendHalf, SendInner, TcpStream};
+use crate::sim::executor::Handle;
 use crate::{Errno, Part};
 use std::future::poll_fn;
 use std::io;

@@ -18,6 +18,11 @@
 //! 2. An end of stream is seen only after every byte sent before it.
 //! 3. At most one arrival per direction is scheduled, and none while it is held back.
 
+mod faults;
+mod socket;
+
+pub(crate) use socket::{SimListener, SimReceive, SimSend, connect};
+
 use super::disk::Latency;
 use super::executor::Event;
 use super::node::ProcessId;
@@ -95,6 +100,7 @@ enum Life {
 
 /// One end of a connection and the stream it sends.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, not one state")]
 struct End {
     node: usize,
     process: ProcessId,
@@ -193,7 +199,7 @@ impl End {
 
 impl State {
     /// The node with this address as seen from `node`.
-    pub(super) fn node_at(&self, node: usize, address: IpAddr) -> Option<usize> {
+    fn node_at(&self, node: usize, address: IpAddr) -> Option<usize> {
         match address {
             IpAddr::V4(v4) if v4.is_loopback() || v4.is_unspecified() => Some(node),
             IpAddr::V4(v4) => self.nodes.iter().position(|node| node.address == v4),
@@ -213,7 +219,7 @@ impl State {
         Some(port)
     }
 
-    pub(super) fn free_port(&mut self, node: usize) -> u16 {
+    fn free_port(&mut self, node: usize) -> u16 {
         loop {
             self.net.next_port = (self.net.next_port + 1) % 28_000;
             let port = 32_768 + self.net.next_port;
@@ -516,111 +522,6 @@ impl State {
         let done = |end: &End| matches!(end.life, Life::Closed | Life::Silent) && end.underway.is_empty();
         if state.ends.iter().all(done) {
             self.net.connections.remove(&connection);
-        }
-    }
-
-    pub(super) fn net_process_died(&mut self, process: ProcessId, power_cut: bool) {
-        let node = self.processes[process.0].node;
-        let ports: Vec<u16> =
-            self.net.listeners.range((node, 0)..=(node, u16::MAX)).map(|((_, port), _)| *port).collect();
-        for port in ports {
-            if power_cut {
-                self.net.listeners.remove(&(node, port));
-            } else {
-                self.unlisten(process, port);
-            }
-        }
-        let mut touched = Vec::new();
-        for (id, state) in &self.net.connections {
-            for end in 0..2 {
-                if state.ends[end].process == process && state.ends[end].life != Life::Closed {
-                    touched.push((*id, end));
-                }
-            }
-        }
-        for (id, end) in touched {
-            let state = self.net.connections.get_mut(&id).expect("removed only below, by its second end");
-            if power_cut {
-                let dying = &mut state.ends[end];
-                dying.life = Life::Silent;
-                dying.underway.clear();
-                dying.arrived.clear();
-                self.forget_if_done(id);
-            } else if state.ends[end].life == Life::Broken {
-                state.ends[end].life = Life::Closed;
-                self.forget_if_done(id);
-            } else if self.fate.rng.permille(500) {
-                self.close(id, end, false);
-            } else {
-                self.abort(id, end);
-            }
-        }
-    }
-
-    /// A node has power again: data that waits for its silent ends comes through and is answered by resets.
-    pub(super) fn net_booted(&mut self, node: usize) {
-        self.retransmit(|_, to| to == node, 0);
-    }
-
-    pub(super) fn net_partition(&mut self, from: usize, to: usize) {
-        if self.net.cut.insert((from, to)) {
-            self.fate.counters.partitions += 1;
-            self.fate.note(Kind::Partition, from as u64, to as u64);
-        }
-    }
-
-    pub(super) fn net_heal(&mut self, healed: impl Fn(usize, usize) -> bool) {
-        let links: BTreeSet<(usize, usize)> =
-            self.net.cut.iter().copied().filter(|(from, to)| healed(*from, *to)).collect();
-        self.net.cut.retain(|link| !links.contains(link));
-        self.fate.note(Kind::Heal, links.len() as u64, 0);
-        let permille = u64::from(self.net.behaviour.reset_at_heal_permille);
-        self.retransmit(|from, to| links.contains(&(from, to)), permille);
-    }
-
-    /// Lets what was held back on the given links go on, each connection after its own delay.
-    fn retransmit(&mut self, on: impl Fn(usize, usize) -> bool, reset_permille: u64) {
-        let ids: Vec<u64> = self.net.connections.keys().copied().collect();
-        for connection in ids {
-            for from in 0..2 {
-                let Some(state) = self.net.connections.get_mut(&connection) else { continue };
-                let to = state.ends[1 - from].node;
-                let end = &mut state.ends[from];
-                let chunk_held = !end.scheduled && !end.underway.is_empty();
-                let ack_held = !end.ack_scheduled && end.to_acknowledge > 0;
-                let reset_held = std::mem::take(&mut end.reset_held);
-                if !on(end.node, to) || !(chunk_held || ack_held || reset_held) {
-                    end.reset_held = reset_held;
-                    continue;
-                }
-                if self.fate.rng.permille(reset_permille) {
-                    self.break_now(connection);
-                    continue;
-                }
-                let delay = self.fate.rng.below(RETRANSMIT_NANOS_MAX);
-                end.ack_scheduled |= ack_held;
-                if ack_held {
-                    self.clock.after(delay, Event::Net(Arrival::Ack { connection, from }));
-                }
-                if reset_held {
-                    self.clock.after(delay, Event::Net(Arrival::Reset { connection, from }));
-                }
-                if chunk_held {
-                    self.schedule_arrival(connection, from, delay);
-                }
-            }
-        }
-    }
-
-    pub(super) fn net_reset_between(&mut self, a: usize, b: usize) {
-        let between = |state: &Connection| {
-            let nodes = (state.ends[0].node, state.ends[1].node);
-            nodes == (a, b) || nodes == (b, a)
-        };
-        let ids: Vec<u64> =
-            self.net.connections.iter().filter(|(_, state)| between(state)).map(|(id, _)| *id).collect();
-        for id in ids {
-            self.break_now(id);
         }
     }
 }

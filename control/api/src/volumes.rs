@@ -1,0 +1,411 @@
+//! Volumes: requests become wishes in the store, by compare-and-swap.
+//!
+//! 1. A request that is refused has changed nothing.
+//! 2. A wish that is already so is not an error, and changes nothing.
+
+use crate::{
+    App, Problem,
+    nodes::{find, values},
+    requests::{Body, IfMatch, Wait, etag_header},
+    wait::{complete, until},
+};
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use manager::{Promised, View, check_growth, place};
+use model::{
+    Attach, MemberState, Node, Object, Stored, Volume, VolumeIntent, VolumeSpec, VolumeState, VolumeView,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use store::ErrorKind;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// How often a change is tried again when the object changes under it.
+const ATTEMPTS_MAX: usize = 10;
+
+/// All volumes.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct VolumeList {
+    /// By name.
+    pub items: Vec<VolumeView>,
+}
+
+/// A volume to be made.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CreateVolume {
+    /// A DNS label that no volume has.
+    pub name: String,
+    /// What it shall be.
+    pub spec: VolumeSpec,
+}
+
+/// Where the device shall be.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AttachVolume {
+    /// The node; none: where it is attached already, else a node that is ready, best one with a copy.
+    #[serde(default)]
+    pub node: Option<String>,
+    /// Take it away from a node that is ready: the device there stops working.
+    #[serde(default, rename = "move")]
+    pub take: bool,
+}
+
+/// The new size.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ResizeVolume {
+    /// A multiple of 1 MiB, not smaller than it is.
+    pub size_bytes: u64,
+}
+
+/// All volumes.
+#[utoipa::path(get, path = "/api/v1/volumes", tag = "volumes", responses((status = 200, body = VolumeList)))]
+pub(crate) async fn list_volumes(State(app): State<App>) -> Result<Json<VolumeList>, Problem> {
+    let view = View::load(&app.client).await?;
+    let nodes: Vec<Node> = values(view.nodes.values().cloned().collect());
+    let pools = values(view.pools.values().cloned().collect());
+    let show = |volume: &Stored<Volume>| {
+        let record = view.record(volume.value.uuid).map(|record| &record.value);
+        let status = view.status(volume.value.uuid).map(|status| &status.value);
+        model::view(&volume.value, volume.revision, record, status, &nodes, &pools)
+    };
+    Ok(Json(VolumeList { items: view.volumes.values().map(show).collect() }))
+}
+
+/// One volume. Its `status.message` says why it is not attached, placed or in sync.
+#[utoipa::path(
+    get, path = "/api/v1/volumes/{name}", tag = "volumes", params(("name" = String, Path)),
+    responses(
+        (status = 200, body = VolumeView, headers(("ETag" = String, description = "the revision"))),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn get_volume(
+    State(app): State<App>,
+    Path(name): Path<String>,
+) -> Result<Response, Problem> {
+    let volume = find(&app.client, "volume", &name).await?;
+    Ok(answer(StatusCode::OK, &complete(&app, volume).await?))
+}
+
+/// Makes a volume. It has a place when this returns, and with `wait` also its replicas.
+#[utoipa::path(
+    post, path = "/api/v1/volumes", tag = "volumes", request_body = CreateVolume,
+    params(("wait" = Option<String>, Query, description = "How long to wait until it can be attached: 30s")),
+    responses(
+        (status = 201, body = VolumeView, headers(("Location" = String), ("ETag" = String))),
+        (status = 409, body = Problem, content_type = "application/problem+json",
+            description = "the name is taken, or there are too few nodes, or too little space"),
+        (status = 422, body = Problem, content_type = "application/problem+json", description = "not a valid volume"),
+    )
+)]
+pub(crate) async fn create_volume(
+    State(app): State<App>,
+    Wait(wait): Wait,
+    Body(CreateVolume { name, spec }): Body<CreateVolume>,
+) -> Result<Response, Problem> {
+    let mut volume = Volume {
+        name: name.clone(),
+        uuid: Uuid::new_v4(),
+        spec,
+        intent: VolumeIntent::default(),
+        message: None,
+    };
+    volume.validate()?;
+    {
+        let _alone = app.placing.lock().await;
+        let view = View::load(&app.client).await?;
+        if view.volumes.contains_key(&name) {
+            return Err(taken(&name));
+        }
+        let mut promised = Promised::of(&view);
+        let copies = usize::try_from(volume.spec.copies).unwrap_or(usize::MAX);
+        let size_bytes = volume.spec.size_bytes;
+        volume.intent.members =
+            place(&view, &mut promised, app.overcommit, size_bytes, &[], copies, &mut Uuid::new_v4)
+                .map_err(|why| Problem::no_place(&object(&name), &why))?;
+        match app.client.create(&volume).await {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::Conflict => return Err(taken(&name)),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    tracing::info!(volume = name, size_bytes = volume.spec.size_bytes, "volume created");
+    let made = |seen: Option<&VolumeView>| {
+        seen.is_none_or(|seen| !matches!(seen.status.state, VolumeState::Pending | VolumeState::Creating))
+    };
+    let (seen, _) = until(&app, &name, wait, made).await?;
+    let seen = seen.ok_or_else(|| Problem::not_found("volume", &name))?;
+    let mut headers = HeaderMap::new();
+    if let Ok(location) = format!("/api/v1/volumes/{name}").parse() {
+        headers.insert(header::LOCATION, location);
+    }
+    Ok((headers, answer(StatusCode::CREATED, &seen)).into_response())
+}
+
+/// Deletes a volume and all its data.
+#[utoipa::path(
+    delete, path = "/api/v1/volumes/{name}", tag = "volumes",
+    params(
+        ("name" = String, Path), ("If-Match" = Option<String>, Header, description = "only at this revision"),
+        ("wait" = Option<String>, Query, description = "How long to wait until it is gone: 30s"),
+    ),
+    responses(
+        (status = 202, body = VolumeView, description = "it is on its way out"),
+        (status = 204, description = "it is gone"),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 409, body = Problem, content_type = "application/problem+json", description = "it is attached"),
+        (status = 412, body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn delete_volume(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    if_match: IfMatch,
+    Wait(wait): Wait,
+) -> Result<Response, Problem> {
+    let uuid = change(&app, &name, &if_match, |volume| {
+        if let Some(attach) = &volume.intent.attach {
+            let detail = format!("{} is attached on node {}", object(&name), attach.node);
+            return Err(Problem::in_the_way(detail, format!("run `orlop volume detach {name}` first")));
+        }
+        volume.intent.deleting = true;
+        volume.intent.owner = None;
+        Ok(())
+    })
+    .await?;
+    // Another volume of that name is not this one.
+    let gone = |seen: Option<&VolumeView>| seen.is_none_or(|seen| seen.uuid != uuid);
+    match until(&app, &name, wait, gone).await? {
+        (Some(seen), false) => Ok(answer(StatusCode::ACCEPTED, &seen)),
+        _ => Ok(StatusCode::NO_CONTENT.into_response()),
+    }
+}
+
+/// Attaches a volume: makes its device on a node.
+#[utoipa::path(
+    post, path = "/api/v1/volumes/{name}/attach", tag = "volumes", request_body = AttachVolume,
+    params(
+        ("name" = String, Path), ("If-Match" = Option<String>, Header, description = "only at this revision"),
+        ("wait" = Option<String>, Query, description = "How long to wait for the device: 30s"),
+    ),
+    responses(
+        (status = 200, body = VolumeView, description = "the device is there: status.device"),
+        (status = 202, body = VolumeView, description = "it is on its way; status.message says what it waits for"),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 409, body = Problem, content_type = "application/problem+json",
+            description = "attached on another node that is ready, or the node is not ready"),
+        (status = 412, body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn attach_volume(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    if_match: IfMatch,
+    Wait(wait): Wait,
+    Body(wish): Body<AttachVolume>,
+) -> Result<Response, Problem> {
+    let view = View::load(&app.client).await?;
+    change(&app, &name, &if_match, |volume| {
+        let node = wish.node.clone().map_or_else(|| choose(&view, volume), Ok)?;
+        attach(&view, volume, node, wish.take)
+    })
+    .await?;
+    let attached = |seen: Option<&VolumeView>| {
+        seen.is_none_or(|seen| seen.status.device.is_some() && seen.status.state != VolumeState::Attaching)
+    };
+    settled(&name, until(&app, &name, wait, attached).await?)
+}
+
+/// Detaches a volume: its device goes away, its data stays.
+#[utoipa::path(
+    post, path = "/api/v1/volumes/{name}/detach", tag = "volumes",
+    params(
+        ("name" = String, Path), ("If-Match" = Option<String>, Header, description = "only at this revision"),
+        ("wait" = Option<String>, Query, description = "How long to wait until the device is gone: 30s"),
+    ),
+    responses(
+        (status = 200, body = VolumeView, description = "the device is gone"),
+        (status = 202, body = VolumeView, description = "it is on its way out"),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 412, body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn detach_volume(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    if_match: IfMatch,
+    Wait(wait): Wait,
+) -> Result<Response, Problem> {
+    change(&app, &name, &if_match, |volume| {
+        // The owner stays: the manager lets it go when no rebuild needs it.
+        volume.intent.attach = None;
+        Ok(())
+    })
+    .await?;
+    let detached = |seen: Option<&VolumeView>| seen.is_none_or(|seen| seen.status.device.is_none());
+    settled(&name, until(&app, &name, wait, detached).await?)
+}
+
+/// Makes a volume larger.
+#[utoipa::path(
+    post, path = "/api/v1/volumes/{name}/resize", tag = "volumes", request_body = ResizeVolume,
+    params(
+        ("name" = String, Path), ("If-Match" = Option<String>, Header, description = "only at this revision"),
+        ("wait" = Option<String>, Query, description = "How long to wait until hosts see the new size: 30s"),
+    ),
+    responses(
+        (status = 200, body = VolumeView, description = "hosts see the new size"),
+        (status = 202, body = VolumeView, description = "it is on its way"),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 409, body = Problem, content_type = "application/problem+json"),
+        (status = 412, body = Problem, content_type = "application/problem+json"),
+        (status = 422, body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn resize_volume(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    if_match: IfMatch,
+    Wait(wait): Wait,
+    Body(ResizeVolume { size_bytes }): Body<ResizeVolume>,
+) -> Result<Response, Problem> {
+    {
+        let _alone = app.placing.lock().await;
+        let view = View::load(&app.client).await?;
+        change(&app, &name, &if_match, |volume| {
+            let before_bytes = volume.spec.size_bytes;
+            if size_bytes < before_bytes {
+                let (from, to) = (model::SizeText(before_bytes), model::SizeText(size_bytes));
+                let detail = format!("{} cannot shrink from {from} to {to}", object(&name));
+                return Err(Problem::in_the_way(detail, "make a smaller volume and copy the data"));
+            }
+            volume.spec.size_bytes = size_bytes;
+            volume.validate()?;
+            check_growth(&view, app.overcommit, &volume.intent.members, before_bytes, size_bytes)
+                .map_err(|why| Problem::no_place(&object(&name), &why))
+        })
+        .await?;
+    }
+    let grown =
+        |seen: Option<&VolumeView>| seen.is_none_or(|seen| seen.status.size_bytes == seen.spec.size_bytes);
+    settled(&name, until(&app, &name, wait, grown).await?)
+}
+
+fn attach(view: &View, volume: &mut Volume, node: String, take: bool) -> Result<(), Problem> {
+    let name = &volume.name;
+    if !view.nodes.contains_key(&node) {
+        return Err(Problem::not_found("node", &node));
+    }
+    if let Some(now) = &volume.intent.attach {
+        if now.node == node {
+            return Ok(());
+        }
+        // Safe at any time, for epochs fence the old nexus; but whoever uses the device there loses it.
+        if view.is_ready(&now.node) && !take {
+            let detail = format!("{} is attached on node {}, which is Ready", object(name), now.node);
+            return Err(Problem::in_the_way(detail, format!("run `orlop volume detach {name}` first")));
+        }
+    }
+    if !view.is_ready(&node) {
+        let detail = format!("{}: node {node} is NotReady", object(name));
+        return Err(Problem::in_the_way(detail, "start its engine, or choose another node"));
+    }
+    volume.intent.owner = Some(node.clone());
+    volume.intent.attach = Some(Attach { node });
+    volume.intent.attach_serial += 1;
+    Ok(())
+}
+
+/// Where to attach when nobody says where: where it is, else where a copy that is in sync is, else where few are.
+fn choose(view: &View, volume: &Volume) -> Result<String, Problem> {
+    if let Some(attach) = &volume.intent.attach
+        && view.is_ready(&attach.node)
+    {
+        return Ok(attach.node.clone());
+    }
+    let members = view.record(volume.uuid).map_or(&[][..], |record| &record.value.members);
+    let mut load: BTreeMap<&str, usize> = BTreeMap::new();
+    for owner in view.volumes.values().filter_map(|volume| volume.value.intent.owner.as_deref()) {
+        *load.entry(owner).or_default() += 1;
+    }
+    // The smallest is the best; of equals, the first by name.
+    let rank = |node: &&str| {
+        let in_sync =
+            members.iter().any(|member| member.node == *node && member.state == MemberState::InSync);
+        let named = volume.intent.members.iter().any(|member| member.node == *node);
+        (!in_sync, !named, load.get(node).copied())
+    };
+    let ready = view.nodes.keys().map(String::as_str).filter(|node| view.is_ready(node));
+    ready.min_by_key(rank).map(str::to_owned).ok_or_else(|| {
+        Problem::in_the_way(format!("{}: no node is Ready", object(&volume.name)), "start a node's engine")
+    })
+}
+
+/// Changes a volume by compare-and-swap, anew whenever it has changed meanwhile; answers its UUID.
+async fn change(
+    app: &App,
+    name: &str,
+    if_match: &IfMatch,
+    wish: impl Fn(&mut Volume) -> Result<(), Problem>,
+) -> Result<Uuid, Problem> {
+    for _ in 0..ATTEMPTS_MAX {
+        let Stored { revision, value: mut volume } = find::<Volume>(&app.client, "volume", name).await?;
+        if_match.check(&object(name), revision)?;
+        let before = volume.clone();
+        if before.intent.deleting {
+            let detail = format!("{} is being deleted", object(name));
+            return if_deleting(&before, &wish, detail);
+        }
+        wish(&mut volume)?;
+        if volume == before {
+            return Ok(before.uuid);
+        }
+        volume.validate()?;
+        match app.client.replace(&volume, revision).await {
+            Ok(_) => return Ok(before.uuid),
+            Err(error) if error.kind() == ErrorKind::Conflict => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let detail = format!("{} keeps changing", object(name));
+    Err(Problem::in_the_way(detail, "try again"))
+}
+
+/// Only the wish to delete it is still granted: it is granted already.
+fn if_deleting(
+    volume: &Volume,
+    wish: impl Fn(&mut Volume) -> Result<(), Problem>,
+    detail: String,
+) -> Result<Uuid, Problem> {
+    let mut wished = volume.clone();
+    wish(&mut wished)?;
+    if wished == *volume {
+        return Ok(volume.uuid);
+    }
+    Err(Problem::in_the_way(detail, "wait until it is gone"))
+}
+
+fn settled(name: &str, (seen, as_wished): (Option<VolumeView>, bool)) -> Result<Response, Problem> {
+    let seen = seen.ok_or_else(|| Problem::not_found("volume", name))?;
+    Ok(answer(if as_wished { StatusCode::OK } else { StatusCode::ACCEPTED }, &seen))
+}
+
+fn answer(status: StatusCode, view: &VolumeView) -> Response {
+    (status, etag_header(view.revision), Json(view)).into_response()
+}
+
+fn object(name: &str) -> String {
+    format!("volume {name:?}")
+}
+
+fn taken(name: &str) -> Problem {
+    Problem::in_the_way(format!("{} exists already", object(name)), "choose another name, or delete it first")
+}

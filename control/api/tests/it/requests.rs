@@ -1,0 +1,272 @@
+//! What each request does, and what each bad request is told.
+
+use crate::cluster::{Cluster, ask, node};
+use model::{
+    Generation, MemberIntent, MemberRecord, MemberState, NexusState, Node, NodeState, Owner, Stored, Volume,
+    VolumeRecord, VolumeStatus,
+};
+use serde_json::json;
+use std::collections::BTreeSet;
+use uuid::Uuid;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_is_created_with_a_place() {
+    let cluster = Cluster::start(4).await;
+    let created = cluster.create("data").await;
+    assert_eq!(created.status, 201, "{:?}", created.body);
+    assert_eq!(created.headers["location"], "/api/v1/volumes/data");
+    let view = created.json();
+    assert_eq!(view["spec"], json!({"sizeBytes": 1 << 30, "copies": 3, "stripes": 1, "blockSize": 4096}));
+    assert_eq!(view["status"]["state"], "Pending");
+    let members = view["intent"]["members"].as_array().unwrap();
+    let nodes: BTreeSet<&str> = members.iter().map(|member| member["node"].as_str().unwrap()).collect();
+    assert_eq!(nodes.len(), 3);
+
+    let got = cluster.ask("GET", "/api/v1/volumes/data", "").await;
+    assert_eq!(got.json(), view);
+    assert_eq!(got.headers["etag"], format!("\"{}\"", view["revision"]));
+    let list = cluster.ask("GET", "/api/v1/volumes", "").await.json();
+    assert_eq!(list["items"], json!([view]));
+    cluster.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_and_pools_are_shown() {
+    let cluster = Cluster::start(2).await;
+    let nodes = cluster.ask("GET", "/api/v1/nodes", "").await.json();
+    assert_eq!(nodes["items"][1]["name"], "n2");
+    assert_eq!(nodes["items"][1]["state"], "Ready");
+    assert_eq!(nodes["items"][1]["pid"], 4711);
+    assert_eq!(nodes["items"][1]["address"], "127.0.0.1:4422");
+    assert_eq!(cluster.ask("GET", "/api/v1/nodes/n1", "").await.json()["name"], "n1");
+    let pools = cluster.ask("GET", "/api/v1/pools", "").await.json();
+    assert_eq!(pools["items"][0]["capacityBytes"], 4_u64 << 30);
+    let uuid = pools["items"][0]["uuid"].as_str().unwrap();
+    assert_eq!(cluster.ask("GET", &format!("/api/v1/pools/{uuid}"), "").await.json()["node"], "n1");
+    cluster.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_input_is_told_what_to_do_and_changes_nothing() {
+    let cluster = Cluster::start(3).await;
+    let create = async |body: &str| cluster.ask("POST", "/api/v1/volumes", body).await;
+    let gib = 1_u64 << 30;
+    create(r#"{"name": "A b", "spec": {"sizeBytes": 1048576}}"#).await.is_problem(422, "use 1 to 63 of a-z");
+    create(r#"{"name": "x", "spec": {"sizeBytes": 77}}"#).await.is_problem(422, "not a multiple of 1 MiB");
+    create(r#"{"name": "x", "spec": {"sizeBytes": 1048576, "stripes": 4}}"#)
+        .await
+        .is_problem(422, "4 stripes are not supported yet");
+    create(r#"{"name": "x", "spec": {"sizeBytes": -1}}"#).await.is_problem(400, "the body");
+    create(r#"{"name": "x", "spec": {"sizeBytes": 1048576, "color": "red"}}"#).await.is_problem(400, "color");
+    create("nonsense").await.is_problem(400, "/openapi.json says");
+    create(&json!({"name": "x", "spec": {"sizeBytes": gib, "copies": 5}}).to_string())
+        .await
+        .is_problem(409, "volume \"x\": 5 copies need as many nodes, 3 can take one; start more nodes");
+    create(&json!({"name": "x", "spec": {"sizeBytes": 100 * gib}}).to_string())
+        .await
+        .is_problem(409, "volume \"x\": 3 copies need as many nodes with 100 GiB free, 0 have that");
+    cluster.ask("GET", "/api/v1/volumes/none", "").await.is_problem(404, "there is no volume \"none\"");
+    cluster.ask("GET", "/api/v1/volumes/N%20O", "").await.is_problem(404, "there is no volume \"N O\"");
+    cluster.ask("DELETE", "/api/v1/volumes/none", "").await.is_problem(404, "there is no volume");
+    cluster.ask("GET", "/api/v1/nodes/none", "").await.is_problem(404, "`orlop node list`");
+    cluster.ask("GET", "/api/v2", "").await.is_problem(404, "/openapi.json lists the paths");
+    cluster.ask("PATCH", "/api/v1/nodes", "").await.is_problem(405, "PATCH is not possible");
+    assert!(cluster.client.list::<Volume>().await.unwrap().is_empty(), "nothing has changed");
+
+    assert_eq!(cluster.create("data").await.status, 201);
+    cluster.create("data").await.is_problem(409, "volume \"data\" exists already; choose another name");
+    let attach = async |body: &str| cluster.ask("POST", "/api/v1/volumes/data/attach", body).await;
+    attach(r#"{"node": "nine"}"#).await.is_problem(404, "there is no node \"nine\"");
+    set_state(&cluster, 2, NodeState::NotReady).await;
+    attach(r#"{"node": "n2"}"#).await.is_problem(409, "node n2 is NotReady; start its engine");
+    cluster
+        .ask("POST", "/api/v1/volumes/data/attach?wait=soon", "{}")
+        .await
+        .is_problem(400, "wait=\"soon\" is not a duration; use one such as 30s");
+    let resize = async |bytes: u64| {
+        let body = json!({"sizeBytes": bytes}).to_string();
+        cluster.ask("POST", "/api/v1/volumes/data/resize", &body).await
+    };
+    resize(gib / 2).await.is_problem(409, "cannot shrink from 1 GiB to 512 MiB");
+    resize(gib + 1).await.is_problem(422, "not a multiple of 1 MiB");
+    resize(50 * gib).await.is_problem(409, "49 GiB free");
+    let untouched = cluster.client.get::<Volume>("data").await.unwrap().unwrap();
+    assert_eq!((untouched.value.spec.size_bytes, untouched.value.intent.attach), (gib, None));
+    cluster.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wishes_become_intent() {
+    let cluster = Cluster::start(3).await;
+    cluster.create("data").await;
+    let intent = async || cluster.client.get::<Volume>("data").await.unwrap().unwrap().value.intent;
+    let post = async |action: &str, body: &str| {
+        cluster.ask("POST", &format!("/api/v1/volumes/data/{action}"), body).await
+    };
+    let attached = post("attach", r#"{"node": "n2"}"#).await;
+    assert_eq!(attached.status, 202, "there is no engine here: {:?}", attached.body);
+    assert_eq!(intent().await.owner.as_deref(), Some("n2"));
+    assert_eq!(intent().await.attach_serial, 1);
+    post("attach", "{}").await;
+    assert_eq!(intent().await.attach_serial, 1, "it is attached already");
+    post("attach", r#"{"node": "n3"}"#).await.is_problem(409, "attached on node n2, which is Ready");
+    cluster
+        .ask("DELETE", "/api/v1/volumes/data", "")
+        .await
+        .is_problem(409, "run `orlop volume detach data` first");
+    set_state(&cluster, 2, NodeState::NotReady).await;
+    assert_eq!(post("attach", r#"{"node": "n3"}"#).await.status, 202, "its node is gone");
+    assert_eq!((intent().await.owner.as_deref(), intent().await.attach_serial), (Some("n3"), 2));
+    assert_eq!(post("attach", r#"{"node": "n1", "move": true}"#).await.status, 202, "by word");
+    assert_eq!(intent().await.owner.as_deref(), Some("n1"));
+
+    let grown = post("resize", r#"{"sizeBytes": 2147483648}"#).await;
+    assert_eq!(grown.json()["spec"]["sizeBytes"], 2_u64 << 30);
+    assert_eq!(post("detach", "").await.status, 200, "there never was a device");
+    assert_eq!(intent().await.attach, None);
+    assert_eq!(intent().await.owner.as_deref(), Some("n1"), "the manager lets it go, not the API");
+
+    let old = cluster.ask_if("DELETE", "/api/v1/volumes/data", "", Some("\"1\"")).await;
+    old.is_problem(412, "read the object again");
+    assert!(!intent().await.deleting);
+    let tag =
+        cluster.ask("GET", "/api/v1/volumes/data", "").await.headers["etag"].to_str().unwrap().to_owned();
+    let deleted = cluster.ask_if("DELETE", "/api/v1/volumes/data", "", Some(&tag)).await;
+    assert_eq!((deleted.status, &deleted.json()["status"]["state"]), (202, &json!("Deleting")));
+    assert!(intent().await.deleting);
+    assert_eq!(cluster.ask("DELETE", "/api/v1/volumes/data", "").await.status, 202, "asked for already");
+    post("attach", "{}").await.is_problem(409, "is being deleted; wait until it is gone");
+    cluster.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_ends_with_the_device_and_with_the_volume() {
+    let cluster = Cluster::start(3).await;
+    cluster.create("data").await;
+    let waiting = cluster.ask("POST", "/api/v1/volumes/data/attach?wait=60s", r#"{"node": "n1"}"#);
+    let engine = async {
+        let volume = loop {
+            let volume = cluster.client.get::<Volume>("data").await.unwrap().unwrap().value;
+            if volume.intent.attach.is_some() {
+                break volume;
+            }
+            tokio::task::yield_now().await;
+        };
+        report_attached(&cluster, &volume).await;
+    };
+    let (answer, ()) = tokio::join!(waiting, engine);
+    assert_eq!(answer.status, 200, "{:?}", answer.body);
+    assert_eq!(answer.json()["status"]["device"], "/dev/loop7");
+    assert_eq!(answer.json()["status"]["state"], "Attached");
+    assert_eq!(answer.json()["status"]["owner"], "n1");
+
+    cluster.ask("POST", "/api/v1/volumes/data/detach", "").await;
+    let waiting = cluster.ask("DELETE", "/api/v1/volumes/data?wait=60s", "");
+    let manager = async {
+        loop {
+            let Stored { revision, value } = cluster.client.get::<Volume>("data").await.unwrap().unwrap();
+            if value.intent.deleting {
+                return cluster.client.delete::<Volume>("data", revision).await.unwrap();
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let (answer, ()) = tokio::join!(waiting, manager);
+    assert_eq!((answer.status, answer.body.len()), (204, 0));
+    cluster.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_the_server_ends_waits() {
+    let cluster = Cluster::start(3).await;
+    cluster.create("data").await;
+    let address = cluster.server.address();
+    let path = "/api/v1/volumes/data/attach?wait=300s";
+    let waiting = tokio::spawn(async move { ask(address, "POST", path, "{}", None).await });
+    // Once the wish is in the store, the request waits for an engine that there is not.
+    while cluster.client.get::<Volume>("data").await.unwrap().unwrap().value.intent.attach.is_none() {
+        tokio::task::yield_now().await;
+    }
+    cluster.server.stop().await;
+    assert_eq!(waiting.await.unwrap().status, 202, "answered, not cut off");
+    assert!(std::net::TcpStream::connect(address).is_err(), "nobody listens any more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_in_use_is_named() {
+    let cluster = Cluster::start(0).await;
+    let listen = cluster.server.address();
+    let config = api::ApiConfig { listen, client: cluster.client.clone(), overcommit: 4 };
+    let error = api::serve(config).await.unwrap_err().to_string();
+    assert_eq!(
+        error,
+        format!(
+            "address {listen} is in use; stop the program that listens there, or choose another with --listen"
+        )
+    );
+    cluster.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_count_what_there_is() {
+    let cluster = Cluster::start(3).await;
+    cluster.create("data").await;
+    set_state(&cluster, 2, NodeState::NotReady).await;
+    cluster.ask("GET", "/api/v1/volumes/none", "").await;
+    assert_eq!(cluster.ask("GET", "/healthz", "").await.body, "ok");
+    let text = String::from_utf8(cluster.ask("GET", "/metrics", "").await.body.to_vec()).unwrap();
+    for line in [
+        "orlop_volumes{state=\"Pending\"} 1",
+        "orlop_volumes{state=\"Attached\"} 0",
+        "orlop_nodes{state=\"Ready\"} 2",
+        "orlop_nodes{state=\"NotReady\"} 1",
+        "orlop_pool_capacity_bytes{node=\"n1\",pool=\"disk0\"} 4294967296",
+        "orlop_pool_used_bytes{node=\"n1\",pool=\"disk0\"} 1073741824",
+        "orlop_http_requests_total{method=\"GET\",path=\"/api/v1/volumes/{name}\",status=\"404\"} 1",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    assert!(text.contains("orlop_store_operation_seconds_count{operation=\"put\"}"), "{text}");
+    assert!(text.ends_with("# EOF\n"));
+    cluster.server.stop().await;
+}
+
+async fn set_state(cluster: &Cluster, index: u128, state: NodeState) {
+    let name = format!("n{index}");
+    let revision = cluster.client.get::<Node>(&name).await.unwrap().unwrap().revision;
+    cluster.client.replace(&Node { state, ..node(index) }, revision).await.unwrap();
+}
+
+/// What a nexus and its engine would write.
+async fn report_attached(cluster: &Cluster, volume: &Volume) {
+    let nexus = Uuid::from_u128(50);
+    let member = |member: &MemberIntent| MemberRecord {
+        state: MemberState::InSync,
+        ..MemberRecord::new(member.replica, member.pool, member.node.clone())
+    };
+    let members = volume.intent.members.iter().map(member).collect();
+    let record = VolumeRecord {
+        epoch: 1,
+        owner: Some(Owner { nexus, node: "n1".into() }),
+        clean: false,
+        ..VolumeRecord::new(volume.uuid, volume.spec.size_bytes, 4096, members)
+    };
+    cluster.client.create(&record).await.unwrap();
+    let status = VolumeStatus {
+        volume: volume.uuid,
+        node: "n1".into(),
+        nexus,
+        epoch: 1,
+        state: NexusState::Serving,
+        device: Some("/dev/loop7".into()),
+        target: None,
+        attachment: 1,
+        attach_serial: volume.intent.attach_serial,
+        size_bytes: volume.spec.size_bytes,
+        stable: Generation::ZERO,
+        members: Vec::new(),
+        write_stall_max_ms: 0,
+        message: None,
+    };
+    cluster.client.create(&status).await.unwrap();
+}

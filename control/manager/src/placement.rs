@@ -1,0 +1,322 @@
+//! Where copies go: distinct nodes first, then room, then spread. Pure and deterministic.
+//!
+//! 1. No node gets two copies of a volume.
+//! 2. A pool gets a copy only if the whole size fits into what is free now, and what was promised of it stays within
+//!    its capacity times the over-commit.
+//! 3. All or nothing: a volume that does not fit gets no place at all.
+
+use crate::View;
+use model::{MemberIntent, NodeState, Pool, PoolState, SizeText};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+use uuid::Uuid;
+
+/// How much more may be promised of a pool than it has: volumes are thin.
+pub const OVERCOMMIT_DEFAULT: u64 = 4;
+
+/// What has been promised of each pool: the sum of the sizes of the volumes that have a copy there.
+#[derive(Clone, Debug, Default)]
+pub struct Promised {
+    bytes: BTreeMap<Uuid, u64>,
+}
+
+impl Promised {
+    /// Counts the members of all volumes.
+    pub fn of(view: &View) -> Self {
+        let mut promised = Self::default();
+        for volume in view.volumes.values() {
+            for member in &volume.value.intent.members {
+                promised.add(member.pool, volume.value.spec.size_bytes);
+            }
+        }
+        promised
+    }
+
+    fn add(&mut self, pool: Uuid, bytes: u64) {
+        let sum = self.bytes.entry(pool).or_default();
+        *sum = sum.saturating_add(bytes);
+    }
+
+    fn of_pool(&self, pool: Uuid) -> u64 {
+        self.bytes.get(&pool).copied().unwrap_or(0)
+    }
+}
+
+/// Why there is no place. Display is the cause and what to do, without the volume's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoPlace {
+    /// There are not enough nodes, whatever their space.
+    TooFewNodes {
+        /// Copies to place.
+        wanted: usize,
+        /// Nodes that are ready, have a pool that is online, and have no copy of the volume yet.
+        usable: usize,
+        /// Nodes that are not ready.
+        not_ready: Vec<String>,
+    },
+    /// There are enough nodes, and not enough of them have the space.
+    TooLittleSpace {
+        /// Copies to place.
+        wanted: usize,
+        /// The size of each.
+        size_bytes: u64,
+        /// Nodes that have that much.
+        with_room: usize,
+        /// The most that any other node has to give.
+        largest_bytes: u64,
+    },
+}
+
+impl NoPlace {
+    /// The cause.
+    pub fn cause(&self) -> String {
+        match self {
+            Self::TooFewNodes { wanted, usable, not_ready } => {
+                let away = if not_ready.is_empty() {
+                    String::new()
+                } else {
+                    format!(" (NotReady: {})", not_ready.join(", "))
+                };
+                format!("{} as many nodes, {usable} can take one{away}", copies_need(*wanted))
+            }
+            Self::TooLittleSpace { wanted, size_bytes, with_room, largest_bytes } => format!(
+                "{} as many nodes with {} free, {with_room} {} that; the most on another is {}",
+                copies_need(*wanted),
+                SizeText(*size_bytes),
+                if *with_room == 1 { "has" } else { "have" },
+                SizeText(*largest_bytes)
+            ),
+        }
+    }
+
+    /// What to do.
+    pub const fn hint(&self) -> &'static str {
+        match self {
+            Self::TooFewNodes { .. } => "start more nodes, or ask for fewer copies",
+            Self::TooLittleSpace { .. } => "add disks, delete volumes, or ask for less",
+        }
+    }
+}
+
+fn copies_need(copies: usize) -> String {
+    if copies == 1 { "1 copy needs".into() } else { format!("{copies} copies need") }
+}
+
+impl fmt::Display for NoPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.cause(), self.hint())
+    }
+}
+
+impl std::error::Error for NoPlace {}
+
+/// Chooses pools for `wanted` more copies of a volume that has `present` ones, and promises their space.
+pub fn place(
+    view: &View,
+    promised: &mut Promised,
+    overcommit: u64,
+    size_bytes: u64,
+    present: &[MemberIntent],
+    wanted: usize,
+    new_uuid: &mut dyn FnMut() -> Uuid,
+) -> Result<Vec<MemberIntent>, NoPlace> {
+    let taken: BTreeSet<&str> = present.iter().map(|member| member.node.as_str()).collect();
+    let mut best: BTreeMap<&str, Candidate<'_>> = BTreeMap::new();
+    for pool in view.pools.values().map(|pool| &pool.value) {
+        let usable = pool.state == PoolState::Online && view.is_ready(&pool.node);
+        if !usable || taken.contains(pool.node.as_str()) {
+            continue;
+        }
+        let candidate = Candidate::of(pool, promised, overcommit);
+        let known = best.entry(&pool.node).or_insert(candidate);
+        if candidate.order(size_bytes) < known.order(size_bytes) {
+            *known = candidate;
+        }
+    }
+    if best.len() < wanted {
+        let away = view.nodes.values().filter(|node| node.value.state == NodeState::NotReady);
+        return Err(NoPlace::TooFewNodes {
+            wanted,
+            usable: best.len(),
+            not_ready: away.map(|node| node.value.name.clone()).collect(),
+        });
+    }
+    let mut candidates: Vec<Candidate<'_>> = best.into_values().collect();
+    candidates.sort_by_key(|candidate| candidate.order(size_bytes));
+    let with_room = candidates.iter().take_while(|candidate| candidate.room_bytes >= size_bytes).count();
+    if with_room < wanted {
+        let without = &candidates[with_room..];
+        return Err(NoPlace::TooLittleSpace {
+            wanted,
+            size_bytes,
+            with_room,
+            largest_bytes: without.iter().map(|candidate| candidate.room_bytes).max().unwrap_or(0),
+        });
+    }
+    let chosen = candidates.iter().take(wanted).map(|candidate| candidate.pool);
+    let members = chosen
+        .map(|pool| MemberIntent { replica: new_uuid(), pool: pool.uuid, node: pool.node.clone() })
+        .collect::<Vec<_>>();
+    for member in &members {
+        promised.add(member.pool, size_bytes);
+    }
+    Ok(members)
+}
+
+/// Whether each pool that has a copy of a volume can take that it grows from `from_bytes` to `to_bytes`.
+pub fn check_growth(
+    view: &View,
+    overcommit: u64,
+    members: &[MemberIntent],
+    from_bytes: u64,
+    to_bytes: u64,
+) -> Result<(), NoPlace> {
+    let promised = Promised::of(view);
+    let more_bytes = to_bytes.saturating_sub(from_bytes);
+    let pools: Vec<Candidate<'_>> = members
+        .iter()
+        .filter_map(|member| view.pool(member.pool))
+        .map(|pool| Candidate::of(pool, &promised, overcommit))
+        .collect();
+    let with_room = pools.iter().filter(|pool| pool.room_bytes >= more_bytes).count();
+    if with_room == pools.len() {
+        return Ok(());
+    }
+    let without = pools.iter().filter(|pool| pool.room_bytes < more_bytes);
+    Err(NoPlace::TooLittleSpace {
+        wanted: members.len(),
+        size_bytes: more_bytes,
+        with_room,
+        largest_bytes: without.map(|pool| pool.room_bytes).max().unwrap_or(0),
+    })
+}
+
+#[derive(Clone, Copy)]
+struct Candidate<'a> {
+    pool: &'a Pool,
+    /// The largest copy that it may get (invariant 2).
+    room_bytes: u64,
+    /// How full it would be if every promise were called in.
+    promised_permille: u64,
+}
+
+impl<'a> Candidate<'a> {
+    fn of(pool: &'a Pool, promised: &Promised, overcommit: u64) -> Self {
+        let promised_bytes = promised.of_pool(pool.uuid);
+        let promisable_bytes = pool.capacity_bytes.saturating_mul(overcommit).saturating_sub(promised_bytes);
+        let permille = u128::from(promised_bytes) * 1000 / u128::from(pool.capacity_bytes.max(1));
+        Self {
+            pool,
+            room_bytes: pool.free_bytes.min(promisable_bytes),
+            promised_permille: u64::try_from(permille).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Those with room first, then the emptiest by promise, then by fact; the names make it deterministic.
+    fn order(&self, size_bytes: u64) -> impl Ord + use<'a> {
+        let full = self.room_bytes < size_bytes;
+        let free = std::cmp::Reverse(self.pool.free_bytes);
+        (full, self.promised_permille, free, &self.pool.node, &self.pool.name, self.pool.uuid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{GIB, Scene};
+
+    fn place_in(
+        scene: &Scene,
+        size_bytes: u64,
+        present: &[MemberIntent],
+        wanted: usize,
+    ) -> Result<String, NoPlace> {
+        let mut next = 0;
+        let mut new_uuid = || {
+            next += 1;
+            Uuid::from_u128(1000 + next)
+        };
+        let mut promised = Promised::of(&scene.view);
+        let members = place(
+            &scene.view,
+            &mut promised,
+            OVERCOMMIT_DEFAULT,
+            size_bytes,
+            present,
+            wanted,
+            &mut new_uuid,
+        )?;
+        Ok(members.iter().map(|member| member.node.as_str()).collect::<Vec<_>>().join(" "))
+    }
+
+    #[test]
+    fn copies_spread_over_nodes() {
+        let mut scene = Scene::with_nodes(4);
+        assert_eq!(place_in(&scene, GIB, &[], 3).unwrap(), "n1 n2 n3");
+        scene.volume("a", 3, &[1, 2, 3]);
+        assert_eq!(place_in(&scene, GIB, &[], 3).unwrap(), "n4 n1 n2", "the emptiest first");
+        scene.pool_mut(2).free_bytes = GIB / 2;
+        assert_eq!(place_in(&scene, GIB, &[], 3).unwrap(), "n4 n1 n3", "a node without room is left out");
+        scene.pool_mut(1).state = PoolState::Degraded;
+        assert_eq!(place_in(&scene, GIB, &[], 2).unwrap(), "n4 n3");
+        let present = scene.volume_mut("a").intent.members[2..].to_vec();
+        assert_eq!(place_in(&scene, GIB, &present, 1).unwrap(), "n4", "never a second on one node");
+    }
+
+    #[test]
+    fn the_better_pool_of_a_node_is_taken() {
+        let mut scene = Scene::with_nodes(1);
+        let mut second = scene.pool_mut(1).clone();
+        second.uuid = Uuid::from_u128(999);
+        second.name = "disk1".into();
+        scene.pool_mut(1).free_bytes = 0;
+        scene.add_pool(second);
+        let members =
+            place(&scene.view, &mut Promised::default(), 1, GIB, &[], 1, &mut || Uuid::from_u128(5)).unwrap();
+        assert_eq!(members[0].pool, Uuid::from_u128(999));
+    }
+
+    #[test]
+    fn no_place_says_why() {
+        let mut scene = Scene::with_nodes(3);
+        let says = |scene: &Scene, size, wanted, text: &str| {
+            let message = place_in(scene, size, &[], wanted).unwrap_err().to_string();
+            assert_eq!(message, text);
+        };
+        says(
+            &scene,
+            5 * GIB,
+            3,
+            "3 copies need as many nodes with 5 GiB free, 0 have that; the most on another is 4 GiB; \
+             add disks, delete volumes, or ask for less",
+        );
+        says(
+            &scene,
+            GIB,
+            4,
+            "4 copies need as many nodes, 3 can take one; start more nodes, or ask for fewer copies",
+        );
+        scene.node_mut(3).state = NodeState::NotReady;
+        says(
+            &scene,
+            GIB,
+            3,
+            "3 copies need as many nodes, 2 can take one (NotReady: n3); start more nodes, or ask for fewer copies",
+        );
+    }
+
+    #[test]
+    fn promises_are_bounded() {
+        let mut scene = Scene::with_nodes(1);
+        for index in 0..16 {
+            assert!(place_in(&scene, GIB, &[], 1).is_ok(), "{index}: 4 GiB, four times promised");
+            scene.volume(&format!("v{index}"), 1, &[1]);
+        }
+        assert!(matches!(place_in(&scene, GIB, &[], 1), Err(NoPlace::TooLittleSpace { .. })));
+        let members = scene.volume_mut("v0").intent.members.clone();
+        assert!(check_growth(&scene.view, OVERCOMMIT_DEFAULT, &members, GIB, 2 * GIB).is_err());
+        assert!(check_growth(&scene.view, 8, &members, GIB, 2 * GIB).is_ok());
+    }
+}

@@ -1,0 +1,64 @@
+//! Everything that the manager knows: a copy of what the store holds, with revisions.
+
+use model::{Node, NodeReplicas, NodeState, Object, Pool, Stored, Volume, VolumeRecord, VolumeStatus};
+use std::collections::BTreeMap;
+use store::{Client, Result};
+use uuid::Uuid;
+
+/// Objects of one kind by key.
+pub type Objects<T> = BTreeMap<String, Stored<T>>;
+
+/// A copy of what the store holds. Each object is some state that it had, not all of the same instant.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// By name.
+    pub nodes: Objects<Node>,
+    /// By UUID.
+    pub pools: Objects<Pool>,
+    /// By name.
+    pub volumes: Objects<Volume>,
+    /// By UUID of the volume.
+    pub records: Objects<VolumeRecord>,
+    /// By UUID of the volume.
+    pub statuses: Objects<VolumeStatus>,
+    /// By node.
+    pub replicas: Objects<NodeReplicas>,
+}
+
+impl View {
+    /// Reads all of it from the store.
+    pub async fn load(client: &Client) -> Result<Self> {
+        Ok(Self {
+            nodes: by_key(client.list().await?),
+            pools: by_key(client.list().await?),
+            volumes: by_key(client.list().await?),
+            records: by_key(client.list().await?),
+            statuses: by_key(client.list().await?),
+            replicas: by_key(client.list().await?),
+        })
+    }
+
+    /// Whether the node's engine is there, as far as the store knows.
+    pub fn is_ready(&self, node: &str) -> bool {
+        self.nodes.get(node).is_some_and(|node| node.value.state == NodeState::Ready)
+    }
+
+    /// The pool, if its engine has ever reported it.
+    pub fn pool(&self, uuid: Uuid) -> Option<&Pool> {
+        self.pools.get(&uuid.to_string()).map(|pool| &pool.value)
+    }
+
+    /// The volume's record.
+    pub fn record(&self, volume: Uuid) -> Option<&Stored<VolumeRecord>> {
+        self.records.get(&volume.to_string())
+    }
+
+    /// The volume's status.
+    pub fn status(&self, volume: Uuid) -> Option<&Stored<VolumeStatus>> {
+        self.statuses.get(&volume.to_string())
+    }
+}
+
+fn by_key<T: Object>(items: Vec<Stored<T>>) -> Objects<T> {
+    items.into_iter().map(|item| (item.value.key(), item)).collect()
+}
