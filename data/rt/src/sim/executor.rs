@@ -1,7 +1,8 @@
 //! Tasks and time of a simulated world: one thread, one queue of ready tasks, one virtual clock.
 //!
 //! The next task is drawn at random from all that are ready, on all nodes. Each poll takes a little virtual time, so
-//! that a task that only yields does not stop the clock; when nothing is ready the clock jumps to the next event.
+//! that a task that only yields does not stop the clock; when nothing is ready the clock jumps to the next event. Now and
+//! then a ready task has to wait for some milliseconds, as a thread does on a busy machine; how often is drawn per seed.
 //!
 //! # Invariants
 //! 1. A task belongs to one process, that of the task which spawned it, and is polled and dropped in its name.
@@ -25,6 +26,10 @@ use std::task::{Poll, Wake, Waker};
 /// The most that one poll takes, in nanoseconds of virtual time.
 const POLL_NANOS_MAX: u64 = 1024;
 
+/// How often, in a million polls, a task has to wait first: one of these per seed.
+pub(super) const LATE_PER_MILLION: [u64; 3] = [0, 200, 2000];
+/// The longest that it waits then.
+const LATE_NANOS_MAX: u64 = 10_000_000;
 /// The longest that blocking work takes.
 const BLOCKING_NANOS_MAX: u64 = 1_000_000;
 
@@ -77,6 +82,8 @@ impl Inbox {
 pub(super) enum Event {
     /// A timer of a task.
     Wake(Waker),
+    /// A task that had to wait goes on.
+    Late(Ready),
     /// A step of a disk operation.
     Disk { disk: usize, op: u64 },
     /// Something arrives over the network.
@@ -103,6 +110,17 @@ impl Clock {
         let key = (moment, self.next_event);
         self.events.insert(key, event);
         key
+    }
+
+    /// Takes every task that has to wait.
+    fn take_late(&mut self) -> Vec<Ready> {
+        let is_late = |(key, event): (&(u64, u64), &Event)| matches!(event, Event::Late(_)).then_some(*key);
+        let keys: Vec<(u64, u64)> = self.events.iter().filter_map(is_late).collect();
+        let taken = keys.iter().filter_map(|key| match self.events.remove(key) {
+            Some(Event::Late(ready)) => Some(ready),
+            _ => None,
+        });
+        taken.collect()
     }
 
     fn take_due(&mut self) -> Option<Event> {
@@ -306,6 +324,12 @@ impl Shared {
                 state.nodes[node].parked.push(ready);
                 continue;
             }
+            if state.late_per_million > 0 && state.fate.rng.below(1_000_000) < state.late_per_million {
+                let delay = state.fate.rng.below(LATE_NANOS_MAX);
+                state.fate.note(Kind::Late, ready.task, delay);
+                state.clock.after(delay, Event::Late(ready));
+                continue;
+            }
             state.clock.now += state.fate.rng.below(POLL_NANOS_MAX);
             state.check_time_limit(self.seed);
             state.fate.counters.polls += 1;
@@ -344,6 +368,7 @@ impl State {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Wake(waker) => waker.wake(),
+            Event::Late(ready) => self.ready.push(ready),
             Event::Disk { disk, op } => self.disk_step(disk, op),
             Event::Net(arrival) => self.arrive(arrival),
         }
@@ -361,6 +386,7 @@ impl State {
         inbox.drain_into(&mut self.ready);
         let node = self.processes[process.0].node;
         self.ready.append(&mut self.nodes[node].parked);
+        self.ready.append(&mut self.clock.take_late());
         let (doomed, others) = self.ready.drain(..).partition(|ready| ready.process == process);
         self.ready = others;
         doomed

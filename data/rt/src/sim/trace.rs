@@ -28,6 +28,10 @@ pub struct Counters {
     pub writes_reordered: u64,
     /// Writes that were in flight when their process or machine died.
     pub writes_interrupted: u64,
+    /// Writes that claimed success and did nothing.
+    pub writes_dropped: u64,
+    /// Writes that went to another place of the disk.
+    pub writes_misdirected: u64,
     /// Reads that failed by a fault.
     pub read_errors: u64,
     /// Writes that failed by a fault.
@@ -50,6 +54,8 @@ pub struct Counters {
     pub connects_failed: u64,
     /// Directions of links that were cut.
     pub partitions: u64,
+    /// Chunks that arrived with a flipped bit.
+    pub chunks_corrupted: u64,
     /// Deliveries that a partition held back.
     pub stalls: u64,
 }
@@ -58,6 +64,7 @@ pub struct Counters {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
     Poll = 1,
+    Late,
     Spawn,
     Drop,
     Random,

@@ -1,7 +1,7 @@
 //! A simulated world as its owner sees it: nodes, their lives and deaths, links, disks, and what happened.
 
 use super::disk::Disk;
-use super::executor::{Clock, Handle, Inbox, Ready};
+use super::executor::{Clock, Handle, Inbox, LATE_PER_MILLION, Ready};
 use super::net::Network;
 use super::node::{Node, NodeClock, NodeId, Process, ProcessId};
 use super::random::Rng;
@@ -39,6 +39,7 @@ pub(super) struct State {
     pub(super) disks: Vec<Disk>,
     pub(super) net: Network,
     pub(super) tasks_spawned: u64,
+    pub(super) late_per_million: u64,
     pub(super) time_limit: u64,
 }
 
@@ -98,11 +99,12 @@ const CLIENT: NodeId = NodeId(0);
 impl World {
     /// A world of `seed` with one node, the client.
     pub fn new(seed: u64) -> Self {
-        let mut program_seed = Rng::new(seed);
+        let mut fate = Fate::new(seed);
         let state = State {
             clock: Clock::default(),
-            program_rng: Rng::new(program_seed.next()),
-            fate: Fate::new(seed),
+            program_rng: Rng::new(fate.rng.next()),
+            late_per_million: LATE_PER_MILLION[fate.rng.index(LATE_PER_MILLION.len())],
+            fate,
             ready: Vec::new(),
             nodes: Vec::new(),
             processes: Vec::new(),

@@ -162,3 +162,18 @@ fn a_pulled_disk_fails_its_files_and_comes_back_with_what_was_flushed() {
         assert_eq!(read(&open().await.unwrap(), 0, 1).await.unwrap(), [0]);
     });
 }
+
+#[test]
+fn writes_may_vanish_or_go_astray_without_a_word() {
+    on_node(1, async {
+        let file = open().await.unwrap();
+        disk().add_fault(DiskFault::LostWrite, blocks(0, 1), 1000);
+        disk().add_fault(DiskFault::MisdirectedWrite, blocks(1, 1), 1000);
+        write(&file, 0, &[1], Durability::Durable).await.unwrap();
+        write(&file, 1, &[2], Durability::Durable).await.unwrap();
+        write(&file, 2, &[3], Durability::Durable).await.unwrap();
+        assert_eq!(read(&file, 0, 3).await.unwrap(), [0, 0, 3]);
+        let counters = World::current().counters();
+        assert_eq!((counters.writes_dropped, counters.writes_misdirected), (1, 1));
+    });
+}

@@ -358,3 +358,22 @@ fn latency_is_what_the_behaviour_says() {
         assert!((10 * MILLISECOND..13 * MILLISECOND).contains(&start.elapsed()), "{:?}", start.elapsed());
     });
 }
+
+#[test]
+fn chunks_are_corrupted_by_rule_only() {
+    for (per_million, expected) in [(0, 0..1), (100_000, 50..200)] {
+        let (world, _, address) = with_echo(1);
+        world.set_network(NetworkBehaviour { corrupt_per_million: per_million, ..Default::default() });
+        world.run(async {
+            let mut stream = connect(address).await;
+            let mut corrupted = 0;
+            for _ in 0..500 {
+                stream.send.send(vec![Part::Bytes(vec![0])]).await.unwrap();
+                let mut answer = [0];
+                stream.receive.read_exact(&mut answer).await.unwrap();
+                corrupted += answer[0].count_ones();
+            }
+            assert!(expected.contains(&corrupted), "{corrupted} of 1000 chunks");
+        });
+    }
+}

@@ -120,9 +120,9 @@ fn the_futures_of_a_dead_process_are_dropped_in_the_order_of_spawning() {
         let order = Rc::new(RefCell::new(Vec::new()));
         world.run(async {
             for index in 0..10 {
-                let note = Note(index, Rc::clone(&order));
+                let mark = Note(index, Rc::clone(&order));
                 let sleeper = async move {
-                    let _note = note;
+                    let _mark = mark;
                     loop {
                         rt::sleep(MILLISECOND).await;
                     }
@@ -218,8 +218,8 @@ fn a_paused_node_runs_nothing_while_its_clock_goes_on() {
         rt::sleep(10 * SECOND).await;
         assert_eq!(count.get(), before_pause);
         world.resume(node);
-        rt::sleep(10 * MILLISECOND).await;
-        assert!(count.get() > before_pause && longest.get() >= 10 * SECOND);
+        rt::sleep(SECOND).await;
+        assert!(count.get() > before_pause && longest.get() > 9 * SECOND);
         // It may also die while it is paused.
         world.pause(node);
         rt::sleep(SECOND).await;

@@ -19,6 +19,10 @@ pub enum DiskFault {
     SyncError,
     /// Flushes and FUA claim success and leave the data volatile.
     SyncLie,
+    /// Writes claim success and change nothing.
+    LostWrite,
+    /// Writes claim success and change other blocks than asked, anywhere on the disk.
+    MisdirectedWrite,
 }
 
 #[derive(Debug)]

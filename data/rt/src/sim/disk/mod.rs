@@ -6,8 +6,8 @@
 //!   same blocks resolve in any order and a read may see half of a concurrent write.
 //! - When a process dies, each of its writes in flight is applied wholly, partly or not at all, at that moment.
 //! - A dropped future cancels its operation only if nothing was applied yet, and even then only perhaps.
-//! - By rule, for a range of bytes and with a probability: reads, writes and flushes fail (`EIO`); flushes and FUA lie.
-//!   A failed write is applied wholly, partly or not at all; a failed flush may have lost what it should have flushed.
+//! - By rule, for a range of bytes and with a probability: reads, writes and flushes fail (`EIO`); flushes and FUA lie;
+//!   writes vanish or hit other blocks. A failed write is applied wholly, partly or not at all; a failed flush may have lost what it should have flushed.
 //! - A block may rot (one flipped bit) or become unreadable until it is written again; a disk may stop answering.
 
 mod faults;
@@ -75,14 +75,24 @@ pub(super) enum Request {
 
 #[derive(Debug)]
 enum Work {
-    Read { buf: DmaBuf },
-    Write { data: DmaBytes, write: u64, durability: Durability },
-    Zero { write: u64, blocks: Range<u64> },
-    Sync { barrier: u64 },
+    Read {
+        buf: DmaBuf,
+    },
+    Write {
+        data: DmaBytes,
+        write: u64,
+        durability: Durability,
+    },
+    Zero {
+        write: u64,
+        blocks: Range<u64>,
+    },
+    Sync {
+        barrier: u64,
+    },
+    /// Nothing, or nothing any more.
+    Nothing,
 }
-
-/// What is left of an operation of which nothing more is to be done.
-const NOTHING: Work = Work::Sync { barrier: 0 };
 
 /// The part of a request that lies in one block.
 struct Span {
@@ -204,12 +214,19 @@ impl Disk {
     fn submit(&mut self, process: ProcessId, open: u64, request: Request, fate: &mut Fate) -> (u64, u64) {
         let (offset, len, work) = match request {
             // A file of a disk that was pulled: nothing is done, and the operation fails.
-            _ if !self.opens.contains_key(&open) => (0, 0, NOTHING),
+            _ if !self.opens.contains_key(&open) => (0, 0, Work::Nothing),
             Request::Read { offset, buf } => (offset, buf.len() as u64, Work::Read { buf }),
             Request::Write { offset, data, durability } => {
                 fate.note_bytes(&data);
-                let len = data.len() as u64;
-                (offset, len, Work::Write { data, write: self.medium.begin(), durability })
+                let range = offset..offset + data.len() as u64;
+                if self.goes_wrong(DiskFault::LostWrite, &range, fate) {
+                    fate.counters.writes_dropped += 1;
+                    (offset, 0, Work::Nothing)
+                } else {
+                    let offset = self.misdirect(range, fate);
+                    let (len, write) = (data.len() as u64, self.medium.begin());
+                    (offset, len, Work::Write { data, write, durability })
+                }
             }
             Request::Zero { blocks } => {
                 let block_size = u64::from(self.block_size);
@@ -263,7 +280,7 @@ impl Disk {
                 Work::Read { buf } => Some(buf),
                 _ => None,
             };
-            op.work = NOTHING;
+            op.work = Work::Nothing;
             op.result = Some(result.map(|()| buf));
             if let Some(waker) = op.waker.take() {
                 waker.wake();
@@ -293,7 +310,7 @@ impl Disk {
                     self.medium.apply(*write, span.block, span.start, &data[span.bytes]);
                     self.unreadable.remove(&span.block);
                 }
-                Work::Zero { .. } | Work::Sync { .. } => {}
+                Work::Zero { .. } | Work::Sync { .. } | Work::Nothing => {}
             }
         }
         op.moved = upto.max(op.moved);
@@ -346,6 +363,7 @@ impl Disk {
                 self.transfer(op, spans);
                 self.medium.complete(write, fate);
             }
+            Work::Nothing => {}
             Work::Sync { barrier } => {
                 fate.counters.syncs += 1;
                 let everything = 0..self.len_bytes;
@@ -404,7 +422,7 @@ impl Disk {
                 self.medium.apply_zeroes(*write, blocks.start..end);
                 op.moved = usize::try_from(end - blocks.start).expect("at most the count of blocks");
             }
-            Work::Read { .. } | Work::Sync { .. } => {}
+            Work::Read { .. } | Work::Sync { .. } | Work::Nothing => {}
         }
     }
 
@@ -415,6 +433,17 @@ impl Disk {
             wrong |= overlaps && fate.rng.permille(u64::from(rule.permille));
         }
         wrong
+    }
+
+    /// Where a write to `range` really goes.
+    fn misdirect(&self, range: Range<u64>, fate: &mut Fate) -> u64 {
+        if !self.goes_wrong(DiskFault::MisdirectedWrite, &range, fate) {
+            return range.start;
+        }
+        fate.counters.writes_misdirected += 1;
+        let block = u64::from(self.block_size);
+        let places = (self.len_bytes - (range.end - range.start)) / block;
+        fate.rng.below(places + 1) * block
     }
 
     /// Ends what a dying process has in flight.
@@ -437,7 +466,7 @@ impl Disk {
                 fate.counters.writes_interrupted += 1;
                 self.resolve(&mut op, spans, fate);
             }
-            op.work = NOTHING;
+            op.work = Work::Nothing;
             self.ops.insert(id, op);
         }
     }

@@ -11,10 +11,10 @@
 //! - When a process dies its kernel closes its connections: in order after the data already sent, or by a reset that may
 //!   overtake and discard it, per seed. When a node loses power nothing is sent: a peer learns of it by a reset that
 //!   answers its own data once the node is up again, or never.
-//! - By rule a connection is reset at random at a delivery.
+//! - By rule, at a delivery, a connection is reset at random, or one bit of the chunk flips (checksums of TCP miss some).
 //!
 //! # Invariants
-//! 1. A receiver gets a prefix of what was sent, in order, each byte once.
+//! 1. A receiver gets a prefix of what was sent, in order, each byte once, unchanged unless a rule says so.
 //! 2. An end of stream is seen only after every byte sent before it.
 //! 3. At most one arrival per direction is scheduled, and none while it is held back.
 
@@ -40,6 +40,8 @@ pub struct NetworkBehaviour {
     pub latency: Latency,
     /// How many times in a million a chunk meets a connection reset instead of arriving.
     pub reset_per_million: u32,
+    /// How many times in a million a chunk arrives with one bit flipped.
+    pub corrupt_per_million: u32,
     /// After how long an attempt to connect gives up.
     pub connect_timeout: Duration,
     /// How many times in a thousand a connection that a partition held back is reset at the healing.
@@ -56,6 +58,7 @@ impl Default for NetworkBehaviour {
                 slow: Duration::from_millis(30),
             },
             reset_per_million: 0,
+            corrupt_per_million: 0,
             connect_timeout: Duration::from_secs(20),
             reset_at_heal_permille: 250,
         }
@@ -367,7 +370,9 @@ impl State {
     }
 
     fn chunk_arrives(&mut self, connection: u64, from: usize, open: bool) {
-        let by_rule = self.fate.rng.below(1_000_000) < u64::from(self.net.behaviour.reset_per_million);
+        let mut by_rule = |per_million: u32| self.fate.rng.below(1_000_000) < u64::from(per_million);
+        let resets = by_rule(self.net.behaviour.reset_per_million);
+        let corrupts = by_rule(self.net.behaviour.corrupt_per_million);
         let state = self.net.connections.get_mut(&connection).expect("looked up by the caller");
         let [a, b] = &mut state.ends;
         let (sender, receiver) = if from == 0 { (a, b) } else { (b, a) };
@@ -376,13 +381,18 @@ impl State {
             // Held back until the partition heals or the receiving node is up again.
             return;
         }
-        if by_rule {
+        if resets {
             self.break_now(connection);
             return;
         }
         let Some((_, chunk)) = sender.underway.pop_front() else { return };
         match (receiver.life, chunk) {
-            (Life::Open, Chunk::Data(bytes)) => {
+            (Life::Open, Chunk::Data(mut bytes)) => {
+                if corrupts {
+                    let byte = self.fate.rng.index(bytes.len());
+                    bytes[byte] ^= 1 << self.fate.rng.index(8);
+                    self.fate.counters.chunks_corrupted += 1;
+                }
                 receiver.arrived.push_back(bytes);
                 receiver.wake_both();
             }
