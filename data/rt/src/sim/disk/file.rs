@@ -33,7 +33,10 @@ impl SimFile {
         let state = &mut *sim.world.state.borrow_mut();
         let node = state.processes[sim.process.0].node;
         let found = state.find_disk(node, path);
-        let created = || options.create_len_bytes.map(|len| state.add_disk(node, path, len, FILE_BLOCK_SIZE));
+        let created = || {
+            let len = options.create_len_bytes.filter(|_| options.access == Access::Write)?;
+            Some(state.add_disk(node, path, len, FILE_BLOCK_SIZE))
+        };
         let Some(disk) = found.or_else(created) else { return Err(Errno::NOENT.into()) };
         let open = state.disks[disk].open(sim.process, options.access == Access::Write)?;
         let (len_bytes, block_size) = (state.disks[disk].len_bytes, state.disks[disk].block_size);
