@@ -6,16 +6,27 @@
 //!
 //! - [`wire`]: the formats, as pure bytes.
 //! - [`subsystem`]: the traits of what a target exports.
+//! - [`target`]: serves it to hosts.
+//! - [`initiator`]: a host.
 //!
 //! # Invariants
 //! 1. Nothing that arrives from the network panics, allocates beyond the limits agreed upon, or reaches a namespace that
 //!    the session does not list.
 //! 2. An association has one life: when any of its connections is lost, all of it is over.
 
+mod error;
+pub mod initiator;
+mod limits;
+mod link;
+mod outbox;
 pub mod subsystem;
+pub mod target;
 pub mod wire;
 
+pub use error::{Error, ErrorKind};
+pub use initiator::{Association, ConnectOptions, Namespace, Reconnecting, discover};
 pub use subsystem::{
     AssociationHandle, ConnectError, ConnectRequest, Direction, DiscoveryEntry, DiscoveryKind,
     NamespaceIdentity, Session, Subsystems, VendorCommand, VendorReply,
 };
+pub use target::{Target, TargetConfig};

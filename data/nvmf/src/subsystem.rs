@@ -262,9 +262,9 @@ impl AssociationHandle {
         Some(Running(Rc::clone(&self.0)))
     }
 
-    /// Commands that have started and not ended.
-    pub(crate) fn running(&self) -> usize {
-        self.0.running.get()
+    /// Whether [`Self::ended`] would return at once.
+    pub fn is_ended(&self) -> bool {
+        self.0.ended.get()
     }
 
     /// Says that [`Session::closed`] has returned.
