@@ -58,7 +58,7 @@ impl Association {
     /// Connects to a subsystem: all queues, controller enabled, namespaces identified.
     pub async fn connect(options: ConnectOptions) -> Result<Self, Error> {
         let limit = options.connect_limit;
-        match rt::timeout(limit, Connecting::new(&options).run()).await {
+        match rt::timeout(limit, Box::pin(Connecting::new(&options).run())).await {
             Ok(result) => result,
             Err(rt::Elapsed) => {
                 Err(Error::new(ErrorKind::TimedOut, options.address, &options.subnqn, "connecting"))
@@ -271,7 +271,9 @@ impl<'a> Connecting<'a> {
         let mut reader = Reader::new(receive, framing);
         let (sealer, h2c_data_max) = self.initialize(&mut reader, &outbox).await?;
         let depth = usize::from(entries) - 1;
-        let queue_limits = QueueLimits { depth, in_capsule_max, h2c_data_max };
+        // Connect always carries its data in the capsule, whatever the queue allows afterwards.
+        let queue_limits =
+            QueueLimits { depth, in_capsule_max: limits::ADMIN_IN_CAPSULE_BYTES, h2c_data_max };
         let queue = Queue::new(Rc::clone(&self.life), Rc::clone(&outbox), sealer, queue_limits);
         self.tasks.push(rt::spawn(receive_all(Rc::clone(&queue), reader, outbox)));
         let connect = Connect {
@@ -289,6 +291,7 @@ impl<'a> Connecting<'a> {
         if result >> 16 & 0xFFFF != 0 {
             return Err(self.error(ErrorKind::Invalid, "the target wants authentication"));
         }
+        queue.set_in_capsule_max(in_capsule_max);
         Ok((queue, u16::try_from(result & 0xFFFF).expect("masked")))
     }
 

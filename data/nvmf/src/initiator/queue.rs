@@ -147,6 +147,11 @@ impl Queue {
         Rc::new(Self { life, outbox, sealer, limits: Cell::new(limits), slots: RefCell::default(), free })
     }
 
+    /// What the target allows from now on, after Connect.
+    pub(super) fn set_in_capsule_max(&self, in_capsule_max: u32) {
+        self.limits.set(QueueLimits { in_capsule_max, ..self.limits.get() });
+    }
+
     /// Whether a command that can be late is in flight.
     pub(super) fn is_busy(&self) -> bool {
         self.slots.borrow().iter().any(|(_, slot)| !slot.patient)
@@ -396,12 +401,11 @@ impl Drop for Completion {
     fn drop(&mut self) {
         let Some(key) = self.key else { return };
         let mut slots = self.queue.slots.borrow_mut();
-        let abandoned = match slots[key].state {
-            State::Answered(_) => Some(slots.remove(key)),
-            _ => {
-                slots[key].state = State::Abandoned; // 1
-                None
-            }
+        let abandoned = if let State::Answered(_) = slots[key].state {
+            Some(slots.remove(key))
+        } else {
+            slots[key].state = State::Abandoned; // 1
+            None
         };
         drop(slots);
         drop(abandoned);

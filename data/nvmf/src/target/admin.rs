@@ -28,6 +28,7 @@ const READY_MS: u64 = 15_000;
 const MODEL: &str = "Orlop";
 const ERROR_LOG_ENTRIES: usize = 1;
 
+/// The answer; `None` leaves the command waiting.
 type Outcome = Result<Option<Reply>, StatusCode>;
 
 /// Runs one command of an admin queue; `None` leaves it waiting (an event request).
@@ -53,6 +54,7 @@ pub(super) fn run<S: Subsystems>(queue: &Rc<Queue<S>>, sqe: &Sqe) -> Outcome {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the common end of many commands that may also fail")]
 fn done(result: u32) -> Outcome {
     Ok(Some(Reply::result(u64::from(result))))
 }

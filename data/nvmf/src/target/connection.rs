@@ -236,7 +236,7 @@ async fn connect<S: Subsystems>(
     }
     // The slot of the Connect command itself is answered here, not through the queue's accounts.
     let result = fabrics::connect_result(association.cntlid);
-    let sqhd = if shape.flow_control { 1 } else { 0 };
+    let sqhd = u16::from(shape.flow_control);
     outbox.push(&sealer.response(&Cqe::new(sqe.cid.get(), sqhd, StatusCode::SUCCESS, result)));
     queue.connected();
     Ok(queue)

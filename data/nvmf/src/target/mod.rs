@@ -38,7 +38,7 @@ pub struct TargetConfig {
     pub address: SocketAddr,
     /// In-capsule data of I/O commands, in bytes: writes up to this need no round trip for an R2T.
     pub in_capsule_bytes: u32,
-    /// The most data of one command, in bytes: a power of two of at least 4 KiB.
+    /// The most data of one command, in bytes: a power of two from 8 KiB to 4 MiB.
     pub data_bytes_max: u32,
     /// Entries of an I/O queue.
     pub queue_entries: u16,
@@ -75,8 +75,8 @@ impl TargetConfig {
     fn check(&self) {
         assert!(self.data_bytes_max.is_power_of_two(), "data_bytes_max must be a power of two");
         assert!(
-            (4096..=limits::DATA_BYTES_LIMIT).contains(&self.data_bytes_max),
-            "data_bytes_max: 4 KiB to 4 MiB"
+            (8192..=limits::DATA_BYTES_LIMIT).contains(&self.data_bytes_max),
+            "data_bytes_max: 8 KiB to 4 MiB"
         );
         assert!(self.in_capsule_bytes <= self.data_bytes_max, "a capsule holds one command's data");
         assert!(self.in_capsule_bytes.is_multiple_of(16), "in-capsule data is counted in units of 16 bytes");
@@ -85,7 +85,7 @@ impl TargetConfig {
         assert!(*self.controller_ids.end() < 0xFFF0, "controller ids end at FFEFh");
     }
 
-    /// MDTS: the power of two of 4 KiB pages.
+    /// MDTS: the power of two of 4 KiB pages; 0 would mean that there is no limit.
     fn mdts(&self) -> u8 {
         u8::try_from((self.data_bytes_max / 4096).ilog2()).expect("at most 10")
     }

@@ -195,19 +195,14 @@ impl<S: Subsystems> Queue<S> {
         in_capsule: Option<DmaBuf>,
     ) -> Result<HostData, StatusCode> {
         let len = sqe.sgl.len.get();
+        let nothing = || HostData { bytes: DmaBuf::new(0).freeze(), _permit: None };
         match (sqe.sgl.kind, in_capsule) {
             (Sgl::IN_CAPSULE, _) if sqe.sgl.address.get() != 0 => Err(StatusCode::SGL_OFFSET_INVALID),
             (Sgl::IN_CAPSULE, Some(data)) if data.len() == len as usize => {
                 Ok(HostData { bytes: data.freeze(), _permit: None })
             }
-            (Sgl::IN_CAPSULE, None) if len == 0 => {
-                Ok(HostData { bytes: DmaBuf::new(0).freeze(), _permit: None })
-            }
-            (Sgl::IN_CAPSULE, _) => Err(StatusCode::SGL_LENGTH_INVALID),
-            (Sgl::TRANSPORT, Some(_)) => Err(StatusCode::SGL_LENGTH_INVALID),
-            (Sgl::TRANSPORT, None) if len == 0 => {
-                Ok(HostData { bytes: DmaBuf::new(0).freeze(), _permit: None })
-            }
+            (Sgl::IN_CAPSULE | Sgl::TRANSPORT, None) if len == 0 => Ok(nothing()),
+            (Sgl::IN_CAPSULE, _) | (Sgl::TRANSPORT, Some(_)) => Err(StatusCode::SGL_LENGTH_INVALID),
             (Sgl::TRANSPORT, None) if len > self.shared.config.data_bytes_max => {
                 Err(StatusCode::INVALID_FIELD)
             }

@@ -1,3 +1,5 @@
 //! The public interface of `nvmf`: formats against the kernel's own bytes, target and initiator over simulated networks.
 
 mod golden;
+mod support;
+mod talk;
