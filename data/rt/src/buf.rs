@@ -81,12 +81,13 @@ impl Drop for Holder {
         let Some(region) = self.0.take() else { return };
         let Some(class) = class_of(region.capacity) else { return };
         // While the thread itself ends its free list may be gone; then the region is simply freed.
-        let _ = FREE.try_with(|free| {
+        FREE.try_with(|free| {
             let mut free = free.borrow_mut();
             if free[class].len() < FREE_PER_CLASS {
                 free[class].push(region);
             }
-        });
+        })
+        .ok();
     }
 }
 
@@ -137,6 +138,7 @@ impl DmaBuf {
     ///
     /// # Panics
     /// When `next` does not start where `self` ends, in the same memory.
+    #[expect(clippy::needless_pass_by_value, reason = "the other window ceases to be")]
     pub fn unsplit(&mut self, next: Self) {
         assert!(
             Rc::ptr_eq(&self.region, &next.region) && self.offset + self.len == next.offset,

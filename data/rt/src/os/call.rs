@@ -5,8 +5,9 @@
 
 use crate::{DmaBuf, DmaBytes, Errno, Part};
 use io_uring::{opcode, squeue, types};
+use rustix::event::PollFlags;
 use rustix::net::SocketAddrAny;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
 /// One operation and all that it needs until its completion, the descriptor included: a number that was closed and
@@ -65,10 +66,10 @@ pub(super) struct Gather {
 }
 
 impl Gather {
-    pub(super) fn new() -> Box<Self> {
+    pub(super) fn new() -> Self {
         // SAFETY: msghdr is plain data: numbers and pointers, for which zero is a valid value.
         let header = unsafe { std::mem::zeroed() };
-        Box::new(Self { parts: Vec::new(), iovecs: Vec::new(), header })
+        Self { parts: Vec::new(), iovecs: Vec::new(), header }
     }
 
     /// Points at all bytes of the parts beyond the first `skip`, as far as one call takes (`IOV_MAX`).
@@ -101,12 +102,12 @@ pub(super) struct Scatter {
 }
 
 impl Scatter {
-    pub(super) fn new(mut head: Vec<u8>, mut data: DmaBuf) -> Box<Self> {
+    pub(super) fn new(mut head: Vec<u8>, mut data: DmaBuf) -> Self {
         let iovecs = [
             libc::iovec { iov_base: head.as_mut_ptr().cast(), iov_len: head.len() },
             libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() },
         ];
-        Box::new(Self { head, data, iovecs })
+        Self { head, data, iovecs }
     }
 }
 
@@ -200,6 +201,89 @@ unsafe impl Send for Raw {}
 const CURRENT: u64 = u64::MAX;
 
 impl Raw {
+    /// Whether a disk does the work.
+    pub(super) fn is_disk(self) -> bool {
+        matches!(self, Self::Read { .. } | Self::Write { .. })
+    }
+
+    /// Whether it may block the thread that performs it.
+    pub(super) fn blocks(self) -> bool {
+        self.is_disk() || matches!(self, Self::Sync { .. } | Self::Allocate { .. })
+    }
+
+    /// Whether it must not be attempted before the descriptor is ready.
+    pub(super) fn waits_first(self) -> bool {
+        matches!(self, Self::ReadVectored { .. } | Self::WriteVectored { .. } | Self::Readable { .. })
+    }
+
+    /// What the descriptor must be ready for.
+    pub(super) fn awaited(self) -> PollFlags {
+        match self {
+            Self::Send { .. } | Self::WriteVectored { .. } | Self::Connect { .. } => PollFlags::OUT,
+            _ => PollFlags::IN,
+        }
+    }
+
+    pub(super) fn fd<'a>(self) -> BorrowedFd<'a> {
+        let (Self::Read { fd, .. }
+        | Self::Write { fd, .. }
+        | Self::Sync { fd }
+        | Self::Allocate { fd, .. }
+        | Self::Receive { fd, .. }
+        | Self::Send { fd, .. }
+        | Self::ReadVectored { fd, .. }
+        | Self::WriteVectored { fd, .. }
+        | Self::Readable { fd }
+        | Self::Accept { fd }
+        | Self::Connect { fd, .. }) = self;
+        // SAFETY: the operation's slot keeps the descriptor open until the completion.
+        unsafe { BorrowedFd::borrow_raw(fd) }
+    }
+
+    /// Makes the call on this thread. Returns its result or, below zero, its error, as a completion has them; on
+    /// sockets `EAGAIN` where it would have to wait.
+    pub(super) fn perform(self) -> i32 {
+        let dont_wait = libc::MSG_DONTWAIT;
+        // SAFETY: the pointers and the descriptor are kept by the operation's slot until its completion, which
+        // comes after this call; nobody else touches the memory meanwhile (invariant 1 of the crate).
+        let result = unsafe {
+            match self {
+                Self::Read { fd, pointer, len, offset_bytes } => {
+                    libc::pread(fd, pointer.cast(), len as usize, offset_bytes.cast_signed())
+                }
+                Self::Write { fd, pointer, len, offset_bytes, durable } => {
+                    let iovec = libc::iovec { iov_base: pointer.cast_mut().cast(), iov_len: len as usize };
+                    let flags = if durable { libc::RWF_DSYNC } else { 0 };
+                    libc::pwritev2(fd, &raw const iovec, 1, offset_bytes.cast_signed(), flags)
+                }
+                Self::Sync { fd } => libc::fdatasync(fd) as isize,
+                Self::Allocate { fd, offset_bytes, len_bytes, mode } => {
+                    libc::fallocate(fd, mode, offset_bytes.cast_signed(), len_bytes.cast_signed()) as isize
+                }
+                Self::Receive { fd, pointer, len, .. } => {
+                    libc::recv(fd, pointer.cast(), len as usize, dont_wait)
+                }
+                Self::Send { fd, header } => libc::sendmsg(fd, header, dont_wait | libc::MSG_NOSIGNAL),
+                Self::ReadVectored { fd, iovecs } => libc::readv(fd, iovecs, 2),
+                Self::WriteVectored { fd, iovecs, count } => libc::writev(fd, iovecs, count.cast_signed()),
+                Self::Readable { .. } => POLL_IN as isize,
+                Self::Accept { fd } => {
+                    let none = std::ptr::null_mut();
+                    libc::accept4(fd, none, none.cast(), libc::SOCK_CLOEXEC) as isize
+                }
+                Self::Connect { fd, address, len } => libc::connect(fd, address, len) as isize,
+            }
+        };
+        if result >= 0 {
+            return i32::try_from(result).expect("a call takes at most 1 GiB");
+        }
+        match std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO) {
+            libc::EISCONN if matches!(self, Self::Connect { .. }) => 0,
+            libc::EINPROGRESS | libc::EALREADY => -libc::EAGAIN,
+            error => -error,
+        }
+    }
+
     /// The submission for a ring.
     pub(super) fn entry(self) -> squeue::Entry {
         match self {

@@ -34,15 +34,14 @@ pub(super) struct Shared {
     pending: AtomicBool,
     sleeping: AtomicBool,
     main_woken: AtomicBool,
-    /// Readable once a sleeping reactor was woken; never read, its counter only grows.
+    /// Readable once a sleeping reactor was woken.
     event: OwnedFd,
 }
 
 impl Shared {
     fn inject(&self, runnable: Runnable) {
         self.injected.lock().unwrap_or_else(PoisonError::into_inner).push(runnable);
-        self.pending.store(true, SeqCst);
-        self.signal();
+        self.nudge();
     }
 
     /// Ends the reactor's sleep, if it sleeps.
@@ -50,6 +49,17 @@ impl Shared {
         if self.sleeping.swap(false, SeqCst) {
             rustix::io::write(&self.event, &1_u64.to_ne_bytes()).expect("an event counter takes 2^64 wakes");
         }
+    }
+
+    /// Tells the reactor to take a turn: its driver has something.
+    pub(super) fn nudge(&self) {
+        self.pending.store(true, SeqCst);
+        self.signal();
+    }
+
+    /// Resets the event descriptor, which must be readable.
+    pub(super) fn take_event(&self) {
+        rustix::io::read(&self.event, &mut [0; 8]).expect("the event counter is readable");
     }
 
     pub(super) fn event(&self) -> &OwnedFd {

@@ -22,7 +22,7 @@ impl OsFd {
         head: Vec<u8>,
         data: DmaBuf,
     ) -> (Result<usize, Errno>, Vec<u8>, DmaBuf) {
-        let mut scatter = Scatter::new(head, data);
+        let mut scatter = Box::new(Scatter::new(head, data));
         loop {
             let (result, call) = self.os.start(&self.fd, Kind::ReadVectored(scatter)).await;
             let Kind::ReadVectored(back) = call.kind else { unreachable!("a call keeps its kind") };
@@ -40,7 +40,7 @@ impl OsFd {
     }
 
     pub(crate) async fn write_parts(&self, parts: Vec<Part>) -> Result<usize, Errno> {
-        let mut gather = Gather::new();
+        let mut gather = Box::new(Gather::new());
         gather.parts = parts;
         gather.point(0);
         self.os.start(&self.fd, Kind::WriteVectored(gather)).await.0

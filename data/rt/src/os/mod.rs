@@ -4,18 +4,22 @@
 //! started and waits for the first completion. With nothing to do it sleeps there.
 //!
 //! - `executor`: tasks and wakes. `timers`: deadlines. `ops`: operations in flight and their memory.
-//! - `call`: system calls as values. `ring`: the driver on `io_uring`.
+//! - `call`: system calls as values. `ring`: the driver on `io_uring`; `threads`: the one for where that is forbidden.
 //! - `file`, `tcp`, `fd`: what the crate's types do under this driver.
 
 mod call;
+mod driver;
 mod executor;
 mod fd;
 mod file;
 mod ops;
 mod ring;
+mod spin;
 mod tcp;
+mod threads;
 mod timers;
 
+pub use driver::DriverChoice;
 pub(crate) use fd::OsFd;
 pub(crate) use file::OsFile;
 pub(crate) use tcp::{OsListener, OsReceive, OsSend, connect};
@@ -23,9 +27,9 @@ pub(crate) use tcp::{OsListener, OsReceive, OsSend, connect};
 use crate::context::{self, Context};
 use crate::{Errno, Instant, Task};
 use call::{Call, Kind};
+use driver::Driver;
 use executor::Tasks;
 use ops::{Operation, Ops};
-use ring::Ring;
 use rustix::time::{ClockId, clock_gettime};
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -44,11 +48,13 @@ use timers::Timers;
 pub struct Config {
     /// Submissions that one turn of the loop can gather before it enters the kernel early.
     pub entries: u32,
+    /// How to reach the kernel.
+    pub driver: DriverChoice,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { entries: 1024 }
+        Self { entries: 1024, driver: DriverChoice::Auto }
     }
 }
 
@@ -75,10 +81,10 @@ impl Reactor {
     /// Sets up a reactor; it belongs to the calling thread.
     ///
     /// # Errors
-    /// Those of `io_uring_setup(2)`: `PermissionDenied` where it is forbidden.
+    /// Those of `io_uring_setup(2)`; with [`DriverChoice::Uring`], `PermissionDenied` where it is forbidden.
     pub fn new(config: Config) -> io::Result<Self> {
         let tasks = Tasks::new()?;
-        let driver = RefCell::new(Ring::new(config.entries, Arc::clone(tasks.shared()))?);
+        let driver = RefCell::new(Driver::new(config.driver, config.entries, tasks.shared())?);
         Ok(Self(Handle(Rc::new(Core {
             tasks,
             timers: Timers::default(),
@@ -137,7 +143,7 @@ struct Core {
     tasks: Tasks,
     timers: Timers,
     ops: Ops,
-    driver: RefCell<Ring>,
+    driver: RefCell<Driver>,
     /// Scratch space of `drive`.
     done: RefCell<Vec<(ops::Key, i32)>>,
     /// The reactor is gone: operations fail.
@@ -204,6 +210,10 @@ impl Handle {
 
     pub(crate) async fn sleep_until(&self, deadline: Instant) {
         timers::Sleep::new(Rc::clone(&self.0), deadline).await;
+    }
+
+    fn wants_nonblocking(&self) -> bool {
+        self.0.driver.borrow().wants_nonblocking()
     }
 
     fn start(&self, fd: &Rc<OwnedFd>, kind: Kind) -> Operation {

@@ -44,7 +44,7 @@ struct Table {
 
 impl Table {
     fn index(&self, key: Key) -> usize {
-        let index = (key & u64::from(u32::MAX)) as usize;
+        let index = usize::try_from(key & u64::from(u32::MAX)).expect("an index fits");
         let slot = self.slots.get(index);
         assert!(
             slot.is_some_and(|slot| u64::from(slot.generation) == key >> 32),

@@ -6,10 +6,11 @@
 //! 2. A full submission queue or a kernel that refuses for the moment delays submissions and loses none (`backlog`).
 #![expect(unsafe_code, reason = "submissions carry pointers")]
 
-use super::Wait;
 use super::call::Raw;
 use super::executor::Shared;
 use super::ops::Key;
+use super::spin::{POLL, Spin};
+use super::{Wait, boot_time};
 use crate::Errno;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use std::collections::VecDeque;
@@ -22,11 +23,20 @@ const IGNORED: Key = u64::MAX;
 /// The event descriptor by which other threads end the sleep.
 const WOKEN: Key = u64::MAX - 1;
 
+/// So many reads and writes of disks go to the kernel without waiting for the end of the turn. While a reactor works
+/// through many completions the disk must not run dry: measured at depth 32, gathering whole turns costs 20 % of the
+/// operations per second; a call for each one is as fast as one for two and costs more.
+const DISK_BATCH: u32 = 2;
+
 pub(super) struct Ring {
     kernel: IoUring,
     backlog: VecDeque<squeue::Entry>,
     shared: Arc<Shared>,
+    /// Whether the event descriptor is being watched.
     watching: bool,
+    spin: Spin,
+    /// Reads and writes of disks started since the last submission.
+    waiting_for_disk: u32,
 }
 
 impl Ring {
@@ -40,11 +50,24 @@ impl Ring {
             .setup_cqsize(entries * 4)
             .dontfork()
             .build(entries)?;
-        Ok(Self { kernel, backlog: VecDeque::new(), shared, watching: false })
+        Ok(Self {
+            kernel,
+            backlog: VecDeque::new(),
+            shared,
+            watching: false,
+            spin: Spin::new(),
+            waiting_for_disk: 0,
+        })
     }
 
     pub(super) fn start(&mut self, key: Key, raw: Raw) {
         self.push(raw.entry().user_data(key));
+        if raw.is_disk() {
+            self.waiting_for_disk += 1;
+            if self.waiting_for_disk == DISK_BATCH {
+                self.enter(None);
+            }
+        }
     }
 
     pub(super) fn cancel(&mut self, key: Key) {
@@ -93,20 +116,45 @@ impl Ring {
             }
         }
         if wait != Wait::Not && self.backlog.is_empty() && self.kernel.completion().is_empty() {
-            if self.shared.fall_asleep() {
-                self.enter(Some(wait));
-                self.shared.wake_up();
-            } else {
-                self.enter(None);
-            }
+            self.sleep(wait);
         } else {
             self.enter(None);
         }
         self.reap(done);
     }
 
+    /// Waits for a completion, a wake or the time: polling first while that pays.
+    fn sleep(&mut self, wait: Wait) {
+        let start = boot_time();
+        if self.spin.pays() {
+            self.enter(None);
+            while boot_time() - start < POLL {
+                for _ in 0..8 {
+                    if self.has_news() {
+                        self.enter(None);
+                        self.spin.note(boot_time() - start);
+                        return;
+                    }
+                    std::hint::spin_loop();
+                }
+            }
+        }
+        if self.shared.fall_asleep() {
+            self.enter(Some(wait));
+            self.shared.wake_up();
+            self.spin.note(boot_time() - start);
+        } else {
+            self.enter(None);
+        }
+    }
+
+    fn has_news(&mut self) -> bool {
+        !self.kernel.completion().is_empty() || self.kernel.submission().taskrun() || self.shared.has_news()
+    }
+
     /// One `io_uring_enter`, if there is a reason for it.
     fn enter(&mut self, wait: Option<Wait>) {
+        self.waiting_for_disk = 0;
         let submission = self.kernel.submission();
         let needed = !submission.is_empty() || submission.taskrun() || submission.cq_overflow();
         drop(submission);

@@ -20,9 +20,10 @@ const RECEIVE_BYTES: usize = 64 << 10;
 /// From this size on a payload is received straight into its buffer.
 const DIRECT_BYTES: usize = 16 << 10;
 
-fn socket(address: SocketAddr) -> Result<OwnedFd, Errno> {
+fn socket(os: &Handle, address: SocketAddr) -> Result<OwnedFd, Errno> {
+    let nonblocking = if os.wants_nonblocking() { SocketFlags::NONBLOCK } else { SocketFlags::empty() };
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+    rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | nonblocking, None)
 }
 
 pub(crate) struct OsListener {
@@ -36,7 +37,7 @@ pub(crate) struct OsListener {
 
 impl OsListener {
     pub(crate) fn bind(os: &Handle, address: SocketAddr) -> io::Result<Self> {
-        let fd = socket(address)?;
+        let fd = socket(os, address)?;
         sockopt::set_socket_reuseaddr(&fd, true)?;
         rustix::net::bind(&fd, &address)?;
         rustix::net::listen(&fd, BACKLOG)?;
@@ -94,7 +95,7 @@ impl Drop for AcceptTurn<'_> {
 }
 
 pub(crate) async fn connect(os: &Handle, address: SocketAddr) -> io::Result<TcpStream> {
-    let fd = Rc::new(socket(address)?);
+    let fd = Rc::new(socket(os, address)?);
     let kind = Kind::Connect(Box::new(SocketAddrAny::from(address)));
     let (result, call) = os.start(&fd, kind).await;
     result?;
@@ -236,7 +237,7 @@ impl fmt::Debug for OsSend {
 impl OsSend {
     pub(crate) async fn send(&mut self, parts: Vec<Part>) -> Result<(), Errno> {
         let total: usize = parts.iter().map(|part| part.len()).sum();
-        let mut gather = self.gather.take().unwrap_or_else(Gather::new);
+        let mut gather = self.gather.take().unwrap_or_else(|| Box::new(Gather::new()));
         gather.parts = parts;
         let mut done = 0;
         while done < total {

@@ -28,7 +28,7 @@ fn pattern(seed: u64, len: usize) -> DmaBytes {
 #[test]
 fn what_is_written_is_read_back() {
     let folder = folder();
-    run(async {
+    run(async || {
         let file = open(&folder.path().join("disk")).await;
         assert_eq!(file.len_bytes(), LEN);
         assert!(file.block_size() == 512 || file.block_size() == 4096, "{}", file.block_size());
@@ -50,7 +50,7 @@ fn what_is_written_is_read_back() {
 #[test]
 fn more_operations_than_the_queues_hold_all_complete() {
     let folder = folder();
-    run(async {
+    run(async || {
         let file = std::rc::Rc::new(open(&folder.path().join("disk")).await);
         let writes: Vec<_> = (0..10_000_u64)
             .map(|i| {
@@ -74,7 +74,7 @@ fn more_operations_than_the_queues_hold_all_complete() {
 #[test]
 fn dropped_operations_keep_their_memory_until_they_end() {
     let folder = folder();
-    run(async {
+    run(async || {
         let file = open(&folder.path().join("disk")).await;
         file.write_at(0, pattern(1, 1 << 20), Durability::Cached).await.expect("write");
         for i in 0..200_usize {
@@ -94,7 +94,7 @@ fn dropped_operations_keep_their_memory_until_they_end() {
 #[test]
 fn a_zeroed_range_reads_as_zeroes_and_its_neighbours_stay() {
     let folder = folder();
-    run(async {
+    run(async || {
         let file = open(&folder.path().join("disk")).await;
         for release in [false, true] {
             file.write_at(0, pattern(3, 1 << 20), Durability::Cached).await.expect("write");
@@ -111,7 +111,7 @@ fn a_zeroed_range_reads_as_zeroes_and_its_neighbours_stay() {
 fn a_writer_keeps_other_writers_out() {
     let folder = folder();
     let path = folder.path().join("disk");
-    run(async {
+    run(async || {
         let first = open(&path).await;
         let second = File::open(&path, options()).await.expect_err("locked");
         assert_eq!(second.kind(), ErrorKind::WouldBlock);
@@ -125,7 +125,7 @@ fn a_writer_keeps_other_writers_out() {
 #[test]
 fn a_missing_file_is_made_only_when_asked() {
     let folder = folder();
-    run(async {
+    run(async || {
         let options = OpenOptions { create_len_bytes: None, ..options() };
         let missing = File::open(&folder.path().join("none"), options).await.expect_err("missing");
         assert_eq!(missing.kind(), ErrorKind::NotFound);

@@ -21,7 +21,7 @@ fn pattern(len: usize) -> Vec<u8> {
 
 #[test]
 fn bytes_arrive_in_order_whatever_their_grouping() {
-    run(async {
+    run(async || {
         let (mut client, mut server) = pair().await;
         let sender = rt::spawn(async move {
             for round in 0..50_usize {
@@ -45,7 +45,7 @@ fn bytes_arrive_in_order_whatever_their_grouping() {
 
 #[test]
 fn a_message_of_more_parts_than_one_call_takes_is_sent_whole() {
-    run(async {
+    run(async || {
         let (mut client, mut server) = pair().await;
         let parts: Vec<Part> = (0..5000_u32).map(|i| Part::Bytes(i.to_le_bytes().to_vec())).collect();
         let sender = rt::spawn(async move {
@@ -63,7 +63,7 @@ fn a_message_of_more_parts_than_one_call_takes_is_sent_whole() {
 
 #[test]
 fn a_slow_reader_holds_the_sender_back_and_loses_nothing() {
-    run(async {
+    run(async || {
         let (mut client, mut server) = pair().await;
         let total = 32 << 20;
         let sender = rt::spawn(async move {
@@ -90,7 +90,7 @@ fn a_slow_reader_holds_the_sender_back_and_loses_nothing() {
 
 #[test]
 fn a_dropped_fill_loses_no_bytes() {
-    run(async {
+    run(async || {
         let (mut client, mut server) = pair().await;
         let sender = rt::spawn(async move {
             for i in 0..200_u8 {
@@ -115,7 +115,7 @@ fn a_dropped_fill_loses_no_bytes() {
 
 #[test]
 fn dropping_a_half_ends_the_connection_for_both_ends() {
-    run(async {
+    run(async || {
         let (client, mut server) = pair().await;
         let TcpStream { receive, mut send, .. } = client;
         drop(receive);
@@ -132,7 +132,7 @@ fn dropping_a_half_ends_the_connection_for_both_ends() {
 
 #[test]
 fn a_dropped_half_wakes_a_receive_under_way() {
-    run(async {
+    run(async || {
         let (client, server) = pair().await;
         let TcpStream { mut receive, send, .. } = client;
         let waiting = rt::spawn(async move { receive.fill().await.map(<[u8]>::to_vec) });
@@ -145,7 +145,7 @@ fn a_dropped_half_wakes_a_receive_under_way() {
 
 #[test]
 fn refused_connections_and_taken_ports_are_errors() {
-    run(async {
+    run(async || {
         let listener = TcpListener::bind("127.0.0.1:0".parse().expect("an address")).await.expect("bind");
         let address = listener.local_address();
         assert_eq!(TcpListener::bind(address).await.expect_err("taken").kind(), ErrorKind::AddrInUse);
@@ -159,7 +159,7 @@ fn refused_connections_and_taken_ports_are_errors() {
 
 #[test]
 fn a_dropped_accept_takes_no_connection_with_it() {
-    run(async {
+    run(async || {
         let listener = TcpListener::bind("127.0.0.1:0".parse().expect("an address")).await.expect("bind");
         let address = listener.local_address();
         for _ in 0..20 {
@@ -174,7 +174,7 @@ fn a_dropped_accept_takes_no_connection_with_it() {
 
 #[test]
 fn a_descriptor_is_read_into_two_buffers_and_written_from_parts() {
-    run(async {
+    run(async || {
         let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).expect("a pipe");
         let (reader, writer) = (Fd::new(reader), Fd::new(writer));
         let waiting = rt::spawn(async move {

@@ -1,13 +1,14 @@
 //! Tasks, wakes and timers.
 
-use super::run;
+use super::{run, run_on};
+use rt::os::DriverChoice;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
 #[test]
 fn tasks_run_beside_each_other_and_are_joined() {
-    let sum = run(async {
+    run(async || {
         let tasks: Vec<_> = (0..1000_u64)
             .map(|i| {
                 rt::spawn(async move {
@@ -20,14 +21,13 @@ fn tasks_run_beside_each_other_and_are_joined() {
         for task in tasks {
             sum += task.await;
         }
-        sum
+        assert_eq!(sum, 499_500);
     });
-    assert_eq!(sum, 499_500);
 }
 
 #[test]
 fn timers_fire_in_the_order_of_their_deadlines() {
-    let order = run(async {
+    run(async || {
         let order = Rc::new(RefCell::new(Vec::new()));
         let start = rt::now();
         let tasks: Vec<_> = [3_u64, 1, 2]
@@ -44,14 +44,13 @@ fn timers_fire_in_the_order_of_their_deadlines() {
         for task in tasks {
             task.await;
         }
-        order.take()
+        assert_eq!(order.take(), [1, 2, 3]);
     });
-    assert_eq!(order, [1, 2, 3]);
 }
 
 #[test]
 fn a_dropped_sleep_leaves_no_timer() {
-    run(async {
+    run(async || {
         let won = rt::timeout(Duration::from_secs(3600), async { 7 }).await;
         assert_eq!(won, Ok(7));
         assert_eq!(
@@ -63,7 +62,7 @@ fn a_dropped_sleep_leaves_no_timer() {
 
 #[test]
 fn wakes_from_other_threads_arrive() {
-    run(async {
+    run(async || {
         let (to_thread, from_reactor) = rt::mailbox::bounded::<u64>(4);
         let (to_reactor, from_thread) = rt::mailbox::bounded::<u64>(4);
         let echo = std::thread::spawn(move || {
@@ -82,23 +81,23 @@ fn wakes_from_other_threads_arrive() {
 
 #[test]
 fn a_mailbox_joins_two_reactors() {
-    let (sender, receiver) = rt::mailbox::bounded::<u64>(8);
-    let other = std::thread::spawn(move || {
-        run(async move {
-            for i in 0..5000 {
-                sender.send(i).await.expect("the other reactor listens");
-            }
+    run(async || {
+        let (sender, receiver) = rt::mailbox::bounded::<u64>(8);
+        let other = std::thread::spawn(move || {
+            run_on(DriverChoice::Auto, async || {
+                for i in 0..5000 {
+                    sender.send(i).await.expect("the other reactor listens");
+                }
+                sender.close();
+            });
         });
-    });
-    let sum = run(async move {
         let mut sum = 0;
         while let Ok(value) = receiver.recv().await {
             sum += value;
         }
-        sum
+        assert_eq!(sum, 4999 * 5000 / 2);
+        rt::blocking(move || other.join().expect("no panic")).await;
     });
-    other.join().expect("no panic");
-    assert_eq!(sum, 4999 * 5000 / 2);
 }
 
 #[test]
@@ -109,24 +108,26 @@ fn dropping_the_reactor_drops_every_task() {
             self.0.set(self.0.get() + 1);
         }
     }
-    let dropped = Rc::new(Cell::new(0));
-    run(async {
-        for i in 0..10_u64 {
-            let count = Count(Rc::clone(&dropped));
-            rt::spawn(async move {
-                let _count = count;
-                rt::sleep(Duration::from_secs(1000 + i)).await;
-            })
-            .detach();
-        }
-        rt::sleep(Duration::ZERO).await;
-    });
-    assert_eq!(dropped.get(), 10);
+    for driver in [DriverChoice::Auto, DriverChoice::Threads] {
+        let dropped = Rc::new(Cell::new(0));
+        run_on(driver, async || {
+            for i in 0..10_u64 {
+                let count = Count(Rc::clone(&dropped));
+                rt::spawn(async move {
+                    let _count = count;
+                    rt::sleep(Duration::from_secs(1000 + i)).await;
+                })
+                .detach();
+            }
+            rt::sleep(Duration::ZERO).await;
+        });
+        assert_eq!(dropped.get(), 10);
+    }
 }
 
 #[test]
 fn a_cancelled_task_ends() {
-    run(async {
+    run(async || {
         let task = rt::spawn(std::future::pending::<()>());
         assert_eq!(task.cancel().await, None);
     });
@@ -134,7 +135,7 @@ fn a_cancelled_task_ends() {
 
 #[test]
 fn random_bytes_differ() {
-    run(async {
+    run(async || {
         assert_ne!(rt::random_uuid(), rt::random_uuid());
         assert_ne!(rt::random_u64(), rt::random_u64());
     });

@@ -1,0 +1,85 @@
+//! The two ways to the kernel, behind one set of calls.
+
+use super::Wait;
+use super::call::Raw;
+use super::executor::Shared;
+use super::ops::Key;
+use super::ring::Ring;
+use super::threads::Threads;
+use std::io;
+use std::sync::Arc;
+
+/// How a reactor reaches the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DriverChoice {
+    /// `io_uring`; threads, with a warning, where it is forbidden or too old.
+    #[default]
+    Auto,
+    /// `io_uring` or an error.
+    Uring,
+    /// `poll(2)` for sockets and a pool of threads for disks: slow, works everywhere.
+    Threads,
+}
+
+pub(super) enum Driver {
+    Ring(Box<Ring>),
+    Threads(Threads),
+}
+
+impl Driver {
+    pub(super) fn new(choice: DriverChoice, entries: u32, shared: &Arc<Shared>) -> io::Result<Self> {
+        let ring = match choice {
+            DriverChoice::Threads => return Ok(Self::threads(shared)),
+            DriverChoice::Auto | DriverChoice::Uring => Ring::new(entries, Arc::clone(shared)),
+        };
+        match ring {
+            Ok(ring) => Ok(Self::Ring(Box::new(ring))),
+            Err(error) if choice == DriverChoice::Auto && is_forbidden(&error) => {
+                tracing::warn!(
+                    %error,
+                    "io_uring cannot be used here: disks and sockets go through slow threads instead; see the preflight check"
+                );
+                Ok(Self::threads(shared))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn threads(shared: &Arc<Shared>) -> Self {
+        Self::Threads(Threads::new(Arc::clone(shared)))
+    }
+
+    /// Whether sockets must be made non-blocking: the ring waits by itself, and only for sockets that may block.
+    pub(super) fn wants_nonblocking(&self) -> bool {
+        matches!(self, Self::Threads(_))
+    }
+
+    /// Starts an operation; what `raw` points at stays until its completion.
+    pub(super) fn start(&mut self, key: Key, raw: Raw) {
+        match self {
+            Self::Ring(ring) => ring.start(key, raw),
+            Self::Threads(threads) => threads.start(key, raw),
+        }
+    }
+
+    /// Asks for an early end of an operation; it completes all the same.
+    pub(super) fn cancel(&mut self, key: Key) {
+        match self {
+            Self::Ring(ring) => ring.cancel(key),
+            Self::Threads(threads) => threads.cancel(key),
+        }
+    }
+
+    /// Waits as told, and appends what completed to `done`.
+    pub(super) fn turn(&mut self, wait: Wait, done: &mut Vec<(Key, i32)>) {
+        match self {
+            Self::Ring(ring) => ring.turn(wait, done),
+            Self::Threads(threads) => threads.turn(wait, done),
+        }
+    }
+}
+
+/// Forbidden (a sysctl, a seccomp filter), not there, or without the set-up that we need (kernels before 6.1).
+fn is_forbidden(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::ENOSYS | libc::EINVAL))
+}
