@@ -20,6 +20,8 @@ const BLOCK: u64 = 4096;
 
 /// I/Os per second and CPU microseconds (user and kernel, all threads) per I/O.
 type Figures = (f64, f64);
+/// A name and a run.
+type Contender<'a> = (&'a str, Box<dyn Fn() -> Figures + 'a>);
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
@@ -33,7 +35,7 @@ fn main() {
     for write in [false, true] {
         let name = if write { "randwrite" } else { "randread" };
         for depth in [1, 32] {
-            let mut contenders: Vec<(&str, Box<dyn Fn() -> Figures>)> =
+            let mut contenders: Vec<Contender<'_>> =
                 vec![("rt", Box::new(|| disk(&path, write, depth, span)))];
             if depth == 1 {
                 contenders.push(("pread/pwrite", Box::new(|| plain(&path, write, span))));
@@ -50,7 +52,7 @@ fn main() {
     }
 }
 
-fn compare(name: &str, rounds: usize, filter: &str, contenders: &[(&str, Box<dyn Fn() -> Figures + '_>)]) {
+fn compare(name: &str, rounds: usize, filter: &str, contenders: &[Contender<'_>]) {
     if !name.contains(filter) {
         return;
     }

@@ -17,6 +17,7 @@ enum ListenerInner {
 
 impl TcpListener {
     /// Listens on `address`; port 0 takes a free one.
+    #[expect(clippy::unused_async, reason = "opening is asynchronous everywhere")]
     pub async fn bind(address: SocketAddr) -> io::Result<Self> {
         match with(Clone::clone) {
             Context::Os(os) => crate::os::OsListener::bind(&os, address).map(|l| Self(ListenerInner::Os(l))),

@@ -266,7 +266,7 @@ impl Raw {
                 Self::Send { fd, header } => libc::sendmsg(fd, header, dont_wait | libc::MSG_NOSIGNAL),
                 Self::ReadVectored { fd, iovecs } => libc::readv(fd, iovecs, 2),
                 Self::WriteVectored { fd, iovecs, count } => libc::writev(fd, iovecs, count.cast_signed()),
-                Self::Readable { .. } => POLL_IN as isize,
+                Self::Readable { .. } => isize::from(libc::POLLIN),
                 Self::Accept { fd } => {
                     let none = std::ptr::null_mut();
                     libc::accept4(fd, none, none.cast(), libc::SOCK_CLOEXEC) as isize

@@ -17,7 +17,7 @@ fn run_on(driver: DriverChoice, test: impl AsyncFn()) {
     match Reactor::new(Config { driver, ..Config::default() }) {
         Ok(reactor) => reactor.run(test()),
         Err(error) if driver == DriverChoice::Uring => {
-            eprintln!("not tested on io_uring, forbidden: {error}")
+            eprintln!("not tested on io_uring, forbidden: {error}");
         }
         Err(error) => panic!("no reactor on {driver:?}: {error}"),
     }

@@ -16,7 +16,7 @@ async fn pair() -> (TcpStream, TcpStream) {
 }
 
 fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i % 249) as u8).collect()
+    (0..=248).cycle().take(len).collect()
 }
 
 #[test]
@@ -26,15 +26,15 @@ fn bytes_arrive_in_order_whatever_their_grouping() {
         let sender = rt::spawn(async move {
             for round in 0..50_usize {
                 let data = DmaBytes::copy_of(&pattern(round * 5000));
-                let parts = vec![Part::Bytes((round as u32).to_le_bytes().to_vec()), Part::Data(data)];
+                let parts = vec![Part::Bytes(round.to_le_bytes().to_vec()), Part::Data(data)];
                 client.send.send(parts).await.expect("send");
             }
             client
         });
         for round in 0..50_usize {
-            let mut head = [0; 4];
+            let mut head = [0; 8];
             server.receive.read_exact(&mut head).await.expect("head");
-            assert_eq!(u32::from_le_bytes(head) as usize, round);
+            assert_eq!(usize::from_le_bytes(head), round);
             let data = server.receive.read_exact_dma(DmaBuf::new(round * 5000)).await.expect("payload");
             assert_eq!(data[..], pattern(round * 5000)[..]);
         }
