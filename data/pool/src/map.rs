@@ -118,9 +118,7 @@ impl Map {
         let (chunk, _) = place(first);
         self.chunks
             .range(chunk..)
-            .flat_map(|(number, chunk)| {
-                (number * EXTENTS_PER_CHUNK..).zip(chunk.entries.iter())
-            })
+            .flat_map(|(number, chunk)| (number * EXTENTS_PER_CHUNK..).zip(chunk.entries.iter()))
             .filter(move |(extent, entry)| *extent >= first && **entry != Entry::EMPTY)
     }
 }

@@ -197,25 +197,57 @@ pub(crate) struct UnmapRecord {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Record {
     /// A layer comes into being.
-    Layer { layer: u32, parent: u32, config: ReplicaConfig },
+    Layer {
+        layer: u32,
+        parent: u32,
+        config: ReplicaConfig,
+    },
     /// A layer and all it owns are gone.
-    Delete { layer: u32 },
-    Fence { layer: u32, fence: Fence },
-    Stable { layer: u32, generation: Generation },
-    Progress { layer: u32, progress: Option<Progress> },
+    Delete {
+        layer: u32,
+    },
+    Fence {
+        layer: u32,
+        fence: Fence,
+    },
+    Stable {
+        layer: u32,
+        generation: Generation,
+    },
+    Progress {
+        layer: u32,
+        progress: Option<Progress>,
+    },
     /// The latest copy of the volume's record.
-    Blob { layer: u32, bytes: Vec<u8> },
-    Size { layer: u32, size_bytes: u64 },
+    Blob {
+        layer: u32,
+        bytes: Vec<u8>,
+    },
+    Size {
+        layer: u32,
+        size_bytes: u64,
+    },
     /// Writes up to this generation may follow.
-    Ceiling { layer: u32, generation: Generation },
+    Ceiling {
+        layer: u32,
+        generation: Generation,
+    },
     Map(MapRecord),
     Unmap(UnmapRecord),
     /// Records below this number, and their data, are durable.
-    Mark { settled: u64 },
+    Mark {
+        settled: u64,
+    },
     /// Where pages of the map lie (manifest only).
-    Directory { layer: u32, pages: Vec<(u64, PageRef)> },
+    Directory {
+        layer: u32,
+        pages: Vec<(u64, PageRef)>,
+    },
     /// Up to this generation the extents' own generations may be too low (manifest only).
-    Unsure { layer: u32, generation: Generation },
+    Unsure {
+        layer: u32,
+        generation: Generation,
+    },
 }
 
 /// A record that cannot be read.
@@ -266,15 +298,11 @@ impl Record {
             Self::Fence { layer, fence } => {
                 clock(out, *layer, Generation::new(fence.epoch, 0), fence.nexus, Kind::Fence)
             }
-            Self::Stable { layer, generation } => {
-                clock(out, *layer, *generation, Uuid::nil(), Kind::Stable)
-            }
+            Self::Stable { layer, generation } => clock(out, *layer, *generation, Uuid::nil(), Kind::Stable),
             Self::Ceiling { layer, generation } => {
                 clock(out, *layer, *generation, Uuid::nil(), Kind::Ceiling)
             }
-            Self::Unsure { layer, generation } => {
-                clock(out, *layer, *generation, Uuid::nil(), Kind::Unsure)
-            }
+            Self::Unsure { layer, generation } => clock(out, *layer, *generation, Uuid::nil(), Kind::Unsure),
             Self::Progress { layer, progress } => {
                 let value = progress.unwrap_or_default();
                 push(
@@ -344,31 +372,23 @@ impl Record {
                 layer: disk.layer.get(),
                 fence: Fence { epoch: disk.epoch.get(), nexus: Uuid::from_bytes(disk.nexus) },
             }),
-            STABLE => decode_clock(body)
-                .map(|(layer, generation)| Self::Stable { layer, generation }),
-            CEILING => decode_clock(body)
-                .map(|(layer, generation)| Self::Ceiling { layer, generation }),
-            UNSURE => decode_clock(body)
-                .map(|(layer, generation)| Self::Unsure { layer, generation }),
+            STABLE => decode_clock(body).map(|(layer, generation)| Self::Stable { layer, generation }),
+            CEILING => decode_clock(body).map(|(layer, generation)| Self::Ceiling { layer, generation }),
+            UNSURE => decode_clock(body).map(|(layer, generation)| Self::Unsure { layer, generation }),
             PROGRESS => take::<ProgressDisk>(body).map(|(disk, _)| Self::Progress {
                 layer: disk.layer.get(),
                 progress: (disk.present.get() != 0).then(|| Progress {
                     source_epoch: disk.source_epoch.get(),
                     cursor_extent: disk.cursor_extent.get(),
-                    received_since: Generation::new(
-                        disk.received_epoch.get(),
-                        disk.received_counter.get(),
-                    ),
+                    received_since: Generation::new(disk.received_epoch.get(), disk.received_counter.get()),
                 }),
             }),
             BLOB => take::<NumberDisk>(body).and_then(|(disk, rest)| {
                 let len = usize::try_from(disk.number.get()).ok().filter(|len| *len <= RECORD_LEN_MAX)?;
                 Some(Self::Blob { layer: disk.layer.get(), bytes: rest.get(..len)?.to_vec() })
             }),
-            SIZE => take::<NumberDisk>(body).map(|(disk, _)| Self::Size {
-                layer: disk.layer.get(),
-                size_bytes: disk.number.get(),
-            }),
+            SIZE => take::<NumberDisk>(body)
+                .map(|(disk, _)| Self::Size { layer: disk.layer.get(), size_bytes: disk.number.get() }),
             MAP => decode_map(body),
             UNMAP => take::<MapDisk>(body).map(|(disk, _)| {
                 Self::Unmap(UnmapRecord {
@@ -379,9 +399,7 @@ impl Record {
                     freed: disk.pieces,
                 })
             }),
-            MARK => {
-                take::<NumberDisk>(body).map(|(disk, _)| Self::Mark { settled: disk.number.get() })
-            }
+            MARK => take::<NumberDisk>(body).map(|(disk, _)| Self::Mark { settled: disk.number.get() }),
             DIRECTORY => decode_directory(body),
             unknown => return Err(Malformed::UnknownKind(unknown)),
         })
@@ -472,10 +490,7 @@ fn push(out: &mut Vec<u8>, disk: &(impl IntoBytes + Immutable)) {
 }
 
 fn number(out: &mut Vec<u8>, layer: u32, number: u64, kind: Kind) -> Kind {
-    push(
-        out,
-        &NumberDisk { layer: U32::new(layer), reserved: U32::new(0), number: U64::new(number) },
-    );
+    push(out, &NumberDisk { layer: U32::new(layer), reserved: U32::new(0), number: U64::new(number) });
     kind
 }
 
@@ -515,15 +530,23 @@ fn decode_layer(body: &[u8]) -> Option<Record> {
         copies: disk.copies.get(),
     };
     let known = disk.flags.get() == 0 && disk.parent.get() == 0 && disk.layer.get() != 0;
-    (known && config.is_sane())
-        .then(|| Record::Layer { layer: disk.layer.get(), parent: disk.parent.get(), config })
+    (known && config.is_sane()).then(|| Record::Layer {
+        layer: disk.layer.get(),
+        parent: disk.parent.get(),
+        config,
+    })
 }
 
 fn decode_map(body: &[u8]) -> Option<Record> {
     let (disk, rest) = take::<MapDisk>(body)?;
     let words = |from: usize, count: u32| -> Option<Vec<u32>> {
         let bytes = rest.get(from * 4..(from + index(count.into())) * 4)?;
-        Some(bytes.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect())
+        Some(
+            bytes
+                .chunks_exact(4)
+                .map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
+                .collect(),
+        )
     };
     let assigned = words(0, disk.pieces.count_ones())?;
     let crcs = words(assigned.len(), disk.blocks.get().count_ones())?;
@@ -612,7 +635,8 @@ mod tests {
                 fence: Fence { epoch, nexus: Uuid::from_u128(nexus) }
             }),
             (any::<u32>(), generation()).prop_map(|(layer, generation)| Record::Stable { layer, generation }),
-            (any::<u32>(), generation()).prop_map(|(layer, generation)| Record::Ceiling { layer, generation }),
+            (any::<u32>(), generation())
+                .prop_map(|(layer, generation)| Record::Ceiling { layer, generation }),
             (any::<u32>(), generation()).prop_map(|(layer, generation)| Record::Unsure { layer, generation }),
             (any::<u32>(), progress).prop_map(|(layer, progress)| Record::Progress { layer, progress }),
             (any::<u32>(), proptest::collection::vec(any::<u8>(), 0..500))
@@ -654,7 +678,8 @@ mod tests {
         #[test]
         fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..600), kind in 0u8..16) {
             let mut bytes = bytes;
-            let _ = Record::decode(&bytes);
+            let decoded = Record::decode(&bytes);
+            prop_assert!(decoded.is_err() || bytes.len() >= 8);
             if bytes.len() >= 8 {
                 let len = u32::try_from(bytes.len() / 8 * 8).expect("short");
                 bytes[0] = kind;

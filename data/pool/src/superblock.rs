@@ -217,10 +217,7 @@ impl Superblock {
     }
 
     /// Chooses between the two copies as read.
-    pub(crate) fn choose(
-        copies: [Result<Self, Unreadable>; 2],
-        device_bytes: u64,
-    ) -> Result<Self, Error> {
+    pub(crate) fn choose(copies: [Result<Self, Unreadable>; 2], device_bytes: u64) -> Result<Self, Error> {
         let chosen = match copies {
             [Ok(first), Ok(second)] => {
                 if first.pool != second.pool {
