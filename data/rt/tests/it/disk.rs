@@ -111,11 +111,8 @@ fn one_writer_at_a_time_until_its_last_operation_ended_or_its_process_died() {
                 assert!(File::open(Path::new("/disk0"), reading).await.is_ok());
                 drop(file);
                 let file = open().await.unwrap();
-                rt::spawn(async move {
-                    let _file = file;
-                    std::future::pending::<()>().await;
-                })
-                .detach();
+                // Never dropped, as in a process that is killed.
+                Box::leak(Box::new(file));
             })
             .await;
         world.crash(node);
@@ -149,6 +146,27 @@ fn concurrent_writes_to_a_block_end_in_any_order_and_reads_may_see_half_a_write(
     }
     assert!(ends.contains(&vec![1; 4]) && ends.contains(&vec![2; 4]) && ends.len() > 2);
     assert!(halves);
+}
+
+#[test]
+fn a_dropped_write_of_which_nothing_was_done_yet_may_still_happen() {
+    let mut outcomes = BTreeSet::new();
+    for seed in 0..100 {
+        let world = World::new(seed);
+        let node = world.add_node("n1");
+        let disk = world.add_disk(node, "/disk0", 1 << 20, 4096);
+        let program = async move {
+            let file = open().await.unwrap();
+            disk.hang();
+            let soon = Duration::from_secs(1);
+            assert!(rt::timeout(soon, write(&file, 0, &[1, 1], Durability::Cached)).await.is_err());
+            disk.release();
+            rt::sleep(Duration::from_secs(1)).await;
+            read(&file, 0, 2).await.unwrap()
+        };
+        outcomes.insert(world.run(async { world.spawn_on(node, program).await }));
+    }
+    assert_eq!(outcomes, BTreeSet::from([vec![0, 0], vec![1, 1]]));
 }
 
 #[test]

@@ -35,7 +35,11 @@ fn outcomes(
             match death {
                 Death::Crash => world.crash(node),
                 Death::PowerCut => world.power_cut(node),
-                Death::Shutdown => world.shut_down(node),
+                Death::Shutdown => {
+                    world.shut_down(node);
+                    // Everything is on the medium: cutting the power as well changes nothing.
+                    world.power_cut(node);
+                }
             }
             assert_eq!(world.boot_id(node) == boot_id, matches!(death, Death::Crash));
             contents(&world, node, blocks).await

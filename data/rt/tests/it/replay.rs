@@ -42,7 +42,8 @@ fn run(seed: u64, salt: u8) -> (u64, Counters, Vec<String>) {
                     let address = addresses[usize::from(client % 2)];
                     let attempt = async {
                         let mut stream = TcpStream::connect(address).await?;
-                        let data = vec![client.wrapping_add(round).wrapping_add(salt); 4096];
+                        let mut data = vec![salt; 4096];
+                        data[0] = client.wrapping_add(round);
                         stream.send.send(vec![Part::Bytes(data)]).await?;
                         Ok::<_, std::io::Error>(stream.receive.read_exact(&mut [0; 8]).await?)
                     };

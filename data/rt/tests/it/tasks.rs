@@ -4,6 +4,7 @@ use rt::sim::World;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -45,18 +46,24 @@ fn ready_tasks_run_in_any_order() {
 
 #[test]
 fn tasks_that_only_yield_or_watch_the_clock_do_not_stop_time() {
-    let world = World::new(1);
-    world.run(async {
-        let yields = rt::spawn(async {
-            let deadline = rt::now() + SECOND / 1000;
-            while rt::now() < deadline {}
-            loop {
-                rt::sleep(Duration::ZERO).await;
-            }
+    for seed in 0..10 {
+        World::new(seed).run(async {
+            let yields = rt::spawn(async {
+                let deadline = rt::now() + MILLISECOND;
+                while rt::now() < deadline {}
+                loop {
+                    let mut yielded = false;
+                    let once = std::future::poll_fn(|cx| {
+                        cx.waker().wake_by_ref();
+                        if std::mem::replace(&mut yielded, true) { Poll::Ready(()) } else { Poll::Pending }
+                    });
+                    once.await;
+                }
+            });
+            rt::sleep(10 * MILLISECOND).await;
+            yields.cancel().await;
         });
-        rt::sleep(SECOND / 100).await;
-        yields.cancel().await;
-    });
+    }
 }
 
 /// Sets its cell when dropped, and does what destructors should not do.
