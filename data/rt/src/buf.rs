@@ -1,7 +1,8 @@
 //! DMA buffers: aligned memory that an operation can own until its completion, in both drivers.
 //!
 //! [`DmaBuf`] is writable and the only owner of its bytes; [`DmaBytes`] is its frozen, shared form, cloned for the legs
-//! of a mirror without copying. Both are windows into one reference-counted [`Region`].
+//! of a mirror without copying. Both are windows into one reference-counted [`Region`], which comes from memory that the
+//! thread's reactor has registered with the kernel where there is some left, else from the heap.
 //!
 //! # Invariants
 //! 1. The windows of all `DmaBuf`s of one region are disjoint from each other and from every `DmaBytes`.
@@ -12,6 +13,7 @@
     reason = "windows into shared, aligned memory; the wall that keeps the stages above safe"
 )]
 
+use crate::os::Arena;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::RefCell;
 use std::fmt;
@@ -27,10 +29,12 @@ const FREE_PER_CLASS: usize = 64;
 /// Size classes: powers of two from 4 KiB up to 1 MiB; larger regions are not kept.
 const CLASSES: usize = 9;
 
-/// One aligned allocation, shared by its windows.
+/// One aligned piece of memory, shared by its windows.
 struct Region {
     start: NonNull<u8>,
     capacity: usize,
+    /// Where it goes back to; its own allocation if nowhere.
+    arena: Option<Rc<Arena>>,
 }
 
 thread_local! {
@@ -49,21 +53,29 @@ impl Region {
 
     fn allocate(len: usize) -> Rc<Holder> {
         let capacity = len.max(BLOCK_ALIGN).next_power_of_two();
-        let reused = class_of(capacity).and_then(|class| FREE.with_borrow_mut(|free| free[class].pop()));
-        Rc::new(Holder(Some(reused.unwrap_or_else(|| {
+        let registered = Arena::current().and_then(|arena| {
+            let start = arena.take(capacity)?;
+            Some(Self { start, capacity, arena: Some(arena) })
+        });
+        let reused = || class_of(capacity).and_then(|class| FREE.with_borrow_mut(|free| free[class].pop()));
+        let region = registered.or_else(reused).unwrap_or_else(|| {
             let layout = Self::layout(capacity);
             // SAFETY: the layout's size is at least BLOCK_ALIGN, so it is not zero.
             let start = unsafe { alloc_zeroed(layout) };
             let start = NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout));
-            Region { start, capacity }
-        }))))
+            Self { start, capacity, arena: None }
+        });
+        Rc::new(Holder(Some(region)))
     }
 }
 
 impl Drop for Region {
     fn drop(&mut self) {
-        // SAFETY: allocated in `allocate` with this very layout, and freed only here.
-        unsafe { dealloc(self.start.as_ptr(), Self::layout(self.capacity)) }
+        match &self.arena {
+            Some(arena) => arena.give_back(self.start),
+            // SAFETY: allocated in `allocate` with this very layout, and freed only here.
+            None => unsafe { dealloc(self.start.as_ptr(), Self::layout(self.capacity)) },
+        }
     }
 }
 
@@ -71,15 +83,24 @@ impl Drop for Region {
 struct Holder(Option<Region>);
 
 impl Holder {
+    fn region(&self) -> &Region {
+        self.0.as_ref().expect("taken only in drop")
+    }
+
     fn start(&self) -> NonNull<u8> {
-        self.0.as_ref().expect("taken only in drop").start
+        self.region().start
+    }
+
+    /// The ring that has the memory registered; 0 if none.
+    fn ring(&self) -> u64 {
+        self.region().arena.as_ref().map_or(0, |arena| arena.ring())
     }
 }
 
 impl Drop for Holder {
     fn drop(&mut self) {
         let Some(region) = self.0.take() else { return };
-        let Some(class) = class_of(region.capacity) else { return };
+        let Some(class) = class_of(region.capacity).filter(|_| region.arena.is_none()) else { return };
         // While the thread itself ends its free list may be gone; then the region is simply freed.
         FREE.try_with(|free| {
             let mut free = free.borrow_mut();
@@ -157,6 +178,11 @@ impl DmaBuf {
         DmaBytes { region: self.region, offset: self.offset, len: self.len }
     }
 
+    /// The ring that has this memory registered; 0 if none.
+    pub(crate) fn ring(&self) -> u64 {
+        self.region.ring()
+    }
+
     /// Where the bytes are, for a driver that hands them to the kernel while it holds the buffer.
     pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {
         // SAFETY: offset lies within the region's allocation.
@@ -212,6 +238,11 @@ impl DmaBytes {
             offset: self.offset + range.start,
             len: range.end - range.start,
         }
+    }
+
+    /// The ring that has this memory registered; 0 if none.
+    pub(crate) fn ring(&self) -> u64 {
+        self.region.ring()
     }
 
     /// Whether the bytes start at a multiple of [`BLOCK_ALIGN`] in memory.

@@ -118,8 +118,9 @@ impl Call {
         let fd = self.fd.as_raw_fd();
         match &mut self.kind {
             Kind::Read { buf, done, offset_bytes } => {
+                let ring = buf.ring();
                 let (pointer, len) = tail(buf, *done);
-                Raw::Read { fd, pointer, len, offset_bytes: *offset_bytes + *done as u64 }
+                Raw::Read { fd, pointer, len, offset_bytes: *offset_bytes + *done as u64, ring }
             }
             Kind::Write { data, done, offset_bytes, durable } => {
                 let rest = &data[*done..];
@@ -129,6 +130,7 @@ impl Call {
                     len: length(rest.len()),
                     offset_bytes: *offset_bytes + *done as u64,
                     durable: *durable,
+                    ring: data.ring(),
                 }
             }
             Kind::Sync => Raw::Sync { fd },
@@ -180,8 +182,8 @@ fn length(len: usize) -> u32 {
 /// A call as plain data.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Raw {
-    Read { fd: RawFd, pointer: *mut u8, len: u32, offset_bytes: u64 },
-    Write { fd: RawFd, pointer: *const u8, len: u32, offset_bytes: u64, durable: bool },
+    Read { fd: RawFd, pointer: *mut u8, len: u32, offset_bytes: u64, ring: u64 },
+    Write { fd: RawFd, pointer: *const u8, len: u32, offset_bytes: u64, durable: bool, ring: u64 },
     Sync { fd: RawFd },
     Allocate { fd: RawFd, offset_bytes: u64, len_bytes: u64, mode: i32 },
     Receive { fd: RawFd, pointer: *mut u8, len: u32, whole: bool },
@@ -248,10 +250,10 @@ impl Raw {
         // comes after this call; nobody else touches the memory meanwhile (invariant 1 of the crate).
         let result = unsafe {
             match self {
-                Self::Read { fd, pointer, len, offset_bytes } => {
+                Self::Read { fd, pointer, len, offset_bytes, .. } => {
                     libc::pread(fd, pointer.cast(), len as usize, offset_bytes.cast_signed())
                 }
-                Self::Write { fd, pointer, len, offset_bytes, durable } => {
+                Self::Write { fd, pointer, len, offset_bytes, durable, .. } => {
                     let iovec = libc::iovec { iov_base: pointer.cast_mut().cast(), iov_len: len as usize };
                     let flags = if durable { libc::RWF_DSYNC } else { 0 };
                     libc::pwritev2(fd, &raw const iovec, 1, offset_bytes.cast_signed(), flags)
@@ -284,15 +286,24 @@ impl Raw {
         }
     }
 
-    /// The submission for a ring.
-    pub(super) fn entry(self) -> squeue::Entry {
+    /// The submission for a ring; `own` names it, to tell memory that it has registered (as buffer 0).
+    pub(super) fn entry(self, own: u64) -> squeue::Entry {
         match self {
-            Self::Read { fd, pointer, len, offset_bytes } => {
+            Self::Read { fd, pointer, len, offset_bytes, ring } if ring == own => {
+                opcode::ReadFixed::new(types::Fd(fd), pointer, len, 0).offset(offset_bytes).build()
+            }
+            Self::Read { fd, pointer, len, offset_bytes, .. } => {
                 opcode::Read::new(types::Fd(fd), pointer, len).offset(offset_bytes).build()
             }
-            Self::Write { fd, pointer, len, offset_bytes, durable } => {
+            Self::Write { fd, pointer, len, offset_bytes, durable, ring } => {
                 let flags = if durable { libc::RWF_DSYNC } else { 0 };
-                opcode::Write::new(types::Fd(fd), pointer, len).offset(offset_bytes).rw_flags(flags).build()
+                if ring == own {
+                    let write = opcode::WriteFixed::new(types::Fd(fd), pointer, len, 0);
+                    write.offset(offset_bytes).rw_flags(flags).build()
+                } else {
+                    let write = opcode::Write::new(types::Fd(fd), pointer, len);
+                    write.offset(offset_bytes).rw_flags(flags).build()
+                }
             }
             Self::Sync { fd } => opcode::Fsync::new(types::Fd(fd)).flags(types::FsyncFlags::DATASYNC).build(),
             Self::Allocate { fd, offset_bytes, len_bytes, mode } => {

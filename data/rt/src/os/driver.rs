@@ -1,11 +1,11 @@
 //! The two ways to the kernel, behind one set of calls.
 
-use super::Wait;
 use super::call::Raw;
 use super::executor::Shared;
 use super::ops::Key;
 use super::ring::Ring;
 use super::threads::Threads;
+use super::{Config, Wait};
 use std::io;
 use std::sync::Arc;
 
@@ -27,10 +27,13 @@ pub(super) enum Driver {
 }
 
 impl Driver {
-    pub(super) fn new(choice: DriverChoice, entries: u32, shared: &Arc<Shared>) -> io::Result<Self> {
+    pub(super) fn new(config: &Config, shared: &Arc<Shared>) -> io::Result<Self> {
+        let choice = config.driver;
         let ring = match choice {
             DriverChoice::Threads => return Ok(Self::threads(shared)),
-            DriverChoice::Auto | DriverChoice::Uring => Ring::new(entries, Arc::clone(shared)),
+            DriverChoice::Auto | DriverChoice::Uring => {
+                Ring::new(config.entries, config.registered_bytes, Arc::clone(shared))
+            }
         };
         match ring {
             Ok(ring) => Ok(Self::Ring(Box::new(ring))),

@@ -5,8 +5,10 @@
 //!
 //! - `executor`: tasks and wakes. `timers`: deadlines. `ops`: operations in flight and their memory.
 //! - `call`: system calls as values. `ring`: the driver on `io_uring`; `threads`: the one for where that is forbidden.
+//! - `arena`: memory registered with the ring.
 //! - `file`, `tcp`, `fd`: what the crate's types do under this driver.
 
+mod arena;
 mod call;
 mod driver;
 mod executor;
@@ -19,9 +21,11 @@ mod tcp;
 mod threads;
 mod timers;
 
+pub(crate) use arena::Arena;
 pub use driver::DriverChoice;
 pub(crate) use fd::OsFd;
 pub(crate) use file::OsFile;
+pub(crate) use ring::probe;
 pub(crate) use tcp::{OsListener, OsReceive, OsSend, connect};
 
 use crate::context::{self, Context};
@@ -50,11 +54,14 @@ pub struct Config {
     pub entries: u32,
     /// How to reach the kernel.
     pub driver: DriverChoice,
+    /// Memory to register with the kernel for buffers, which saves it work per operation; shrinks to what the limit on
+    /// locked memory allows. Buffers beyond it come from the heap. It stays resident.
+    pub registered_bytes: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { entries: 1024, driver: DriverChoice::Auto }
+        Self { entries: 1024, driver: DriverChoice::Auto, registered_bytes: 16 << 20 }
     }
 }
 
@@ -84,7 +91,7 @@ impl Reactor {
     /// Those of `io_uring_setup(2)`; with [`DriverChoice::Uring`], `PermissionDenied` where it is forbidden.
     pub fn new(config: Config) -> io::Result<Self> {
         let tasks = Tasks::new()?;
-        let driver = RefCell::new(Driver::new(config.driver, config.entries, tasks.shared())?);
+        let driver = RefCell::new(Driver::new(&config, tasks.shared())?);
         Ok(Self(Handle(Rc::new(Core {
             tasks,
             timers: Timers::default(),

@@ -6,17 +6,21 @@
 //! 2. A full submission queue or a kernel that refuses for the moment delays submissions and loses none (`backlog`).
 #![expect(unsafe_code, reason = "submissions carry pointers")]
 
+use super::arena::{Arena, CHUNK};
 use super::call::Raw;
 use super::executor::Shared;
 use super::ops::Key;
 use super::spin::{POLL, Spin};
 use super::{Wait, boot_time};
 use crate::Errno;
-use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use io_uring::{IoUring, Probe, cqueue, opcode, squeue, types};
+use rustix::process::{Resource, Rlimit};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Completions of cancellations, of no interest: the cancelled operation completes by itself.
 const IGNORED: Key = u64::MAX;
@@ -30,6 +34,8 @@ const DISK_BATCH: u32 = 2;
 
 pub(super) struct Ring {
     kernel: IoUring,
+    /// Tells this ring's registered memory from others'. Never zero.
+    id: u64,
     backlog: VecDeque<squeue::Entry>,
     shared: Arc<Shared>,
     /// Whether the event descriptor is being watched.
@@ -40,18 +46,13 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    pub(super) fn new(entries: u32, shared: Arc<Shared>) -> io::Result<Self> {
-        let kernel = IoUring::builder()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_taskrun_flag()
-            .setup_submit_all()
-            .setup_clamp()
-            .setup_cqsize(entries * 4)
-            .dontfork()
-            .build(entries)?;
+    pub(super) fn new(entries: u32, registered_bytes: usize, shared: Arc<Shared>) -> io::Result<Self> {
+        let kernel = build(entries)?;
+        let id = NEXT_ID.fetch_add(1, Relaxed);
+        Arena::make_current(register(&kernel, id, registered_bytes));
         Ok(Self {
             kernel,
+            id,
             backlog: VecDeque::new(),
             shared,
             watching: false,
@@ -61,7 +62,7 @@ impl Ring {
     }
 
     pub(super) fn start(&mut self, key: Key, raw: Raw) {
-        self.push(raw.entry().user_data(key));
+        self.push(raw.entry(self.id).user_data(key));
         if raw.is_disk() {
             self.waiting_for_disk += 1;
             if self.waiting_for_disk == DISK_BATCH {
@@ -185,6 +186,88 @@ impl Ring {
             }
         }
     }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        Arena::retire(self.id);
+    }
+}
+
+fn build(entries: u32) -> io::Result<IoUring> {
+    IoUring::builder()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_taskrun_flag()
+        .setup_submit_all()
+        .setup_clamp()
+        .setup_cqsize(entries * 4)
+        .dontfork()
+        .build(entries)
+}
+
+/// What `io_uring` can do here.
+#[derive(Debug)]
+pub(crate) struct Probed {
+    /// Operations that the reactor uses and the kernel does not have.
+    pub(crate) missing: Vec<&'static str>,
+    /// Of the memory asked for, what can be registered.
+    pub(crate) registered_bytes: usize,
+}
+
+/// Tries what [`Ring`] does, and undoes it.
+pub(crate) fn probe(registered_bytes: usize) -> io::Result<Probed> {
+    let kernel = build(8)?;
+    let mut probe = Probe::new();
+    kernel.submitter().register_probe(&mut probe)?;
+    let missing =
+        USED.into_iter().filter(|(_, code)| !probe.is_supported(*code)).map(|(name, _)| name).collect();
+    // The ring's own number is never asked for: nothing is allocated from this memory.
+    let registered_bytes = register(&kernel, 0, registered_bytes).map_or(0, |arena| arena.len());
+    Ok(Probed { missing, registered_bytes })
+}
+
+const USED: [(&str, u8); 14] = [
+    ("READ", opcode::Read::CODE),
+    ("WRITE", opcode::Write::CODE),
+    ("READ_FIXED", opcode::ReadFixed::CODE),
+    ("WRITE_FIXED", opcode::WriteFixed::CODE),
+    ("READV", opcode::Readv::CODE),
+    ("WRITEV", opcode::Writev::CODE),
+    ("FSYNC", opcode::Fsync::CODE),
+    ("FALLOCATE", opcode::Fallocate::CODE),
+    ("RECV", opcode::Recv::CODE),
+    ("SENDMSG", opcode::SendMsg::CODE),
+    ("ACCEPT", opcode::Accept::CODE),
+    ("CONNECT", opcode::Connect::CODE),
+    ("POLL_ADD", opcode::PollAdd::CODE),
+    ("ASYNC_CANCEL", opcode::AsyncCancel::CODE),
+];
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// Registers as much memory up to `wanted` bytes as the kernel allows, which may be none: the limit on locked memory is
+/// shared by all processes of a user.
+fn register(kernel: &IoUring, id: u64, wanted: usize) -> Option<Rc<Arena>> {
+    let limit = rustix::process::getrlimit(Resource::Memlock);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // Where it cannot be raised, less is registered.
+    rustix::process::setrlimit(Resource::Memlock, raised).ok();
+    let mut len = wanted / CHUNK * CHUNK;
+    while len > 0 {
+        let arena = Arena::new(len, id)?;
+        let iovec = libc::iovec { iov_base: arena.as_ptr().cast(), iov_len: arena.len() };
+        // SAFETY: the memory is freed after the last region, each operation holds one, and a ring without operations
+        // does not touch it.
+        match unsafe { kernel.submitter().register_buffers(&[iovec]) } {
+            Ok(()) => {
+                tracing::debug!(bytes = len, wanted, "memory registered with io_uring");
+                return Some(Rc::new(arena));
+            }
+            Err(_) => len = len / 2 / CHUNK * CHUNK,
+        }
+    }
+    None
 }
 
 const TRANSIENT: [Option<Errno>; 5] =
