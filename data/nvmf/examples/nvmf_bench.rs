@@ -145,15 +145,17 @@ fn main() {
                 let (target_before, host_before, began) = (target_time().await, core_time(), rt::now());
                 let count = run_load(&association, load, depth, seconds).await;
                 let wall = began.elapsed().as_secs_f64();
-                let (target, host) = (target_time().await - target_before, core_time() - host_before);
+                let (target, host) = (target_time().await, core_time());
                 #[expect(clippy::cast_precision_loss, reason = "a count of commands, for people")]
                 let count = count as f64;
-                let each = |time: Duration| time.as_secs_f64() * 1e6 / count;
+                let each = |time: Duration, before: Duration| {
+                    (time.as_secs_f64() - before.as_secs_f64()) * 1e6 / count
+                };
                 println!(
                     "{name:<12} {depth:>5} {:>12.0} {:>18.2} {:>18.2}",
                     count / wall,
-                    each(target),
-                    each(host)
+                    each(target, target_before),
+                    each(host, host_before)
                 );
             }
         }

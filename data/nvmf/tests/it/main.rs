@@ -1,5 +1,9 @@
 //! The public interface of `nvmf`: formats against the kernel's own bytes, target and initiator over simulated networks.
 
 mod golden;
+mod hostile_host;
+mod life;
+mod raw;
 mod support;
 mod talk;
+mod wire;
