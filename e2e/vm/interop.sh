@@ -20,29 +20,62 @@ fi
 modprobe nvme-tcp
 connect() {
     nvme connect -t tcp -a $ADDRESS -s $PORT -n $NQN "$@" >/dev/null
-    D=; for ((i = 0; i < 100; i++)); do D=$(ls -d /dev/nvme*n1 2>/dev/null | head -n 1); [ -b "$D" ] && return; sleep 0.1; done
-    echo "no block device appeared"; return 1
+    for ((i = 0; i < 300; i++)); do
+        D=$(ls -d /dev/nvme*n1 2>/dev/null | head -n 1)
+        [ -b "$D" ] && return
+        sleep 0.1
+    done
+    echo "no block device appeared"
+    return 1
 }
-disconnect() { nvme disconnect -n $NQN >/dev/null; for ((i = 0; i < 100; i++)); do [ -b "$D" ] || return 0; sleep 0.1; done
-    echo "$D stayed"; return 1; }
-verify() { fio --name=verify --filename=$D --direct=1 --ioengine=io_uring --rw=randwrite --bsrange=4k-128k --blockalign=4k \
-    --iodepth=16 --offset=16m --size=32m --verify=crc32c --verify_fatal=1 --randseed=7 "$@" >/tmp/fio || { cat /tmp/fio; return 1; }; }
+disconnect() {
+    nvme disconnect -n $NQN >/dev/null
+    for ((i = 0; i < 300; i++)); do [ -b "$D" ] || return 0; sleep 0.1; done
+    echo "$D stayed"
+    return 1
+}
+verify() { # more options of fio
+    fio --name=verify --filename=$D --direct=1 --ioengine=io_uring --rw=randwrite --bsrange=4k-128k --blockalign=4k \
+        --iodepth=16 --offset=16m --size=32m --verify=crc32c --verify_fatal=1 --randseed=7 "$@" >/tmp/fio ||
+        { cat /tmp/fio; return 1; }
+}
 files() { # on a fresh file system of type $1: what was written is there after it was mounted again
-    mkfs.$1 -q $2 $D; mkdir -p /mnt/v; mount $D /mnt/v; cp -r /usr/bin /mnt/v/; (cd /mnt/v && find . -type f -print0 | xargs -0 sha1sum >/tmp/sums)
-    umount /mnt/v; mount $D /mnt/v; (cd /mnt/v && sha1sum --quiet -c /tmp/sums); rm -rf /mnt/v/bin; fstrim /mnt/v; umount /mnt/v
-    step "$1: $(wc -l </tmp/sums) files, the same after unmounting; removed and trimmed"; }
+    mkfs.$1 -q $2 $D; mkdir -p /mnt/v; mount $D /mnt/v
+    cp -r /usr/bin /mnt/v/; (cd /mnt/v && find . -type f -print0 | xargs -0 sha1sum >/tmp/sums)
+    umount /mnt/v; mount $D /mnt/v
+    (cd /mnt/v && sha1sum --quiet -c /tmp/sums); rm -rf /mnt/v/bin; fstrim /mnt/v; umount /mnt/v
+    step "$1: $(wc -l </tmp/sums) files, the same after unmounting; removed and trimmed"
+}
 
 nvme discover -t tcp -a $ADDRESS -s $PORT >/tmp/discovery
 grep -qx "subnqn:  $NQN" /tmp/discovery
 grep -qx "traddr:  $ADDRESS" /tmp/discovery
 step "discover: $NQN at $ADDRESS"
-connect --nr-io-queues=2
+connect --nr-io-queues=1 --nr-write-queues=1
 step "connect: $D, $(blockdev --getsize64 $D) bytes in blocks of $(blockdev --getss $D)"
 nvme id-ctrl $D | grep -E '^(mn|sn|fr|ver|mdts|oncs|vwc|ioccsz) ' | tr -s ' ' | paste -sd' '
+for log in id-ns ns-descs list-ns smart-log error-log show-regs; do
+    [ $log = show-regs ] && device=${D%n1} || device=$D
+    nvme $log $device >/tmp/out 2>&1 || { echo "nvme $log:"; cat /tmp/out; false; }
+done
+nvme get-feature $D -f 7 >/dev/null
+nvme list -o json | grep -q $D
+step "nvme-cli: id-ns, ns-descs, list-ns, smart-log, error-log, show-regs, get-feature, list"
+if nvme connect -t tcp -a $ADDRESS -s $PORT -n $NQN-absent >/tmp/out 2>&1; then echo "connected to nowhere"; false; fi
+END=$(($(blockdev --getsize64 $D) / $(blockdev --getss $D)))
+if nvme read $D -s $END -c 0 -z 4096 -d /tmp/out >/dev/null 2>&1; then false; fi
+step "refused: a subsystem that is not there, a read beyond the end"
+dmesg -C # The kernel rightly complains about these two.
 files ext4
 files xfs -f
 verify
 step "fio: 32 MiB in pieces of 4 to 128 KiB, verified"
+fio --name=load --filename=$D --direct=1 --ioengine=io_uring --rw=randrw --bs=4k --iodepth=8 --size=8m --time_based \
+    --runtime=5 --output=/tmp/load --eta=never & LOAD=$!
+sleep 2; nvme reset ${D%n1}; wait $LOAD
+dmesg | grep -q 'resetting controller'
+dmesg -C
+step "reset of the controller under load: no I/O error"
 disconnect
 connect --hdr-digest --data-digest
 verify --verify_only
@@ -61,5 +94,20 @@ sleep 6
 dd if=$D of=/dev/null bs=4096 count=1 iflag=direct status=none
 disconnect
 step "keep-alive: alive after three times its time-out without I/O"
-if dmesg | grep -iE 'nvme.*(error|timeout|reset|reconnect|failed|invalid|broken)'; then echo "interop: the kernel complained"; exit 1; fi
+if dmesg | grep -iE 'nvme.*(error|timeout|reset|reconnect|failed|invalid|broken)'; then
+    echo "interop: the kernel complained"
+    exit 1
+fi
+echo 5 >/sys/module/nvme_core/parameters/io_timeout # Half a minute otherwise.
+connect --keep-alive-tmo=2 --reconnect-delay=1
+verify --rate_iops=,200 --eta=never & LOAD=$!
+sleep 1
+INTERFACE=$(ip route get $ADDRESS | grep -o ' dev [a-z0-9]*' | cut -d' ' -f3)
+ip link set $INTERFACE down
+sleep 6
+ip link set $INTERFACE up
+wait $LOAD
+dmesg | grep -q 'Successfully reconnected'
+disconnect
+step "link cut for 6 s under load, longer than the keep-alive: reconnected, all of it verified"
 echo "interop: ok"
