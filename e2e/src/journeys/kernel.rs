@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 const SCRIPT: &str = include_str!("../../vm/interop.sh");
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(600);
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// The judge is fit: guest and script accept the kernel's own target.
@@ -56,10 +56,9 @@ fn interop(trip: &Trip) -> Result<()> {
     let built = cargo.arg("--manifest-path").arg(manifest).status().context("run cargo")?;
     ensure!(built.success() && program.is_file(), "there is no {} after cargo's {built}", program.display());
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let nqn = "nqn.2026-01.io.orlop:interop";
+    let nqn = "nqn.2026-11.io.orlop:mem";
     let mut command = trip.command(program);
-    command.args(["--listen", &format!("127.0.0.1:{port}"), "--size", "400MiB", "--nqn", nqn]);
-    command.args(["--advertise", &format!("10.0.2.2:{port}")]);
+    command.args([&format!("127.0.0.1:{port}"), "400MiB", "4096", "10.0.2.2"]);
     let mut target = trip.start(command)?;
     let begun = Instant::now();
     while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
