@@ -98,9 +98,10 @@ if dmesg | grep -iE 'nvme.*(error|timeout|reset|reconnect|failed|invalid|broken)
     echo "interop: the kernel complained"
     exit 1
 fi
-echo 5 >/sys/module/nvme_core/parameters/io_timeout # Half a minute otherwise.
+# Half a minute and more otherwise.
+echo 5 >/sys/module/nvme_core/parameters/io_timeout; echo 1 >/proc/sys/net/ipv4/tcp_syn_retries
 connect --keep-alive-tmo=2 --reconnect-delay=1
-verify --rate_iops=,200 --eta=never & LOAD=$!
+verify --rate=,8m --eta=never & LOAD=$!
 sleep 1
 INTERFACE=$(ip route get $ADDRESS | grep -o ' dev [a-z0-9]*' | cut -d' ' -f3)
 ip link set $INTERFACE down
