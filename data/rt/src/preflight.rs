@@ -2,7 +2,7 @@
 //!
 //! Nothing here changes the system. Each [`Finding`] names one feature, what was found, and what to do.
 
-use crate::os;
+use crate::{Errno, os};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Resource;
 use std::fs;
@@ -200,6 +200,10 @@ fn open_files() -> Result<String, (String, String)> {
 fn device(path: &str, remedy: &str) -> Result<String, (String, String)> {
     match rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
         Ok(_) => Ok(format!("{path} opens")),
+        Err(error @ (Errno::ACCESS | Errno::PERM)) => problem(
+            format!("{path} may not be opened: {error}"),
+            "run as root, or give this user (or container) the device",
+        ),
         Err(error) => problem(format!("{path} cannot be opened: {error}"), remedy),
     }
 }

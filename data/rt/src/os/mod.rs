@@ -98,6 +98,7 @@ impl Reactor {
             ops: Ops::default(),
             driver,
             done: RefCell::default(),
+            turns: Cell::new(0),
             closed: Cell::new(false),
         }))))
     }
@@ -124,6 +125,11 @@ impl Reactor {
             core.tasks.run_ready();
             core.turn();
         }
+    }
+
+    /// Turns of the loop so far; the number stands still while there is nothing to do.
+    pub fn turns(&self) -> u64 {
+        self.0.0.turns.get()
     }
 }
 
@@ -153,12 +159,14 @@ struct Core {
     driver: RefCell<Driver>,
     /// Scratch space of `drive`.
     done: RefCell<Vec<(ops::Key, i32)>>,
+    turns: Cell<u64>,
     /// The reactor is gone: operations fail.
     closed: Cell<bool>,
 }
 
 impl Core {
     fn turn(&self) {
+        self.turns.set(self.turns.get() + 1);
         self.tasks.collect_injected();
         let mut wait = if self.tasks.has_ready() { Wait::Not } else { Wait::Forever };
         if let Some(deadline) = self.timers.next_deadline() {

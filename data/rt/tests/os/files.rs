@@ -1,6 +1,7 @@
 //! Files with direct I/O.
 
-use super::run;
+use super::{reactor, run};
+use rt::os::{Config, DriverChoice};
 use rt::{Access, DmaBuf, DmaBytes, Durability, File, OpenOptions};
 use std::io::ErrorKind;
 use std::path::Path;
@@ -69,6 +70,36 @@ fn more_operations_than_the_queues_hold_all_complete() {
         for i in 0..LEN / 4096 {
             let read = file.read_at(i * 4096, DmaBuf::new(4096)).await.expect("read");
             assert_eq!(read[..], pattern(i, 4096)[..]);
+        }
+    });
+}
+
+/// A ring of the smallest size overflows in every way that there is.
+#[test]
+fn a_tiny_ring_loses_nothing() {
+    let folder = folder();
+    let config = Config { entries: 2, registered_bytes: 0, driver: DriverChoice::Uring };
+    let Some(reactor) = reactor(config) else { return };
+    reactor.run(async {
+        let file = std::rc::Rc::new(open(&folder.path().join("disk")).await);
+        for _ in 0..3 {
+            let tasks: Vec<_> = (0..500_u64)
+                .map(|i| {
+                    let file = std::rc::Rc::clone(&file);
+                    rt::spawn(async move {
+                        file.write_at(i * 4096, pattern(i, 4096), Durability::Cached).await.expect("write");
+                        // Half of the reads are dropped while they are under way.
+                        let limit = std::time::Duration::from_micros(if i % 2 == 0 { 1 } else { 60_000_000 });
+                        match rt::timeout(limit, file.read_at(i * 4096, DmaBuf::new(4096))).await {
+                            Ok(read) => assert_eq!(read.expect("read")[..], pattern(i, 4096)[..]),
+                            Err(rt::Elapsed) => assert_eq!(i % 2, 0),
+                        }
+                    })
+                })
+                .collect();
+            for task in tasks {
+                task.await;
+            }
         }
     });
 }

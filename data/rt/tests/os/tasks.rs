@@ -1,7 +1,8 @@
 //! Tasks, wakes and timers.
 
-use super::{run, run_on};
-use rt::os::DriverChoice;
+use super::{reactor, run, run_on};
+use rt::net::{TcpListener, TcpStream};
+use rt::os::{Config, DriverChoice};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -139,4 +140,38 @@ fn random_bytes_differ() {
         assert_ne!(rt::random_uuid(), rt::random_uuid());
         assert_ne!(rt::random_u64(), rt::random_u64());
     });
+}
+
+/// Counted in turns of the loop, not in CPU time: a busy machine changes nothing about them.
+#[test]
+fn an_idle_reactor_stands_still() {
+    for driver in [DriverChoice::Uring, DriverChoice::Threads] {
+        let Some(reactor) = reactor(Config { driver, ..Config::default() }) else { continue };
+        let _held = reactor.run(async {
+            let listener = TcpListener::bind("127.0.0.1:0".parse().expect("an address")).await.expect("bind");
+            let address = listener.local_address();
+            let client = rt::spawn(async move { TcpStream::connect(address).await.expect("connect") });
+            let mut server = listener.accept().await.expect("accept");
+            rt::spawn(async move { server.receive.fill().await.map(<[u8]>::len) }).detach();
+            rt::spawn(async move { listener.accept().await }).detach();
+            rt::spawn(rt::sleep(Duration::from_secs(3600))).detach();
+            rt::sleep(Duration::from_millis(1)).await;
+            client.await
+        });
+        let before = reactor.turns();
+        reactor.run(rt::sleep(Duration::from_millis(300)));
+        let turns = reactor.turns() - before;
+        assert!(turns <= 10, "{turns} turns on {driver:?}");
+    }
+}
+
+#[test]
+fn two_reactors_of_one_thread_do_not_mix() {
+    let (first, second) = (reactor(Config::default()), reactor(Config::default()));
+    let (first, second) = (first.expect("a reactor"), second.expect("a reactor"));
+    let (sender, receiver) = rt::mailbox::bounded::<u32>(1);
+    let (task,) = first.run(async move { (rt::spawn(async move { receiver.recv().await }),) });
+    // Wakes a task of the first reactor while the second one runs.
+    second.run(async move { sender.send(7).await.expect("the other reactor's task listens") });
+    assert_eq!(first.run(task), Ok(7));
 }
