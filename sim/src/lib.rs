@@ -1,1 +1,174 @@
-//! Simulator.
+//! The simulator: a whole cluster in one thread, on simulated disks, network and time, running the engines' own code.
+//!
+//! One seed decides everything: who runs when, how long everything takes, which machines die and when. While clients read
+//! and write stamped blocks, processes are killed, power is cut, links and the store go away, disks fail. Then the faults
+//! end, and it is checked that
+//!
+//! 1. every block's history is linearizable ([`history`]); a process crash loses no completed write, a power cut no
+//!    flushed one, and what it may have lost is said to be lost (I10);
+//! 2. the volume heals: all members are in sync after a bounded time;
+//! 3. the replicas, read offline from the disks, are equal block by block;
+//! 4. no record was ever changed as none may be (the last member in sync given up, an epoch taken back).
+
+mod cluster;
+mod faults;
+pub mod history;
+mod store;
+mod totals;
+mod verify;
+mod workload;
+
+pub use nexus::Planted;
+pub use totals::Totals;
+
+use cluster::{Cluster, Sizes};
+use device::Lba;
+use rt::sim::World;
+use std::fmt;
+use std::time::Duration;
+use workload::Workload;
+
+/// I/Os after which the faults end.
+const COMPLETED_MIN: u64 = 2_000;
+/// Virtual time after which they end in any case.
+const FAULTS_MAX: Duration = Duration::from_secs(120);
+/// Virtual time within which a volume heals once nothing fails any more.
+const HEALED_WITHIN: Duration = Duration::from_secs(120);
+/// Clients of the volume.
+const CLIENTS: usize = 8;
+
+/// A rule broken on purpose, to see it found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bug {
+    /// Every rule holds.
+    #[default]
+    None,
+    /// A rule of the nexus is broken.
+    Nexus(Planted),
+}
+
+impl Bug {
+    /// The bug of a name such as `I4`.
+    pub fn named(name: &str) -> Option<Self> {
+        Planted::ALL.iter().find(|(known, _)| *known == name).map(|(_, planted)| Self::Nexus(*planted))
+    }
+
+    /// The names of all bugs.
+    pub fn names() -> Vec<&'static str> {
+        Planted::ALL.iter().map(|(name, _)| *name).collect()
+    }
+}
+
+/// What one seed showed.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The seed.
+    pub seed: u64,
+    /// What happened.
+    pub totals: Totals,
+    /// The hash of everything that happened, in order.
+    pub trace_hash: u64,
+    /// Virtual time.
+    pub elapsed: Duration,
+    /// What was wrong, if anything.
+    pub violation: Option<String>,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.violation {
+            Some(cause) => write!(f, "seed {}: {cause}; replay: orlop sim --seed {}", self.seed, self.seed),
+            None => write!(f, "seed {}: ok, trace {:016x}, {}", self.seed, self.trace_hash, self.totals),
+        }
+    }
+}
+
+/// Runs one seed. A panic of the code under test is a violation like any other.
+pub fn run_seed(seed: u64, bug: Bug) -> Outcome {
+    let world = World::new(seed);
+    world.set_time_limit(FAULTS_MAX + 2 * HEALED_WITHIN + Duration::from_secs(600));
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let world_inside = world.clone();
+        world.run(async move { story(world_inside, bug).await })
+    }));
+    let (mut totals, violation) = match caught {
+        Ok((totals, violation)) => (totals, violation),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            (Totals::default(), Some(format!("panic: {}", text.unwrap_or_default())))
+        }
+    };
+    let counters = world.counters();
+    totals.crashes = counters.crashes;
+    totals.power_cuts = counters.power_cuts;
+    totals.torn_writes = counters.writes_torn;
+    totals.lost_cache = counters.writes_lost;
+    totals.partitions = counters.partitions;
+    totals.disk_errors = counters.read_errors + counters.write_errors + counters.sync_errors;
+    Outcome { seed, totals, trace_hash: world.trace_hash(), elapsed: world.elapsed(), violation }
+}
+
+/// The story of one seed: a cluster, clients and faults; then peace, and the checks.
+async fn story(world: World, bug: Bug) -> (Totals, Option<String>) {
+    let Bug::Nexus(planted) = bug else { return tell(world, Planted::Nothing).await };
+    tell(world, planted).await
+}
+
+async fn tell(world: World, planted: Planted) -> (Totals, Option<String>) {
+    let sizes = sizes();
+    let cluster = Cluster::new(&world, sizes, planted);
+    (0..3).for_each(|index| cluster.start(index));
+    cluster.create_volume(sizes).await;
+    let workload = Workload::new(&cluster, hot_blocks(sizes));
+    let clients: Vec<_> = (0..CLIENTS).map(|_| rt::spawn(workload.clone().client())).collect();
+
+    let began = world.elapsed();
+    let lasting = Duration::from_secs(10 + rt::random_u64() % 50);
+    let enough = || {
+        let elapsed = world.elapsed() - began;
+        (workload.totals().completed >= COMPLETED_MIN && elapsed > lasting) || elapsed > FAULTS_MAX
+    };
+    faults::rage(&cluster, || enough() || workload.violation().is_some()).await;
+
+    let healed = verify::healed(&cluster, HEALED_WITHIN).await;
+    workload.stop();
+    for client in clients {
+        client.await;
+    }
+    if healed.is_ok() {
+        workload.read_all().await;
+    }
+    workload.check();
+    let equal = match &healed {
+        Ok(()) => verify::replicas_equal(&cluster).await,
+        Err(cause) => Err(cause.clone()),
+    };
+    let mut totals = workload.totals();
+    totals += &cluster.store.totals();
+    totals += &cluster.past.borrow();
+    totals.replicas_compared = *equal.as_ref().unwrap_or(&0);
+    let violation = workload.violation().or_else(|| cluster.store.violation()).or_else(|| equal.err());
+    (totals, violation)
+}
+
+/// A small volume; in one seed of four one disk is too small for all of it.
+fn sizes() -> Sizes {
+    const VOLUME: u64 = 24 << 20;
+    let full = rt::random_u64() % 4 == 0;
+    let large = 128 << 20;
+    let small = if full { 24 << 20 } else { large };
+    Sizes { volume_bytes: VOLUME, disk_bytes: [large, large, small] }
+}
+
+/// Runs of neighbouring blocks in several extents, so that long operations overlap, and space is taken all over.
+fn hot_blocks(sizes: Sizes) -> Vec<Lba> {
+    let blocks = sizes.volume_bytes / u64::from(cluster::BLOCK_SIZE);
+    let runs = 24;
+    (0..runs)
+        .flat_map(|_| {
+            let first = rt::random_u64() % (blocks - 16);
+            (first..first + 4).map(Lba)
+        })
+        .collect()
+}

@@ -1,1 +1,248 @@
-//! Stage `engine` of the path of a byte.
+//! The engine: one per node. It owns the node's pools, nexuses, target and front-ends, applies the wanted state that it
+//! reads from the store, and writes what it sees there.
+//!
+//! ```text
+//! store ──► converge ─┬─► replicas: made while the record says New, destroyed when it says Removed
+//!                     └─► volumes: one task each while the intent names this node as the owner
+//!                            open nexus ─► serve on the target ─► attach as a device ─► report
+//! ```
+//!
+//! # Invariants
+//! 1. A replica is made only for a member in state `New`, and destroyed only when the record, read from the store itself,
+//!    says `Removed`. Absence is never an order.
+//! 2. At most one nexus of a volume runs in an engine.
+//! 3. Nothing here is needed for safety across nodes: epochs, the record and the ports of replicas see to that.
+
+mod config;
+mod control;
+mod device_node;
+mod dial;
+mod metrics;
+mod pools;
+mod replicas;
+mod target;
+mod volume;
+
+pub use config::{Config, FuseConfig, PoolConfig};
+pub use control::{Control, ControlError, ControlFuture};
+pub use metrics::{EngineMetrics, VolumeMetrics};
+pub use volume::VolumeHandle;
+
+use crate::pools::Pools;
+use crate::replicas::Replicas;
+use crate::target::Exports;
+use crate::volume::VolumeTask;
+use model::{Node, NodeState};
+use rt::Task;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// How often the engine looks at the store although nothing seems to have changed.
+const RELIST: Duration = Duration::from_secs(2);
+/// How often it says that it is alive.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// Why an engine could not start.
+#[derive(Debug)]
+pub enum Error {
+    /// A pool could not be opened or formatted.
+    Pool {
+        /// The device's URI.
+        uri: String,
+        /// What is wrong.
+        cause: String,
+    },
+    /// The target's address could not be used.
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What is wrong.
+        source: std::io::Error,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pool { uri, cause } => write!(f, "pool {uri}: {cause}"),
+            Self::Listen { address, source } => {
+                write!(f, "target {address}: {source}; choose another address or end who uses it")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// A running engine; a cheap handle, on its reactor.
+#[derive(Clone)]
+pub struct Engine(Rc<State>);
+
+pub(crate) struct State {
+    pub(crate) config: Config,
+    pub(crate) control: Rc<dyn Control>,
+    pub(crate) pools: Pools,
+    pub(crate) address: SocketAddr,
+    pub(crate) exports: Exports,
+    replicas: Replicas,
+    volumes: RefCell<BTreeMap<Uuid, VolumeTask>>,
+    tasks: RefCell<Vec<Task<()>>>,
+    /// Where nodes listened when the store was last read.
+    addresses: RefCell<BTreeMap<String, SocketAddr>>,
+}
+
+impl Engine {
+    /// Opens the pools, listens, and begins to converge.
+    ///
+    /// # Errors
+    /// When a pool or the address cannot be used; nothing runs then.
+    pub async fn start(config: Config, control: Rc<dyn Control>) -> Result<Self, Error> {
+        let pools = Pools::open(&config).await?;
+        let exports = Exports::default();
+        let (address, target) = target::serve(config.listen, exports.clone(), &pools).await?;
+        let state = Rc::new(State {
+            config,
+            control,
+            pools,
+            address,
+            exports,
+            replicas: Replicas::default(),
+            volumes: RefCell::default(),
+            tasks: RefCell::new(vec![target]),
+            addresses: RefCell::default(),
+        });
+        let heart = rt::spawn(Rc::clone(&state).beat());
+        let converging = rt::spawn(Rc::clone(&state).converge_for_ever());
+        state.tasks.borrow_mut().extend([heart, converging]);
+        tracing::info!(node = state.config.node, %address, "engine runs");
+        Ok(Self(state))
+    }
+
+    /// Where its target listens.
+    pub fn address(&self) -> SocketAddr {
+        self.0.address
+    }
+
+    /// The open nexus of a volume on this node, for in-process use and reports.
+    pub fn volume(&self, volume: Uuid) -> Option<VolumeHandle> {
+        self.0.volumes.borrow().get(&volume).and_then(VolumeTask::handle)
+    }
+
+    /// What it has counted.
+    pub fn metrics(&self) -> EngineMetrics {
+        EngineMetrics::gather(&self.0)
+    }
+
+    /// Ends in order: closes every volume, says so, and closes the pools.
+    ///
+    /// # Errors
+    /// Why some volumes cannot end: their device is in use (mounted). They go on; the others are closed.
+    pub async fn stop(&self) -> Result<(), Vec<String>> {
+        let state = &self.0;
+        let tasks = state.volumes.take();
+        let mut in_use = Vec::new();
+        for (uuid, task) in tasks {
+            if let Err((task, reason)) = task.close().await {
+                in_use.push(format!("volume {}: {reason}", task.name()));
+                state.volumes.borrow_mut().insert(uuid, task);
+            }
+        }
+        if !in_use.is_empty() {
+            return Err(in_use);
+        }
+        state.tasks.take();
+        let _ = state.control.report_node(state.node(NodeState::NotReady, 0)).await;
+        state.pools.close().await;
+        Ok(())
+    }
+}
+
+impl State {
+    /// Notes where nodes listen.
+    pub(crate) fn learn_addresses(&self, nodes: &[Node]) {
+        let mut addresses = self.addresses.borrow_mut();
+        for node in nodes {
+            match node.address.parse() {
+                Ok(address) => {
+                    addresses.insert(node.name.clone(), address);
+                }
+                Err(_) => {
+                    tracing::warn!(node = node.name, address = node.address, "node has no usable address")
+                }
+            }
+        }
+    }
+
+    /// Where a node listened when the store was last read.
+    pub(crate) fn known_address(&self, node: &str) -> Option<SocketAddr> {
+        self.addresses.borrow().get(node).copied()
+    }
+
+    fn node(&self, state: NodeState, heartbeat: u64) -> Node {
+        Node {
+            name: self.config.node.clone(),
+            state,
+            address: self.address.to_string(),
+            metrics_address: self.config.metrics_address.clone(),
+            pid: self.config.pid,
+            boot_id: self.config.boot_id,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            heartbeat,
+        }
+    }
+
+    /// Says that this node is alive, again and again, and what its pools are like.
+    async fn beat(self: Rc<Self>) {
+        let mut heartbeat = rt::random_u64() >> 1;
+        loop {
+            heartbeat += 1;
+            if let Err(error) = self.control.report_node(self.node(NodeState::Ready, heartbeat)).await {
+                tracing::debug!(node = self.config.node, %error, "heartbeat not written");
+            }
+            for pool in self.pools.reports(&self.config) {
+                if let Err(error) = self.control.report_pool(pool).await {
+                    tracing::debug!(node = self.config.node, %error, "pool report not written");
+                }
+            }
+            rt::sleep(HEARTBEAT).await;
+        }
+    }
+
+    async fn converge_for_ever(self: Rc<Self>) {
+        loop {
+            if let Err(error) = self.converge().await {
+                tracing::debug!(node = self.config.node, %error, "the store cannot be read");
+            }
+            rt::race(self.control.changed(), rt::sleep(RELIST)).await;
+        }
+    }
+
+    /// Makes this node what the store wants it to be, as far as that needs no waiting.
+    async fn converge(self: &Rc<Self>) -> Result<(), ControlError> {
+        let volumes = self.control.volumes().await?;
+        let records = self.control.records_of_all().await?;
+        self.replicas.converge(self, &volumes, &records).await;
+        let mine = |volume: &model::Volume| volume.intent.owner.as_deref() == Some(self.config.node.as_str());
+        for volume in &volumes {
+            let running = self.volumes.borrow().contains_key(&volume.uuid);
+            if mine(volume) && !running {
+                let task = VolumeTask::start(self, volume.clone());
+                self.volumes.borrow_mut().insert(volume.uuid, task);
+            } else if running {
+                self.volumes.borrow()[&volume.uuid].wish(volume, mine(volume));
+            }
+        }
+        let known = |uuid: &Uuid| volumes.iter().any(|volume| volume.uuid == *uuid);
+        let orphans: Vec<Uuid> = self.volumes.borrow().keys().copied().filter(|uuid| !known(uuid)).collect();
+        for uuid in orphans {
+            self.volumes.borrow()[&uuid].unwish();
+        }
+        self.volumes.borrow_mut().retain(|_, task| !task.is_over());
+        Ok(())
+    }
+}

@@ -1,1 +1,56 @@
-//! Stage `nexus` of the path of a byte.
+//! The nexus: the running mirror of one volume, on one node at a time. The only place that knows there are copies.
+//!
+//! On the path of a byte it stands between the front-ends and targets above, which see one device, and the pools below,
+//! which it reaches by [`leg`]s: plain calls on its own node, NVMe over TCP elsewhere.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `open` | opening: the next epoch, who is in sync, what they owe each other, when it may serve (I3, I4, I5, I6, I9, I10) |
+//! | `write` | the path of a write, a flush, an unmap (I1, I2, I11) |
+//! | `read` | the path of a read (I6, I9, I11) |
+//! | `attend` | one task per member: heartbeats, reconnecting, retiring, rejoining (I2, I3, I4, I5) |
+//! | `equal` | making extents equal by hash; rebuild with progress on the receiver (I6, I7) |
+//! | `adopt` | the wished members: taken in, let go |
+//! | `record` | the volume's record: compare-and-swap, lost answers |
+//! | `order` | turns: the order of overlapping operations |
+//! | `leg` | the replica's side of fencing, and the way there |
+//!
+//! # Invariants
+//! 1. A write is acknowledged only when every `InSync` member has acknowledged it.
+//! 2. A member that missed or may have missed a write is `Stale` in the store before that write is acknowledged without
+//!    it. A flush that failed on a member makes it `Stale` and is not retried there. `NoSpace` makes nobody `Stale`.
+//! 3. Members accept the highest epoch only; opening takes the next one in the store first.
+//! 4. The last `InSync` member is never made `Stale`: the volume waits for it.
+//! 5. A member whose pool has another incarnation than the record says is `Stale`, unless nobody better is reachable.
+//! 6. After an unclean end no read of an extent returns before that extent is equal on all `InSync` members.
+//! 7. A rebuilt member joins the writes at a drained point, then is asked what it is owed; it becomes `InSync` by one
+//!    swap after a flush; progress is kept on the receiver.
+//! 9. Reads are served only while every `InSync` member has answered within the lease time; a new owner waits that out.
+//! 10. No silent gap: where completed writes may be lost, older attachments fail their writes and flushes.
+//! 11. Operations on a block are ordered by arrival.
+//!
+//! (The numbers are those of the design; 8 and 12 belong to snapshots and to a lost store, which are not here yet.)
+
+mod adopt;
+mod attachment;
+mod attend;
+mod equal;
+pub mod leg;
+mod member;
+mod open;
+mod order;
+mod owed;
+mod planted;
+mod read;
+mod record;
+mod shield;
+mod state;
+mod status;
+mod write;
+
+pub use attachment::Attachment;
+pub use open::{OpenError, open};
+pub use planted::Planted;
+pub use record::{RecordError, RecordFuture, Records, Versioned};
+pub use state::{Config, Dial, Nexus};
+pub use status::{MemberStatus, NexusStatus};

@@ -1,0 +1,46 @@
+//! What an engine is told at its start. Only `bin` (and the simulator) fill it in.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use uuid::Uuid;
+
+/// A pool of this node.
+#[derive(Clone, Debug)]
+pub struct PoolConfig {
+    /// For people.
+    pub name: String,
+    /// The device under it.
+    pub uri: String,
+}
+
+/// An engine's configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The node's name.
+    pub node: String,
+    /// The cluster: pools of another one are refused.
+    pub cluster: Uuid,
+    /// The machine's boot.
+    pub boot_id: Uuid,
+    /// This process, for reports.
+    pub pid: u32,
+    /// The node's pools; a blank device is formatted.
+    pub pools: Vec<PoolConfig>,
+    /// Where the target listens; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where `/metrics` is served, for reports.
+    pub metrics_address: Option<String>,
+    /// How nexuses behave; `node` in it is set by the engine.
+    pub nexus: nexus::Config,
+    /// How volumes become devices of the operating system; without it they are only reachable by the target.
+    pub fuse: Option<FuseConfig>,
+}
+
+/// How volumes become block devices over FUSE.
+#[derive(Clone, Debug)]
+pub struct FuseConfig {
+    /// Where sockets and mount points go.
+    pub state_dir: PathBuf,
+    /// What every mount, loop device and process of this run carries.
+    pub run_id: String,
+}

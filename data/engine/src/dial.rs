@@ -1,0 +1,51 @@
+//! How the nexuses of this node reach members: a plain call on this node, an NVMe/TCP association elsewhere.
+
+use crate::State;
+use device::Status;
+use model::MemberRecord;
+use nexus::Dial;
+use nexus::leg::{Leg, RemoteLeg, replica_nqn};
+use nvmf::{Association, ConnectOptions};
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+/// How long a member may take to answer the handshake.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// How long a command may take before its association is given up (I3: it is asked again only after a reconnect).
+const COMMAND_LIMIT: Duration = Duration::from_secs(4);
+
+/// The way to members from this node.
+pub(crate) fn dial(state: &Rc<State>) -> Dial {
+    let state = Rc::downgrade(state);
+    Rc::new(move |member| {
+        let state = Weak::clone(&state);
+        Box::pin(async move { connect(&state.upgrade().ok_or(Status::Gone)?, member).await })
+    })
+}
+
+async fn connect(state: &Rc<State>, member: MemberRecord) -> Result<Leg, Status> {
+    if member.node == state.config.node {
+        return state.pools.port(member.replica).map(|port| Leg::Local(port.open())).ok_or(Status::Gone);
+    }
+    let address = address_of(state, &member.node).await?;
+    let hostnqn = format!("nqn.2026-11.io.orlop:node:{}", state.config.node);
+    let options = ConnectOptions {
+        connect_limit: CONNECT_LIMIT,
+        command_limit: COMMAND_LIMIT,
+        ..ConnectOptions::new(address, replica_nqn(member.replica), hostnqn, rt::random_uuid())
+    };
+    let association = Association::connect(options).await.map_err(|error| {
+        tracing::debug!(node = state.config.node, peer = member.node, replica = %member.replica, %error, "member not reached");
+        Status::Gone
+    })?;
+    Ok(Leg::Remote(RemoteLeg::new(association)))
+}
+
+/// Where a node listens, by the store or, while that is away, as it was last known.
+async fn address_of(state: &State, node: &str) -> Result<SocketAddr, Status> {
+    if let Ok(nodes) = state.control.nodes().await {
+        state.learn_addresses(&nodes);
+    }
+    state.known_address(node).ok_or(Status::Gone)
+}

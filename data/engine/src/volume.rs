@@ -1,0 +1,276 @@
+//! One volume whose owner this node is wished to be: opens its nexus, serves it, and reports.
+
+use crate::State;
+use crate::device_node::DeviceNode;
+use crate::dial::dial;
+use device::Status;
+use model::{Generation, MemberPhase, MemberRecord, MemberStatus, NexusState, Rebuild, Volume, VolumeStatus};
+use nexus::{Nexus, NexusStatus};
+use pool::EXTENT_SIZE;
+use rt::Task;
+use rt::sync::Event;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// How often a running volume is looked at and reported, if something changed.
+const LOOK: Duration = Duration::from_millis(500);
+/// The pause before a volume that could not be opened is tried again.
+const REOPEN: Duration = Duration::from_millis(500);
+
+/// The open nexus of a volume.
+#[derive(Clone)]
+pub struct VolumeHandle {
+    /// The nexus.
+    pub nexus: Nexus,
+}
+
+/// The task of one volume.
+pub(crate) struct VolumeTask {
+    volume: Rc<Running>,
+    task: Task<()>,
+}
+
+struct Running {
+    wish: RefCell<Volume>,
+    wanted: Cell<bool>,
+    changed: Event,
+    nexus: RefCell<Option<Nexus>>,
+    device: DeviceNode,
+    /// Why the volume cannot end now.
+    refused: RefCell<Option<String>>,
+    over: Cell<bool>,
+    reported: RefCell<Option<VolumeStatus>>,
+}
+
+impl VolumeTask {
+    /// Begins to serve a volume.
+    pub(crate) fn start(state: &Rc<State>, volume: Volume) -> Self {
+        let running = Rc::new(Running {
+            wish: RefCell::new(volume),
+            wanted: Cell::new(true),
+            changed: Event::new(),
+            nexus: RefCell::default(),
+            device: DeviceNode::default(),
+            refused: RefCell::default(),
+            over: Cell::new(false),
+            reported: RefCell::default(),
+        });
+        let task = rt::spawn(Rc::clone(&running).run(Rc::clone(state)));
+        Self { volume: running, task }
+    }
+
+    /// What the store wishes of it now.
+    pub(crate) fn wish(&self, volume: &Volume, wanted: bool) {
+        if *self.volume.wish.borrow() != *volume || self.volume.wanted.get() != wanted {
+            *self.volume.wish.borrow_mut() = volume.clone();
+            self.volume.wanted.set(wanted);
+            self.volume.changed.notify();
+        }
+    }
+
+    /// Nobody wishes anything of it any more.
+    pub(crate) fn unwish(&self) {
+        self.volume.wanted.set(false);
+        self.volume.changed.notify();
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.volume.over.get()
+    }
+
+    /// The volume's name.
+    pub(crate) fn name(&self) -> String {
+        self.volume.wish.borrow().name.clone()
+    }
+
+    /// Its nexus, while it is open.
+    pub(crate) fn handle(&self) -> Option<VolumeHandle> {
+        self.volume.nexus.borrow().clone().map(|nexus| VolumeHandle { nexus })
+    }
+
+    /// Ends the volume in order: removes its device, closes its nexus.
+    ///
+    /// # Errors
+    /// Gives itself back, with the reason, when its device is in use; it goes on then.
+    pub(crate) async fn close(self) -> Result<(), (Self, String)> {
+        *self.volume.refused.borrow_mut() = None;
+        self.unwish();
+        while !self.is_over() {
+            let refused = self.volume.refused.take();
+            if let Some(reason) = refused {
+                self.volume.wanted.set(true);
+                return Err((self, reason));
+            }
+            rt::race(self.volume.changed.wait(), rt::sleep(LOOK)).await;
+        }
+        self.task.await;
+        Ok(())
+    }
+}
+
+impl Running {
+    async fn run(self: Rc<Self>, state: Rc<State>) {
+        let uuid = self.wish.borrow().uuid;
+        while self.wanted.get() {
+            let config = nexus::Config { node: state.config.node.clone(), ..state.config.nexus.clone() };
+            let opening = nexus::open(config, state.control.records(), dial(&state), uuid);
+            match opening.await {
+                Ok(nexus) => self.serve(&state, nexus).await,
+                Err(error) => {
+                    self.report_unopened(&state, &error.to_string()).await;
+                    rt::race(self.changed.wait(), rt::sleep(REOPEN)).await;
+                }
+            }
+        }
+        self.over.set(true);
+        self.changed.notify();
+    }
+
+    /// Serves an open nexus until it is fenced or not wanted any more.
+    async fn serve(&self, state: &Rc<State>, nexus: Nexus) {
+        let name = self.wish.borrow().name.clone();
+        tracing::info!(volume = name, nexus = %nexus.id(), epoch = nexus.epoch(), "volume is open");
+        *self.nexus.borrow_mut() = Some(nexus.clone());
+        state.exports.add(&name, &nexus);
+        self.changed.notify();
+        while nexus.stopped().is_none() {
+            self.follow_wish(state, &nexus).await;
+            if !self.wanted.get() && self.device.path().is_none() {
+                break;
+            }
+            self.report(state, &nexus, NexusState::Serving, self.device.message()).await;
+            let over = async {
+                nexus.until_stopped().await;
+            };
+            rt::race(over, rt::race(self.changed.wait(), rt::sleep(LOOK))).await;
+        }
+        state.exports.remove(&name);
+        let (end, message) = match nexus.stopped() {
+            Some(status) => {
+                nexus.abandon().await;
+                if let Err(reason) = self.device.detach().await {
+                    tracing::warn!(
+                        volume = name,
+                        reason,
+                        "the device of a volume that moved away is still in use; its I/O fails"
+                    );
+                }
+                (NexusState::Failed, Some(status.to_string()))
+            }
+            None => match nexus.close().await {
+                Ok(()) => (NexusState::Closed, None),
+                Err(status) => (NexusState::Closed, Some(format!("not closed cleanly: {status}"))),
+            },
+        };
+        *self.nexus.borrow_mut() = None;
+        self.report(state, &nexus, end, message).await;
+    }
+
+    /// Gives the nexus the wished members and size, and the volume its device.
+    async fn follow_wish(&self, state: &State, nexus: &Nexus) {
+        let wish = self.wish.borrow().clone();
+        let (members, size_bytes) = {
+            let member = |m: &model::MemberIntent| MemberRecord::new(m.replica, m.pool, m.node.clone());
+            (wish.intent.members.iter().map(member).collect::<Vec<_>>(), wish.spec.size_bytes)
+        };
+        let followed = async {
+            nexus.adopt(&members).await?;
+            nexus.resize(size_bytes).await
+        };
+        if let Err(status) = followed.await
+            && status != Status::Fenced
+        {
+            tracing::info!(volume = %nexus.volume(), %status, "volume cannot follow its wish yet");
+        }
+        if let Some(fuse) = &state.config.fuse {
+            let here = wish.intent.attach.as_ref().is_some_and(|attach| attach.node == state.config.node);
+            self.device.follow(fuse, nexus, &wish, here && self.wanted.get()).await;
+            if !self.wanted.get() && self.device.path().is_some() {
+                *self.refused.borrow_mut() = self.device.message();
+                self.changed.notify();
+            }
+        }
+    }
+
+    async fn report_unopened(&self, state: &State, message: &str) {
+        let wish = self.wish.borrow().clone();
+        let status = VolumeStatus {
+            volume: wish.uuid,
+            node: state.config.node.clone(),
+            nexus: Uuid::nil(),
+            epoch: 0,
+            state: NexusState::Opening,
+            device: None,
+            target: None,
+            attachment: 0,
+            attach_serial: 0,
+            size_bytes: wish.spec.size_bytes,
+            stable: Generation::ZERO,
+            members: Vec::new(),
+            write_stall_max_ms: 0,
+            message: Some(message.to_owned()),
+        };
+        self.write_report(state, status).await;
+    }
+
+    async fn report(&self, state: &State, nexus: &Nexus, nexus_state: NexusState, message: Option<String>) {
+        let seen = nexus.status();
+        let wish = self.wish.borrow().clone();
+        let serving = nexus_state == NexusState::Serving;
+        let target = format!("nvme+tcp://{}/{}", state.address, crate::target::volume_nqn(&wish.name));
+        let status = VolumeStatus {
+            volume: wish.uuid,
+            node: state.config.node.clone(),
+            nexus: nexus.id(),
+            epoch: seen.record.epoch,
+            state: nexus_state,
+            device: self.device.path(),
+            target: serving.then_some(target),
+            attachment: seen.record.attachment,
+            attach_serial: wish.intent.attach_serial,
+            size_bytes: seen.record.size_bytes,
+            stable: Generation::ZERO,
+            members: members(&seen),
+            write_stall_max_ms: 0,
+            message,
+        };
+        self.write_report(state, status).await;
+    }
+
+    async fn write_report(&self, state: &State, status: VolumeStatus) {
+        if self.reported.borrow().as_ref() == Some(&status) {
+            return;
+        }
+        match state.control.report_volume(status.clone()).await {
+            Ok(()) => *self.reported.borrow_mut() = Some(status),
+            Err(error) => tracing::debug!(volume = %status.volume, %error, "status not written"),
+        }
+    }
+}
+
+/// The members as the store's status shows them.
+fn members(seen: &NexusStatus) -> Vec<MemberStatus> {
+    let member = |m: &nexus::MemberStatus| {
+        let phase = MemberPhase::from(m.state);
+        let rebuild = Rebuild {
+            done_bytes: (m.total_extents - m.owed_extents) * EXTENT_SIZE,
+            total_bytes: m.total_extents * EXTENT_SIZE,
+            sent_bytes: m.copied_bytes,
+            resumed: m.resumed,
+        };
+        let rebuilding = phase == MemberPhase::Rebuilding;
+        MemberStatus {
+            replica: m.replica,
+            node: m.node.clone(),
+            state: phase,
+            reachable: m.up,
+            rebuild: rebuilding.then_some(rebuild),
+            rebuilt: (!rebuilding && m.total_extents > 0).then_some(rebuild),
+            message: None,
+        }
+    };
+    seen.members.iter().map(member).collect()
+}

@@ -1,0 +1,124 @@
+//! The path of a read: its place in the order, the nearest member in sync, the lease.
+//!
+//! # Invariants
+//! I6, I9 and I11 of the crate: no read of an owed extent, none after the lease has run out, none beside a write.
+
+use crate::member::Member;
+use crate::order::Kind;
+use crate::shield::shielded;
+use crate::state::{State, count};
+use device::{BlockCount, Lba, Status};
+use pool::EXTENT_SIZE;
+use rt::DmaBuf;
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How often a read that waits for the lease looks again; answers to I/O renew it without telling.
+const LEASE_LOOK: Duration = Duration::from_millis(20);
+
+impl State {
+    /// Fills `buf` from block `lba` on.
+    pub(crate) async fn read(self: &Rc<Self>, lba: Lba, buf: DmaBuf) -> Result<DmaBuf, Status> {
+        let geometry = self.geometry();
+        let blocks = geometry.check(lba, buf.len())?;
+        let extents = self.extents_of(lba, blocks);
+        if extents.clone().any(|extent| self.is_owed_in_sync(extent)) {
+            return self.read_owed(lba, buf, extents).await;
+        }
+        let start = geometry.offset_bytes(lba);
+        let turn = self.arrive(start..start + buf.len() as u64, Kind::Shared);
+        turn.granted().await;
+        let data = self.read_any(lba, blocks, buf).await?;
+        self.lease().await?;
+        Ok(data)
+    }
+
+    /// A read of extents that members in sync are owed: first makes them equal, in its own turn (I6).
+    async fn read_owed(
+        self: &Rc<Self>,
+        lba: Lba,
+        buf: DmaBuf,
+        extents: Range<u64>,
+    ) -> Result<DmaBuf, Status> {
+        let turn = self.arrive(extents.start * EXTENT_SIZE..extents.end * EXTENT_SIZE, Kind::Exclusive);
+        let state = Rc::clone(self);
+        shielded(async move {
+            turn.granted().await;
+            for extent in extents.clone() {
+                state.settle_in_turn(extent).await?;
+            }
+            let blocks = state.geometry().check(lba, buf.len())?;
+            let data = state.read_any(lba, blocks, buf).await?;
+            state.lease().await?;
+            Ok(data)
+        })
+        .await
+    }
+
+    /// Reads from the nearest member in sync that can, trying the next one where a block cannot be read.
+    async fn read_any(&self, lba: Lba, blocks: BlockCount, buf: DmaBuf) -> Result<DmaBuf, Status> {
+        let len = buf.len();
+        let mut buf = Some(buf);
+        let mut unreadable: Vec<(Rc<Member>, Status)> = Vec::new();
+        loop {
+            if let Some(status) = self.stopped() {
+                return Err(status);
+            }
+            let in_sync: Vec<_> = self.members().into_iter().filter(|member| self.in_sync(member)).collect();
+            let untried =
+                |member: &&Rc<Member>| !unreadable.iter().any(|(tried, _)| Rc::ptr_eq(tried, member));
+            let Some(member) = nearest(in_sync.iter().filter(untried)) else {
+                match unreadable.last() {
+                    Some((_, status)) if !in_sync.iter().any(|member| untried(&member)) => {
+                        return Err(*status);
+                    }
+                    _ => self.changed.wait().await,
+                }
+                continue;
+            };
+            let Some(leg) = member.leg() else { continue };
+            let _under_way = member.begin_read();
+            let asked = rt::now();
+            match leg.read(lba, buf.take().unwrap_or_else(|| DmaBuf::new(len))).await {
+                Ok(data) => {
+                    member.answered(asked);
+                    return Ok(data);
+                }
+                Err(Status::Fenced) => self.stop(Status::Fenced),
+                Err(Status::Gone | Status::TimedOut | Status::Aborted) => {
+                    while member.has(&leg) && self.stopped().is_none() {
+                        member.changed.wait().await;
+                    }
+                }
+                Err(status) => {
+                    tracing::warn!(volume = %self.volume, member = %member.replica, lba = lba.0, blocks = blocks.0, %status, "member cannot read");
+                    unreadable.push((member, status));
+                }
+            }
+        }
+    }
+
+    /// Waits until every member in sync has answered within the lease time (I9).
+    async fn lease(&self) -> Result<(), Status> {
+        loop {
+            if let Some(status) = self.stopped() {
+                return Err(status);
+            }
+            let lease = self.config.lease;
+            if self.members().iter().all(|member| !self.may_be_in_sync(member) || member.lease_holds(lease)) {
+                return Ok(());
+            }
+            count(&self.counters.lease_waits, 1);
+            rt::race(self.changed.wait(), rt::sleep(LEASE_LOOK)).await;
+        }
+    }
+}
+
+/// The local member, else the one with the fewest reads under way.
+fn nearest<'a>(members: impl Iterator<Item = &'a Rc<Member>>) -> Option<Rc<Member>> {
+    members
+        .filter_map(|member| member.leg().map(|leg| (!leg.is_local(), member.reads(), member)))
+        .min_by_key(|(remote, reads, _)| (*remote, *reads))
+        .map(|(_, _, member)| Rc::clone(member))
+}

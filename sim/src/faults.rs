@@ -1,0 +1,118 @@
+//! What goes wrong, when, and for how long: one fault after the other, several at a time.
+
+use crate::cluster::Cluster;
+use rt::sim::DiskFault;
+use std::time::Duration;
+
+fn chance(percent: u64) -> bool {
+    rt::random_u64() % 100 < percent
+}
+
+fn millis(from: u64, to: u64) -> Duration {
+    Duration::from_millis(from + rt::random_u64() % (to - from))
+}
+
+fn machine() -> usize {
+    usize::try_from(rt::random_u64() % 3).expect("three machines")
+}
+
+/// Lets faults happen until `enough`, then ends all of them.
+pub(crate) async fn rage(cluster: &Cluster, enough: impl Fn() -> bool) {
+    rt::sleep(millis(200, 1000)).await;
+    // Each seed has a character: what never happens in it cannot hide what does.
+    let weights: [u64; 8] = std::array::from_fn(|_| if chance(70) { 1 + rt::random_u64() % 10 } else { 0 });
+    let pause_max = 200 + rt::random_u64() % 3000;
+    let mut under_way = Vec::new();
+    while !enough() {
+        let total: u64 = weights.iter().sum::<u64>().max(1);
+        let mut drawn = rt::random_u64() % total;
+        let kind = weights.iter().position(|weight| {
+            let hit = drawn < *weight;
+            drawn = drawn.saturating_sub(*weight);
+            hit
+        });
+        under_way.push(rt::spawn(fault(cluster.clone(), kind.unwrap_or(0))));
+        let until = rt::now() + millis(100, pause_max + 101);
+        while rt::now() < until && !enough() {
+            rt::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    for fault in under_way {
+        fault.await;
+    }
+    calm(cluster);
+}
+
+/// Nothing fails any more: machines run, links and the store are there, disks work.
+fn calm(cluster: &Cluster) {
+    cluster.world.heal();
+    cluster.store.set_away(false);
+    for (index, machine) in cluster.machines.iter().enumerate() {
+        machine.disk.clear_faults();
+        if !cluster.world.is_running(machine.id) {
+            cluster.start(index);
+        }
+    }
+}
+
+/// One fault, and its end.
+async fn fault(cluster: Cluster, kind: usize) {
+    let world = cluster.world.clone();
+    let (a, b) = (machine(), machine());
+    let id = |index: usize| cluster.machines[index].id;
+    match kind {
+        0 | 1 => {
+            if world.is_running(id(a)) {
+                cluster.kill(a, kind == 1);
+                move_owner_sometimes(&cluster, a);
+                rt::sleep(millis(50, 6000)).await;
+                if !world.is_running(id(a)) {
+                    cluster.start(a);
+                }
+            }
+        }
+        2 if a != b => {
+            if chance(50) {
+                world.partition(id(a), id(b));
+            } else {
+                world.partition_one_way(id(a), id(b));
+            }
+            rt::sleep(millis(100, 8000)).await;
+            world.heal_between(id(a), id(b));
+        }
+        3 => {
+            cluster.store.set_away(true);
+            rt::sleep(millis(100, 5000)).await;
+            cluster.store.set_away(false);
+        }
+        4 => {
+            let faults = [DiskFault::ReadError, DiskFault::WriteError, DiskFault::SyncError];
+            let drawn = faults[usize::try_from(rt::random_u64() % 3).expect("three kinds")];
+            cluster.machines[a].disk.add_fault(drawn, 0..u64::MAX, if chance(50) { 1000 } else { 50 });
+            rt::sleep(millis(10, 1500)).await;
+            cluster.machines[a].disk.clear_faults();
+        }
+        5 if a != b => world.reset_connections(id(a), id(b)),
+        6 => move_owner(&cluster, a),
+        _ => {
+            world.isolate(id(a));
+            move_owner_sometimes(&cluster, a);
+            rt::sleep(millis(100, 8000)).await;
+            for other in (0..3).filter(|other| *other != a) {
+                world.heal_between(id(a), id(other));
+            }
+        }
+    }
+}
+
+/// The manager wishes the volume elsewhere when its owner's node seems dead, rightly or not.
+fn move_owner_sometimes(cluster: &Cluster, dead: usize) {
+    if chance(60) {
+        move_owner(cluster, (dead + 1 + usize::from(chance(50))) % 3);
+    }
+}
+
+fn move_owner(cluster: &Cluster, to: usize) {
+    let node = cluster.machines[to].name.clone();
+    cluster.store.wish(cluster.volume, |volume| volume.intent.owner = Some(node));
+}

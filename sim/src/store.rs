@@ -1,0 +1,215 @@
+//! The simulated store: objects with revisions, answers that take time or are lost, outages. One process that never
+//! loses what it answered, reached by each node over a link that can be cut.
+//!
+//! It also watches every change of a record and notes what the nexuses did, for the totals, and what they never may do.
+
+use crate::totals::Totals;
+use engine::{Control, ControlError, ControlFuture};
+use model::{MemberState, Node, NodeReplicas, Volume, VolumeRecord, VolumeStatus};
+use nexus::{RecordError, RecordFuture, Records, Versioned};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// How often an engine is told that something may have changed.
+const CHANGED: Duration = Duration::from_millis(100);
+/// How long a client waits for a store that is away.
+const AWAY: Duration = Duration::from_millis(500);
+
+/// The store of a simulated cluster; a cheap handle.
+#[derive(Clone, Default)]
+pub(crate) struct Store(Rc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    nodes: RefCell<BTreeMap<String, Node>>,
+    volumes: RefCell<BTreeMap<Uuid, Volume>>,
+    records: RefCell<BTreeMap<Uuid, Versioned>>,
+    replicas: RefCell<BTreeMap<String, NodeReplicas>>,
+    away: Cell<bool>,
+    outages: Cell<u64>,
+    totals: RefCell<Totals>,
+    violation: RefCell<Option<String>>,
+}
+
+impl Store {
+    /// Names a volume that is to exist.
+    pub(crate) fn create(&self, volume: Volume, record: VolumeRecord) {
+        self.0.records.borrow_mut().insert(volume.uuid, Versioned { record, revision: 1 });
+        self.0.volumes.borrow_mut().insert(volume.uuid, volume);
+    }
+
+    /// The volume's wishes, to be changed.
+    pub(crate) fn wish(&self, volume: Uuid, edit: impl FnOnce(&mut Volume)) {
+        edit(self.0.volumes.borrow_mut().get_mut(&volume).expect("the simulation names volumes that exist"));
+    }
+
+    /// The node on which the volume's nexus is wished to be.
+    pub(crate) fn wished_owner(&self, volume: Uuid) -> Option<String> {
+        self.0.volumes.borrow()[&volume].intent.owner.clone()
+    }
+
+    /// The record as it is.
+    pub(crate) fn record(&self, volume: Uuid) -> VolumeRecord {
+        self.0.records.borrow()[&volume].record.clone()
+    }
+
+    /// Makes the store unreachable, or reachable again.
+    pub(crate) fn set_away(&self, away: bool) {
+        if away && !self.0.away.replace(away) {
+            self.0.outages.set(self.0.outages.get() + 1);
+        }
+        self.0.away.set(away);
+    }
+
+    /// What was seen in the records.
+    pub(crate) fn totals(&self) -> Totals {
+        Totals { store_outages: self.0.outages.get(), ..self.0.totals.borrow().clone() }
+    }
+
+    /// The first change that no nexus may ever make.
+    pub(crate) fn violation(&self) -> Option<String> {
+        self.0.violation.borrow().clone()
+    }
+
+    /// The way there: takes time; while the store is away the question may still arrive, but no answer comes.
+    async fn travel(&self) -> Result<(), RecordError> {
+        rt::sleep(Duration::from_micros(200 + rt::random_u64() % 2000)).await;
+        if self.0.away.get() {
+            rt::sleep(AWAY).await;
+            return Err(RecordError::Unreachable);
+        }
+        Ok(())
+    }
+
+    fn replace_now(&self, revision: u64, record: VolumeRecord) -> Result<u64, RecordError> {
+        let mut records = self.0.records.borrow_mut();
+        let current = records.get_mut(&record.volume).ok_or(RecordError::NotFound)?;
+        if current.revision != revision {
+            return Err(RecordError::Conflict);
+        }
+        self.watch(&current.record, &record);
+        *current = Versioned { record, revision: revision + 1 };
+        Ok(revision + 1)
+    }
+
+    /// Notes what a change of a record means.
+    fn watch(&self, old: &VolumeRecord, new: &VolumeRecord) {
+        let mut totals = self.0.totals.borrow_mut();
+        let forbidden = |cause: String| {
+            self.0.violation.borrow_mut().get_or_insert(cause);
+        };
+        if let (Some(before), Some(after)) = (&old.owner, &new.owner) {
+            totals.owners_moved += u64::from(before.node != after.node);
+        }
+        if new.epoch < old.epoch || new.version <= old.version {
+            forbidden(format!("record went back from epoch {} to {}", old.epoch, new.epoch));
+        }
+        totals.gaps += u64::from(new.gap_through > old.gap_through);
+        let in_sync = |record: &VolumeRecord| record.members.iter().any(|m| m.state == MemberState::InSync);
+        if in_sync(old) && !in_sync(new) {
+            forbidden("I4: the last member in sync was given up".to_owned());
+        }
+        for after in &new.members {
+            let before = old.members.iter().find(|m| m.replica == after.replica).map(|m| m.state);
+            match (before, after.state) {
+                (Some(MemberState::InSync), MemberState::Stale { .. }) => totals.members_made_stale += 1,
+                (Some(MemberState::Rebuilding { .. }), MemberState::InSync) => totals.rebuilds_finished += 1,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// One node's way to the store.
+pub(crate) struct NodeControl(pub(crate) Store);
+
+fn away(_: RecordError) -> ControlError {
+    ControlError("the store cannot be reached".to_owned())
+}
+
+impl Records for NodeControl {
+    fn read(&self, volume: Uuid) -> RecordFuture<'_, Versioned> {
+        Box::pin(async move {
+            self.0.travel().await?;
+            self.0.0.records.borrow().get(&volume).cloned().ok_or(RecordError::NotFound)
+        })
+    }
+
+    fn replace(&self, revision: u64, record: VolumeRecord) -> RecordFuture<'_, u64> {
+        Box::pin(async move {
+            match self.0.travel().await {
+                Ok(()) => {
+                    let answer = self.0.replace_now(revision, record);
+                    self.0.travel().await?; // The answer may be lost too.
+                    answer
+                }
+                Err(lost) => {
+                    if rt::random_u64() % 4 == 0 {
+                        let _ = self.0.replace_now(revision, record);
+                    }
+                    Err(lost)
+                }
+            }
+        })
+    }
+}
+
+impl Control for NodeControl {
+    fn records(&self) -> Rc<dyn Records> {
+        Rc::new(Self(self.0.clone()))
+    }
+
+    fn nodes(&self) -> ControlFuture<'_, Vec<Node>> {
+        Box::pin(async move {
+            self.0.travel().await.map_err(away)?;
+            Ok(self.0.0.nodes.borrow().values().cloned().collect())
+        })
+    }
+
+    fn volumes(&self) -> ControlFuture<'_, Vec<Volume>> {
+        Box::pin(async move {
+            self.0.travel().await.map_err(away)?;
+            Ok(self.0.0.volumes.borrow().values().cloned().collect())
+        })
+    }
+
+    fn records_of_all(&self) -> ControlFuture<'_, Vec<VolumeRecord>> {
+        Box::pin(async move {
+            self.0.travel().await.map_err(away)?;
+            Ok(self.0.0.records.borrow().values().map(|versioned| versioned.record.clone()).collect())
+        })
+    }
+
+    fn report_node(&self, node: Node) -> ControlFuture<'_, ()> {
+        Box::pin(async move {
+            self.0.travel().await.map_err(away)?;
+            self.0.0.nodes.borrow_mut().insert(node.name.clone(), node);
+            Ok(())
+        })
+    }
+
+    fn report_pool(&self, _pool: model::Pool) -> ControlFuture<'_, ()> {
+        Box::pin(async move { self.0.travel().await.map_err(away) })
+    }
+
+    fn report_replicas(&self, replicas: NodeReplicas) -> ControlFuture<'_, ()> {
+        Box::pin(async move {
+            self.0.travel().await.map_err(away)?;
+            self.0.0.replicas.borrow_mut().insert(replicas.node.clone(), replicas);
+            Ok(())
+        })
+    }
+
+    fn report_volume(&self, _status: VolumeStatus) -> ControlFuture<'_, ()> {
+        Box::pin(async move { self.0.travel().await.map_err(away) })
+    }
+
+    fn changed(&self) -> Pin<Box<dyn Future<Output = ()> + '_>> {
+        Box::pin(rt::sleep(CHANGED))
+    }
+}

@@ -1,0 +1,76 @@
+//! The checks when nothing fails any more: the volume heals, and its replicas are equal.
+
+use crate::cluster::{BLOCK_SIZE, Cluster, DISK};
+use device::{BlockCount, Lba};
+use model::MemberState;
+use pool::ReplicaReader;
+use rt::DmaBuf;
+use std::time::Duration;
+
+/// Blocks compared at once.
+const BLOCKS_AT_ONCE: u64 = 64;
+
+/// Waits until all members are in sync and equal; an error if that takes too long.
+pub(crate) async fn healed(cluster: &Cluster, within: Duration) -> Result<(), String> {
+    let give_up = rt::now() + within;
+    loop {
+        let record = cluster.store.record(cluster.volume);
+        let in_sync = record.members.iter().all(|member| member.state == MemberState::InSync);
+        let wished = cluster.wished_owner();
+        let serving = cluster.nexus_of(wished).is_some_and(|nexus| {
+            let status = nexus.status();
+            nexus.stopped().is_none()
+                && status.members.iter().all(|member| member.up && member.owed_extents == 0)
+        });
+        if in_sync && serving {
+            return Ok(());
+        }
+        if rt::now() > give_up {
+            let nexus = cluster.nexus_of(wished).map(|nexus| nexus.status());
+            return Err(format!("the volume is stuck: {record:?}; nexus: {nexus:?}"));
+        }
+        rt::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Stops the engines, opens the pools offline and compares the replicas block by block; returns how many.
+pub(crate) async fn replicas_equal(cluster: &Cluster) -> Result<u64, String> {
+    cluster.stop().await;
+    let record = cluster.store.record(cluster.volume);
+    let mut devices = Vec::new();
+    for machine in &cluster.machines {
+        cluster.world.crash(machine.id);
+        let opening = cluster.world.spawn_on(machine.id, async {
+            let uri = format!("disk://{DISK}").parse().expect("a valid URI");
+            device::open(&uri).await.map_err(|error| error.to_string())
+        });
+        devices.push(opening.await?);
+    }
+    let mut readers = Vec::new();
+    for ((machine, member), device) in cluster.machines.iter().zip(&record.members).zip(&devices) {
+        let report = pool::check(device).await.map_err(|error| error.to_string())?;
+        if let Some(problem) = report.problems.first() {
+            return Err(format!("pool of {}: {problem}", machine.name));
+        }
+        let reader = ReplicaReader::open(device, member.replica).await.map_err(|error| error.to_string())?;
+        readers.push((machine.name.clone(), reader));
+    }
+    let (first, others) = readers.split_first().expect("a volume has replicas");
+    let blocks = record.size_bytes / u64::from(BLOCK_SIZE);
+    for start in (0..blocks).step_by(usize::try_from(BLOCKS_AT_ONCE).expect("small")) {
+        let count = BlockCount(BLOCKS_AT_ONCE.min(blocks - start));
+        let len = usize::try_from(count.0).expect("small") * BLOCK_SIZE as usize;
+        let expected =
+            first.1.read(Lba(start), DmaBuf::new(len)).await.map_err(|s| format!("{}: {s}", first.0))?;
+        for (name, reader) in others {
+            let found =
+                reader.read(Lba(start), DmaBuf::new(len)).await.map_err(|s| format!("{name}: {s}"))?;
+            if found[..] != expected[..] {
+                let at = found.iter().zip(&*expected).position(|(a, b)| a != b).unwrap_or_default();
+                let block = start + at as u64 / u64::from(BLOCK_SIZE);
+                return Err(format!("replicas of {} and {name} differ at block {block}", first.0));
+            }
+        }
+    }
+    Ok(readers.len() as u64)
+}
