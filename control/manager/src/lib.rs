@@ -1,9 +1,22 @@
-//! Decides where bytes live and touches none: pure functions from a view of the store and a time to actions.
+//! Decides where bytes live and touches none: pure functions from a view of the store and a time to actions, and the
+//! loop that performs them.
+//!
+//! There are no calls to nodes: the manager writes what is wished, engines make it so and report. A crash anywhere is
+//! followed by the same loop.
 
+#[cfg(test)]
+mod convergence;
+mod intent;
+mod observed;
 mod placement;
+mod plan;
+mod run;
 #[cfg(test)]
 mod testing;
 mod view;
 
+pub use observed::Observed;
 pub use placement::{NoPlace, OVERCOMMIT_DEFAULT, Promised, check_growth, place};
+pub use plan::{Action, Config, plan};
+pub use run::{Manager, ensure_cluster, start};
 pub use view::{Objects, View};

@@ -2,7 +2,9 @@
 
 use crate::View;
 use model::{
-    MemberIntent, Node, NodeState, Object, Pool, PoolState, Stored, Volume, VolumeIntent, VolumeSpec,
+    Generation, MemberIntent, MemberRecord, MemberState, NexusState, Node, NodeReplicas, NodeState, Object,
+    Owner, Pool, PoolState, ReplicaReport, ReplicaState, Stored, Volume, VolumeIntent, VolumeRecord,
+    VolumeSpec, VolumeStatus,
 };
 use uuid::Uuid;
 
@@ -74,8 +76,25 @@ impl Scene {
         self.volume_mut(name)
     }
 
+    /// A volume of 1 GiB that has a record with members in this state on these nodes, closed in order.
+    pub(crate) fn recorded(&mut self, name: &str, copies: u32, nodes: &[u128], state: MemberState) {
+        let volume = self.volume(name, copies, nodes);
+        volume.intent.recorded = true;
+        let members = volume.intent.members.iter().map(|member| MemberRecord {
+            state,
+            ..MemberRecord::new(member.replica, member.pool, member.node.clone())
+        });
+        let record = VolumeRecord::new(volume.uuid, GIB, 4096, members.collect());
+        self.view.records.insert(record.key(), Stored { revision: 1, value: record });
+    }
+
     pub(crate) fn volume_mut(&mut self, name: &str) -> &mut Volume {
         &mut self.view.volumes.get_mut(name).unwrap().value
+    }
+
+    pub(crate) fn record_mut(&mut self, name: &str) -> &mut VolumeRecord {
+        let key = self.volume_mut(name).uuid.to_string();
+        &mut self.view.records.get_mut(&key).unwrap().value
     }
 
     pub(crate) fn node_mut(&mut self, index: u128) -> &mut Node {
@@ -84,5 +103,56 @@ impl Scene {
 
     pub(crate) fn pool_mut(&mut self, index: u128) -> &mut Pool {
         &mut self.view.pools.get_mut(&Uuid::from_u128(20 + index).to_string()).unwrap().value
+    }
+
+    /// What node `nI` says of a replica in its pool.
+    pub(crate) fn report(&mut self, index: u128, replica: Uuid, state: ReplicaState) {
+        let node = format!("n{index}");
+        let pool = Uuid::from_u128(20 + index);
+        let volume = Uuid::from_u128(1);
+        let report = ReplicaReport { replica, volume, pool, state, used_bytes: 0, message: None };
+        let empty =
+            || Stored { revision: 1, value: NodeReplicas { node: node.clone(), replicas: Vec::new() } };
+        let known = &mut self.view.replicas.entry(node.clone()).or_insert_with(empty).value.replicas;
+        known.retain(|known| known.replica != replica);
+        known.push(report);
+    }
+
+    /// A nexus on this node owns the volume, and its engine says that it is in this state.
+    pub(crate) fn nexus(&mut self, name: &str, node: &str, state: NexusState) {
+        let record = self.record_mut(name);
+        let nexus = Uuid::from_u128(50);
+        record.epoch += 1;
+        record.owner = Some(Owner { nexus, node: node.into() });
+        record.clean = false;
+        let status = VolumeStatus {
+            volume: record.volume,
+            node: node.into(),
+            nexus,
+            epoch: record.epoch,
+            state,
+            device: None,
+            target: None,
+            attachment: 1,
+            attach_serial: 0,
+            size_bytes: record.size_bytes,
+            stable: Generation::ZERO,
+            members: Vec::new(),
+            write_stall_max_ms: 0,
+            message: None,
+        };
+        self.view.statuses.insert(status.key(), Stored { revision: 1, value: status });
+    }
+
+    /// A member that is in the intent and in the record.
+    pub(crate) fn add_member(&mut self, name: &str, member: &MemberRecord) {
+        self.record_mut(name).members.push(member.clone());
+        let MemberRecord { replica, pool, node, .. } = member.clone();
+        self.volume_mut(name).intent.members.push(MemberIntent { replica, pool, node });
+    }
+
+    pub(crate) fn status_mut(&mut self, name: &str) -> &mut VolumeStatus {
+        let key = self.volume_mut(name).uuid.to_string();
+        &mut self.view.statuses.get_mut(&key).unwrap().value
     }
 }

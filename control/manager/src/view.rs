@@ -2,7 +2,7 @@
 
 use model::{Node, NodeReplicas, NodeState, Object, Pool, Stored, Volume, VolumeRecord, VolumeStatus};
 use std::collections::BTreeMap;
-use store::{Client, Result};
+use store::{Change, Client, Result};
 use uuid::Uuid;
 
 /// Objects of one kind by key.
@@ -61,4 +61,13 @@ impl View {
 
 fn by_key<T: Object>(items: Vec<Stored<T>>) -> Objects<T> {
     items.into_iter().map(|item| (item.value.key(), item)).collect()
+}
+
+/// Applies what a watch has told.
+pub(crate) fn apply<T: Object>(objects: &mut Objects<T>, change: Change<T>) {
+    match change {
+        Change::Relist(items) => *objects = by_key(items),
+        Change::Put(item) => drop(objects.insert(item.value.key(), item)),
+        Change::Delete(key) => drop(objects.remove(&key)),
+    }
 }

@@ -1,0 +1,498 @@
+//! Properties: whatever happens to nodes and whatever users ask for, no write of the manager harms a copy, and once
+//! things are quiet every volume becomes what its user wants.
+//!
+//! The engines here are a model, a few lines each: they follow intent and records as `docs/decisions` says that engines
+//! do. The store is the view itself, with revisions; the manager may plan on a view that is old.
+
+use crate::{
+    Action, Config, Observed, View, plan,
+    testing::{GIB, Scene},
+};
+use model::{
+    Attach, Generation, MemberIntent, MemberRecord, MemberState, NexusState, NodeState, Object, Owner,
+    ReplicaState, Stored, VolumeRecord, VolumeStatus,
+};
+use proptest::prelude::*;
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    time::Duration,
+};
+use uuid::Uuid;
+
+const STALE: MemberState = MemberState::Stale { since: Generation::ZERO };
+
+/// What happens next.
+#[derive(Clone, Debug)]
+enum Step {
+    Fail(u128),
+    Recover(u128),
+    /// Engines run and time passes, for so many seconds.
+    Run(u64),
+    /// A write is missed by every copy on a node that is away.
+    Write,
+    Attach(usize, u128),
+    Detach(usize),
+    Grow(usize),
+    Delete(usize),
+    /// The manager plans on the view of before.
+    PlanOnOldView,
+    /// The manager starts anew.
+    Restart,
+}
+
+fn steps(nodes: u128) -> impl Strategy<Value = Vec<Step>> {
+    let node = 1..=nodes;
+    let volume = 0..3_usize;
+    let step = prop_oneof![
+        3 => node.clone().prop_map(Step::Fail),
+        3 => node.clone().prop_map(Step::Recover),
+        4 => (1..5_u64).prop_map(Step::Run),
+        2 => Just(Step::Run(70)),
+        3 => Just(Step::Write),
+        2 => (volume.clone(), node).prop_map(|(volume, node)| Step::Attach(volume, node)),
+        2 => volume.clone().prop_map(Step::Detach),
+        1 => volume.clone().prop_map(Step::Grow),
+        1 => volume.prop_map(Step::Delete),
+        1 => Just(Step::PlanOnOldView),
+        1 => Just(Step::Restart),
+    ];
+    prop::collection::vec(step, 0..40)
+}
+
+struct World {
+    scene: Scene,
+    /// The view of before.
+    old: View,
+    observed: Observed,
+    now: Duration,
+    up: BTreeSet<u128>,
+    /// Volume -> the nexus that runs: its node, its epoch.
+    nexuses: BTreeMap<Uuid, (u128, u64)>,
+    /// (node, replica) -> on its disk.
+    replicas: BTreeSet<(u128, Uuid)>,
+    recorded: BTreeSet<Uuid>,
+    placed: BTreeSet<Uuid>,
+    revision: u64,
+}
+
+impl World {
+    fn new(nodes: u128, copies: &[u32]) -> Self {
+        let mut scene = Scene::with_nodes(nodes);
+        for (index, copies) in copies.iter().enumerate() {
+            scene.volume(&format!("v{index}"), *copies, &[]);
+        }
+        Self {
+            old: scene.view.clone(),
+            scene,
+            observed: Observed::default(),
+            now: Duration::from_secs(100),
+            up: (1..=nodes).collect(),
+            nexuses: BTreeMap::new(),
+            replicas: BTreeSet::new(),
+            recorded: BTreeSet::new(),
+            placed: BTreeSet::new(),
+            revision: 1,
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        match step {
+            Step::Fail(node) => {
+                self.up.remove(node);
+                self.nexuses.retain(|_, (home, _)| home != node);
+            }
+            Step::Recover(node) => drop(self.up.insert(*node)),
+            Step::Run(seconds) => {
+                for _ in 0..*seconds {
+                    self.second();
+                }
+            }
+            Step::Write => self.write(),
+            Step::Attach(volume, node) => self.request(*volume, |volume| {
+                let wish = Attach { node: format!("n{node}") };
+                volume.intent.owner = Some(wish.node.clone());
+                volume.intent.attach = Some(wish);
+            }),
+            Step::Detach(volume) => self.request(*volume, |volume| volume.intent.attach = None),
+            Step::Grow(volume) => self.request(*volume, |volume| volume.spec.size_bytes += GIB / 4),
+            Step::Delete(volume) => self.request(*volume, |volume| {
+                if volume.intent.attach.is_none() {
+                    volume.intent.owner = None;
+                    volume.intent.deleting = true;
+                }
+            }),
+            Step::PlanOnOldView => {
+                let old = self.old.clone();
+                self.manage(&old);
+            }
+            Step::Restart => self.observed = Observed::default(),
+        }
+    }
+
+    fn request(&mut self, volume: usize, change: impl FnOnce(&mut model::Volume)) {
+        self.revision += 1;
+        if let Some(stored) = self.scene.view.volumes.get_mut(&format!("v{volume}"))
+            && !stored.value.intent.deleting
+        {
+            change(&mut stored.value);
+            stored.revision = self.revision;
+        }
+    }
+
+    /// A second of everything; whether anything changed but heartbeats.
+    fn second(&mut self) -> bool {
+        self.old = self.scene.view.clone();
+        self.now += Duration::from_secs(1);
+        let mut changed = false;
+        for node in self.up.clone() {
+            changed |= self.engine(node);
+        }
+        let view = self.scene.view.clone();
+        changed | self.manage(&view)
+    }
+
+    // The manager.
+
+    fn manage(&mut self, view: &View) -> bool {
+        let config = Config::default();
+        self.observed.observe(view, self.now, config.lease);
+        let scene = &mut self.scene;
+        let actions = plan(view, &self.observed, &config, &mut || scene.new_uuid());
+        for action in &actions {
+            self.perform(action);
+        }
+        !actions.is_empty()
+    }
+
+    /// What the store does, and what must be true of every write that it accepts.
+    fn perform(&mut self, action: &Action) {
+        self.revision += 1;
+        let revision = self.revision;
+        let view = &mut self.scene.view;
+        match action {
+            Action::Node(node) => {
+                let known = view.nodes.get_mut(&node.value.name).unwrap();
+                if known.revision == node.revision {
+                    *known = Stored { revision, value: node.value.clone() };
+                }
+            }
+            Action::Volume(volume) => {
+                let record = view.records.get(&volume.value.uuid.to_string()).map(|record| &record.value);
+                let Some(known) = view.volumes.get_mut(&volume.value.name) else { return };
+                if known.revision == volume.revision {
+                    volume.value.validate().unwrap();
+                    keeps_good_copies(record, &known.value, &volume.value);
+                    for member in &volume.value.intent.members {
+                        let fresh = self.placed.insert(member.replica);
+                        assert!(
+                            fresh || known.value.intent.members.contains(member),
+                            "a replica is used twice"
+                        );
+                    }
+                    *known = Stored { revision, value: volume.value.clone() };
+                }
+            }
+            Action::CreateRecord(record) => {
+                if let Entry::Vacant(place) = view.records.entry(record.key()) {
+                    assert!(self.recorded.insert(record.volume), "a record is made a second time");
+                    place.insert(Stored { revision, value: record.clone() });
+                }
+            }
+            Action::EmptyRecord(record) => {
+                let Some(known) = view.records.get_mut(&record.value.key()) else { return };
+                if known.revision == record.revision {
+                    assert_eq!(record.value.epoch, known.value.epoch + 1);
+                    let mut volumes = view.volumes.values();
+                    let volume = volumes.find(|volume| volume.value.uuid == record.value.volume).unwrap();
+                    assert!(volume.value.intent.deleting, "only what is being deleted");
+                    *known = Stored { revision, value: record.value.clone() };
+                }
+            }
+            Action::DeleteRecord(record) => {
+                let left =
+                    |member: &MemberRecord| self.replicas.iter().any(|(_, left)| *left == member.replica);
+                let known = view.records.get(&record.value.key());
+                if known.is_some_and(|known| known.revision == record.revision) {
+                    assert!(!record.value.members.iter().any(left), "a replica is left without a record");
+                    view.records.remove(&record.value.key());
+                }
+            }
+            Action::DeleteVolume(volume) => {
+                // As `run` does: the record is looked for in the store.
+                let known = view.volumes.get(&volume.value.name);
+                let same = known.is_some_and(|known| known.revision == volume.revision);
+                if same && !view.records.contains_key(&volume.value.uuid.to_string()) {
+                    assert!(volume.value.intent.deleting);
+                    view.statuses.remove(&volume.value.uuid.to_string());
+                    view.volumes.remove(&volume.value.name);
+                }
+            }
+        }
+    }
+
+    // The engines.
+
+    fn engine(&mut self, node: u128) -> bool {
+        let name = format!("n{node}");
+        let known = self.scene.view.nodes.get_mut(&name).unwrap();
+        self.revision += 1;
+        known.revision = self.revision;
+        known.value.heartbeat += 1;
+        let mut changed = known.value.state == NodeState::NotReady;
+        known.value.state = NodeState::Ready;
+        changed |= self.keep_replicas(node, &name);
+        let volumes: Vec<model::Volume> =
+            self.scene.view.volumes.values().map(|volume| volume.value.clone()).collect();
+        for volume in volumes {
+            let wanted = volume.intent.owner.as_deref() == Some(&name) && !volume.intent.deleting;
+            let Some(record) = self.scene.view.record(volume.uuid).map(|record| record.value.clone()) else {
+                continue;
+            };
+            let mine = self.nexuses.get(&volume.uuid).filter(|(home, _)| *home == node).copied();
+            let next = match mine {
+                Some((_, epoch)) if epoch != record.epoch => {
+                    self.nexuses.remove(&volume.uuid);
+                    continue;
+                }
+                Some(_) if !wanted => Some(self.close(&record)),
+                Some(_) => self.work(&volume, &record),
+                None if wanted => self.open(node, &name, &record),
+                None => None,
+            };
+            if let Some(next) = next {
+                self.revision += 1;
+                let stored = Stored { revision: self.revision, value: next };
+                self.scene.view.records.insert(stored.value.key(), stored);
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    /// Makes what is `New`, destroys what is `Removed`, and reports.
+    fn keep_replicas(&mut self, node: u128, name: &str) -> bool {
+        let members: Vec<MemberRecord> = self
+            .scene
+            .view
+            .records
+            .values()
+            .flat_map(|record| record.value.members.clone())
+            .filter(|member| member.node == name)
+            .collect();
+        let mut changed = false;
+        for member in &members {
+            let here = self.replicas.contains(&(node, member.replica));
+            let state = match member.state {
+                MemberState::New => {
+                    self.replicas.insert((node, member.replica));
+                    changed |= !here;
+                    ReplicaState::Present
+                }
+                MemberState::Removed => {
+                    changed |= self.replicas.remove(&(node, member.replica));
+                    ReplicaState::Destroyed
+                }
+                _ if here => ReplicaState::Present,
+                _ => ReplicaState::Missing,
+            };
+            self.scene.report(node, member.replica, state);
+        }
+        if let Some(report) = self.scene.view.replicas.get_mut(name) {
+            let named = |replica: Uuid| members.iter().any(|member| member.replica == replica);
+            report.value.replicas.retain(|report| named(report.replica));
+        }
+        changed
+    }
+
+    fn is_up(&self, member: &MemberRecord) -> bool {
+        member.node[1..].parse().is_ok_and(|node: u128| self.up.contains(&node))
+    }
+
+    /// Whether its node is up and has made it.
+    fn is_there(&self, member: &MemberRecord) -> bool {
+        self.is_up(member) && self.replicas.iter().any(|(_, replica)| *replica == member.replica)
+    }
+
+    fn open(&mut self, node: u128, name: &str, record: &VolumeRecord) -> Option<VolumeRecord> {
+        let fresh = record.members.iter().all(|member| member.state == MemberState::New);
+        let source =
+            |member: &MemberRecord| self.is_there(member) && (fresh || member.state == MemberState::InSync);
+        if !record.members.iter().any(source) {
+            return None;
+        }
+        let mut next = record.clone();
+        next.version += 1;
+        next.epoch += 1;
+        next.clean = false;
+        let nexus = self.scene.new_uuid();
+        next.owner = Some(Owner { nexus, node: name.to_owned() });
+        for member in next.members.iter_mut().filter(|_| fresh) {
+            if self.is_there(member) {
+                member.state = MemberState::InSync;
+            }
+        }
+        self.nexuses.insert(record.volume, (node, next.epoch));
+        self.report_nexus(&next, NexusState::Serving);
+        Some(next)
+    }
+
+    fn close(&mut self, record: &VolumeRecord) -> VolumeRecord {
+        self.nexuses.remove(&record.volume);
+        self.report_nexus(record, NexusState::Closed);
+        let all_flushed =
+            record.members.iter().all(|member| member.state != MemberState::InSync || self.is_up(member));
+        VolumeRecord { version: record.version + 1, owner: None, clean: all_flushed, ..record.clone() }
+    }
+
+    /// Adopts, drops, prunes, rebuilds and grows, one second's worth.
+    fn work(&mut self, volume: &model::Volume, record: &VolumeRecord) -> Option<VolumeRecord> {
+        let mut next = record.clone();
+        let wanted = |member: &MemberRecord| {
+            volume.intent.members.iter().any(|wanted| wanted.replica == member.replica)
+        };
+        for member in &volume.intent.members {
+            if !next.members.iter().any(|known| known.replica == member.replica) {
+                let MemberIntent { replica, pool, node } = member.clone();
+                next.members.push(MemberRecord::new(replica, pool, node));
+            }
+        }
+        let good = next.members.iter().filter(|member| member.state == MemberState::InSync && wanted(member));
+        let enough = good.count() >= 1;
+        let destroyed = |member: &MemberRecord| {
+            member.state == MemberState::Removed
+                && self.is_up(member)
+                && !self.replicas.iter().any(|(_, replica)| *replica == member.replica)
+        };
+        next.members.retain(|member| !destroyed(member));
+        for member in &mut next.members {
+            let up = self.is_there(member);
+            member.state = match member.state {
+                MemberState::Removed => MemberState::Removed,
+                _ if !wanted(member) && enough => MemberState::Removed,
+                MemberState::New | MemberState::Stale { .. } if up => {
+                    MemberState::Rebuilding { since: Generation::ZERO }
+                }
+                MemberState::Rebuilding { .. } if up => MemberState::InSync,
+                state => state,
+            };
+        }
+        next.size_bytes = volume.spec.size_bytes;
+        if next == *record {
+            return None;
+        }
+        next.version += 1;
+        Some(next)
+    }
+
+    /// I2 and I4: every copy that is away misses a write, unless it is the last one.
+    fn write(&mut self) {
+        for volume in self.nexuses.keys().copied().collect::<Vec<_>>() {
+            let Some(stored) = self.scene.view.record(volume).cloned() else { continue };
+            let mut next = stored.value;
+            let here = |member: &MemberRecord| member.state == MemberState::InSync && self.is_up(member);
+            if next.epoch != self.nexuses[&volume].1 || !next.members.iter().any(here) {
+                continue;
+            }
+            for member in &mut next.members {
+                if member.state == MemberState::InSync && !self.is_up(member) {
+                    member.state = STALE;
+                }
+            }
+            self.revision += 1;
+            let stored = Stored { revision: self.revision, value: next };
+            self.scene.view.records.insert(stored.value.key(), stored);
+        }
+    }
+
+    fn report_nexus(&mut self, record: &VolumeRecord, state: NexusState) {
+        let Some(owner) = &record.owner else { return };
+        let status = VolumeStatus {
+            volume: record.volume,
+            node: owner.node.clone(),
+            nexus: owner.nexus,
+            epoch: record.epoch,
+            state,
+            device: None,
+            target: None,
+            attachment: 0,
+            attach_serial: 0,
+            size_bytes: record.size_bytes,
+            stable: Generation::ZERO,
+            members: Vec::new(),
+            write_stall_max_ms: 0,
+            message: None,
+        };
+        self.scene.view.statuses.insert(status.key(), Stored { revision: self.revision, value: status });
+    }
+
+    // The end.
+
+    fn is_as_wished(&self) {
+        for volume in self.scene.view.volumes.values().map(|volume| &volume.value) {
+            assert!(!volume.intent.deleting, "{} is never deleted", volume.name);
+            if u128::from(volume.spec.copies) > u128::try_from(self.up.len()).unwrap() {
+                assert!(volume.message.is_some() && !self.recorded.contains(&volume.uuid), "{volume:?}");
+                continue;
+            }
+            let record = &self.scene.view.record(volume.uuid).unwrap().value;
+            let wanted: BTreeSet<Uuid> = volume.intent.members.iter().map(|member| member.replica).collect();
+            let got: BTreeSet<Uuid> = record.members.iter().map(|member| member.replica).collect();
+            assert_eq!(wanted.len(), usize::try_from(volume.spec.copies).unwrap(), "{volume:?}");
+            assert!(wanted.is_subset(&got), "{volume:?} {record:?}");
+            for member in &record.members {
+                let state =
+                    if wanted.contains(&member.replica) { MemberState::InSync } else { MemberState::Removed };
+                assert_eq!(member.state, state, "{record:?}");
+            }
+            assert_eq!(record.size_bytes, volume.spec.size_bytes);
+            let owner = record.owner.as_ref().map(|owner| &owner.node);
+            assert_eq!(
+                owner,
+                volume.intent.attach.as_ref().map(|attach| &attach.node),
+                "{volume:?} {record:?}"
+            );
+            assert!(record.clean || owner.is_some());
+            assert_eq!(volume.message, None);
+        }
+    }
+}
+
+/// The last good copies are never given up: not fewer than there were, nor than are wanted.
+fn keeps_good_copies(record: Option<&VolumeRecord>, before: &model::Volume, after: &model::Volume) {
+    let Some(record) = record else { return };
+    let good = |volume: &model::Volume| {
+        let in_sync = |member: &&MemberIntent| {
+            let known = record.members.iter().find(|known| known.replica == member.replica);
+            known.is_some_and(|known| known.state == MemberState::InSync)
+        };
+        volume.intent.members.iter().filter(in_sync).count()
+    };
+    let copies = usize::try_from(before.spec.copies).unwrap();
+    assert!(good(after) >= good(before).min(copies), "gives up a good copy: {before:?} {after:?} {record:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_manager_harms_nothing_and_converges(
+        (nodes, steps) in (1..=5_u128).prop_flat_map(|nodes| (Just(nodes), steps(nodes))),
+        copies in prop::collection::vec(1..=4_u32, 3),
+    ) {
+        let mut world = World::new(nodes, &copies);
+        for step in &steps {
+            world.step(step);
+        }
+        world.up = (1..=nodes).collect();
+        let mut quiet = 0;
+        for _ in 0..400 {
+            quiet = if world.second() { 0 } else { quiet + 1 };
+            // Longer than a lease, and long enough for a copy to be given up.
+            if quiet > 70 {
+                break;
+            }
+        }
+        prop_assert!(quiet > 70, "the manager never comes to rest");
+        world.is_as_wished();
+    }
+}

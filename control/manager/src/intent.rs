@@ -1,0 +1,159 @@
+//! Where a volume should live: its copies, and the node of its nexus. Pure; all of it wishes.
+//!
+//! 1. A copy is added before another is given up: what is no longer wanted leaves the intent only when as many copies
+//!    as the user wants are `InSync`, on nodes that are ready. So the last good copy is never given up.
+//! 2. An attached volume's nexus stays where the volume is attached: whoever uses the device there decides. One that is
+//!    attached nowhere runs a nexus only while there is work for it, on any node that has a good copy.
+
+use crate::{NoPlace, place, plan::Planning};
+use model::{MemberIntent, MemberState, NexusState, Volume, VolumeRecord};
+use std::collections::BTreeSet;
+
+/// The volume with the intent that it should have.
+pub(crate) fn wish(planning: &mut Planning<'_>, volume: &Volume) -> Volume {
+    let mut wished = volume.clone();
+    let view = planning.view;
+    let record = view.record(volume.uuid).map(|record| &record.value);
+    wished.intent.recorded |= record.is_some();
+    if record.is_none() && wished.intent.recorded {
+        // The record is lost. Nothing that is wished now could make it better.
+        return wished;
+    }
+    wished.message = members(planning, &mut wished, record);
+    if wished.intent.attach.is_none() {
+        let owner = record.and_then(|record| owner(planning, &wished, record));
+        if let (Some(owner), true) = (&owner, owner != volume.intent.owner)
+            && let Some((node, _)) = view.nodes.get_key_value(owner)
+        {
+            *planning.load.entry(node).or_default() += 1;
+        }
+        wished.intent.owner = owner;
+    }
+    wished
+}
+
+/// Adds copies that are needed and gives up those that are not; answers what is in the way.
+fn members(
+    planning: &mut Planning<'_>,
+    volume: &mut Volume,
+    record: Option<&VolumeRecord>,
+) -> Option<String> {
+    let copies = usize::try_from(volume.spec.copies).unwrap_or(usize::MAX);
+    let state = |member: &MemberIntent| state_of(record, member);
+    let lost = |member: &MemberIntent| {
+        state(member) == Some(MemberState::Removed)
+            || planning.observed.is_lost(member, planning.config.replace_after)
+    };
+    if record.is_none() {
+        // Nothing has been made yet: a place that is gone is simply another one.
+        volume.intent.members.retain(|member| !lost(member));
+    }
+    let members = &volume.intent.members;
+    let good = |member: &&MemberIntent| {
+        state(member) == Some(MemberState::InSync) && planning.view.is_ready(&member.node) && !lost(member)
+    };
+    if members.len() > copies && members.iter().filter(good).count() >= copies {
+        // Invariant 1. The copy beside the nexus is the one that reads prefer.
+        let mut kept: Vec<MemberIntent> = members.iter().filter(good).cloned().collect();
+        kept.sort_by_key(|member| Some(&member.node) != volume.intent.owner.as_ref());
+        kept.truncate(copies);
+        volume.intent.members = kept;
+        return None;
+    }
+    let lost_members: Vec<&MemberIntent> = members.iter().filter(|member| lost(member)).collect();
+    let missing = copies.saturating_sub(members.len() - lost_members.len());
+    let why = why(&lost_members);
+    // A volume that has nothing yet gets all of its places or none; one that has data gets what there is.
+    let least = if record.is_none() { missing } else { 1 };
+    match place_most(planning, volume, least, missing) {
+        Ok(()) => None,
+        Err(no_place) => Some(format!("{why}; no place for a new copy: {no_place}")),
+    }
+}
+
+fn why(lost: &[&MemberIntent]) -> String {
+    if lost.is_empty() {
+        return "not all copies have a place".into();
+    }
+    let nodes: Vec<&str> = lost.iter().map(|member| member.node.as_str()).collect();
+    format!("copy on {} is lost", nodes.join(", "))
+}
+
+/// Places as many of the missing copies as there is room for, at least `least` of them; the reason why not all.
+fn place_most(
+    planning: &mut Planning<'_>,
+    volume: &mut Volume,
+    least: usize,
+    missing: usize,
+) -> Result<(), NoPlace> {
+    let mut first = None;
+    for count in (least.max(1)..=missing).rev() {
+        let placed = place(
+            planning.view,
+            &mut planning.promised,
+            planning.config.overcommit,
+            volume.spec.size_bytes,
+            &volume.intent.members,
+            count,
+            planning.new_uuid,
+        );
+        match placed {
+            Ok(members) => {
+                volume.intent.members.extend(members);
+                break;
+            }
+            Err(why) => {
+                first.get_or_insert(why);
+            }
+        }
+    }
+    first.map_or(Ok(()), Err)
+}
+
+fn state_of(record: Option<&VolumeRecord>, member: &MemberIntent) -> Option<MemberState> {
+    let members = &record?.members;
+    members.iter().find(|known| known.replica == member.replica).map(|known| known.state)
+}
+
+/// Where the nexus of a volume that is attached nowhere should run (invariant 2).
+fn owner(planning: &Planning<'_>, volume: &Volume, record: &VolumeRecord) -> Option<String> {
+    if !has_work(planning, volume, record) {
+        return None;
+    }
+    let ready = |node: &&str| planning.view.is_ready(node);
+    let now = record.owner.as_ref().map(|owner| owner.node.as_str());
+    if let Some(stays) = volume.intent.owner.as_deref().or(now).filter(ready) {
+        return Some(stays.to_owned());
+    }
+    let in_state = |wanted: MemberState| {
+        let members = record.members.iter().filter(move |member| member.state == wanted);
+        let nodes = members.map(|member| member.node.as_str()).filter(ready);
+        nodes.min_by_key(|node| (planning.load.get(node).copied().unwrap_or(0), *node))
+    };
+    // Only a volume that was never opened can be opened without a copy that is in sync.
+    let fresh = record.members.iter().all(|member| member.state == MemberState::New);
+    let best = in_state(MemberState::InSync).or_else(|| in_state(MemberState::New).filter(|_| fresh));
+    best.map(str::to_owned)
+}
+
+/// Whether there is something that only a nexus can do now.
+fn has_work(planning: &Planning<'_>, volume: &Volume, record: &VolumeRecord) -> bool {
+    let wanted: BTreeSet<_> = volume.intent.members.iter().map(|member| member.replica).collect();
+    let known: BTreeSet<_> = record.members.iter().map(|member| member.replica).collect();
+    let unfinished = record.members.iter().any(|member| match member.state {
+        MemberState::InSync => !wanted.contains(&member.replica),
+        MemberState::Removed => false,
+        MemberState::New | MemberState::Stale { .. } | MemberState::Rebuilding { .. } => {
+            planning.view.is_ready(&member.node) || !wanted.contains(&member.replica)
+        }
+    });
+    let closed_in_order = record.clean && record.owner.is_none();
+    let settled = planning.live_status(record).is_some_and(|status| {
+        let equal = status.members.iter().all(|member| member.rebuild.is_none());
+        matches!(status.state, NexusState::Serving | NexusState::Closing) && equal
+    });
+    unfinished
+        || !wanted.is_subset(&known)
+        || record.size_bytes < volume.spec.size_bytes
+        || (!closed_in_order && !settled)
+}

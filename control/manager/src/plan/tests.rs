@@ -1,0 +1,227 @@
+//! Tables: a situation, and what the manager writes.
+
+use super::*;
+use crate::testing::Scene;
+use model::{Attach, Generation, MemberStatus, Rebuild};
+
+const STALE: MemberState = MemberState::Stale { since: Generation::ZERO };
+
+/// Plans after the view has been watched for so long, with nothing changing but the heartbeats of nodes that are ready.
+fn plan_after(scene: &Scene, seconds: u64) -> Vec<Action> {
+    let config = Config::default();
+    let mut observed = Observed::default();
+    let mut scene = scene.clone();
+    for second in 100..=100 + seconds {
+        for node in scene.view.nodes.values_mut().filter(|node| node.value.state == NodeState::Ready) {
+            node.value.heartbeat = second;
+        }
+        observed.observe(&scene.view, Duration::from_secs(second), config.lease);
+    }
+    let mut next = 0;
+    plan(&scene.view, &observed, &config, &mut || {
+        next += 1;
+        Uuid::from_u128(7000 + next)
+    })
+}
+
+/// The intent that is written for the one volume, as `members / owner / message`.
+fn wish_after(scene: &Scene, seconds: u64) -> String {
+    let actions = plan_after(scene, seconds);
+    let mut volumes = actions.iter().filter_map(|action| match action {
+        Action::Volume(volume) => Some(&volume.value),
+        _ => None,
+    });
+    let Some(volume) = volumes.next() else { return "unchanged".into() };
+    let nodes: Vec<&str> = volume.intent.members.iter().map(|member| member.node.as_str()).collect();
+    let owner = volume.intent.owner.as_deref().unwrap_or("-");
+    format!("{} / {owner} / {}", nodes.join(" "), volume.message.as_deref().unwrap_or("-"))
+}
+
+fn attach(scene: &mut Scene, node: &str) {
+    let intent = &mut scene.volume_mut("a").intent;
+    intent.attach = Some(Attach { node: node.into() });
+    intent.owner = Some(node.into());
+}
+
+fn serve(scene: &mut Scene, node: &str) {
+    scene.nexus("a", node, NexusState::Serving);
+}
+
+#[test]
+fn a_node_whose_lease_has_ended_is_not_ready() {
+    let scene = Scene::with_nodes(1);
+    let config = Config::default();
+    let mut observed = Observed::default();
+    for second in 0..=6 {
+        observed.observe(&scene.view, Duration::from_secs(second), config.lease);
+    }
+    let actions = plan(&scene.view, &observed, &config, &mut Uuid::nil);
+    let [Action::Node(node)] = &actions[..] else { panic!("{actions:?}") };
+    assert_eq!((node.value.name.as_str(), node.value.state), ("n1", NodeState::NotReady));
+}
+
+#[test]
+fn a_placed_volume_gets_a_record_once() {
+    let mut scene = Scene::with_nodes(3);
+    let volume = scene.volume("a", 3, &[1, 2, 3]).clone();
+    let [Action::CreateRecord(record)] = &plan_after(&scene, 0)[..] else { panic!("no record") };
+    assert_eq!((record.volume, record.version, record.epoch, &record.owner), (volume.uuid, 1, 0, &None));
+    assert!(record.members.iter().all(|member| member.state == MemberState::New));
+    let replicas = |members: &[MemberRecord]| members.iter().map(|member| member.replica).collect::<Vec<_>>();
+    let wanted: Vec<Uuid> = volume.intent.members.iter().map(|member| member.replica).collect();
+    assert_eq!(replicas(&record.members), wanted);
+
+    scene.volume_mut("a").intent.recorded = true;
+    assert_eq!(plan_after(&scene, 0), [], "a record that was lost is not made again");
+}
+
+#[test]
+fn a_new_volume_is_opened_closed_and_left_alone() {
+    let mut scene = Scene::with_nodes(3);
+    scene.recorded("a", 3, &[1, 2, 3], MemberState::New);
+    assert_eq!(wish_after(&scene, 0), "n1 n2 n3 / n1 / -", "somebody must make the replicas equal");
+    scene.volume_mut("a").intent.owner = Some("n1".into());
+    serve(&mut scene, "n1");
+    assert_eq!(wish_after(&scene, 0), "unchanged", "still at it");
+    scene.record_mut("a").members.iter_mut().for_each(|member| member.state = MemberState::InSync);
+    assert_eq!(wish_after(&scene, 0), "n1 n2 n3 / - / -", "done");
+    scene.volume_mut("a").intent.owner = None;
+    assert_eq!(wish_after(&scene, 0), "unchanged", "it is closing");
+    scene.record_mut("a").owner = None;
+    scene.record_mut("a").clean = true;
+    assert_eq!(plan_after(&scene, 0), []);
+}
+
+#[test]
+fn an_attached_volume_stays_where_it_is() {
+    let mut scene = Scene::with_nodes(4);
+    scene.recorded("a", 3, &[1, 2, 3], MemberState::InSync);
+    attach(&mut scene, "n1");
+    serve(&mut scene, "n1");
+    assert_eq!(wish_after(&scene, 0), "unchanged");
+    scene.node_mut(1).state = NodeState::NotReady;
+    assert_eq!(wish_after(&scene, 59), "unchanged");
+    assert_eq!(wish_after(&scene, 60), "n1 n2 n3 n4 / n1 / -", "a new copy, the same place");
+}
+
+#[test]
+fn a_detached_volume_is_repaired_by_a_nexus_that_can_move() {
+    let mut scene = Scene::with_nodes(3);
+    scene.recorded("a", 3, &[1, 2, 3], MemberState::InSync);
+    assert_eq!(wish_after(&scene, 0), "unchanged");
+    scene.record_mut("a").members[0].state = STALE;
+    assert_eq!(wish_after(&scene, 0), "n1 n2 n3 / n2 / -", "a node with a good copy");
+    scene.volume_mut("a").intent.owner = Some("n2".into());
+    serve(&mut scene, "n2");
+    assert_eq!(wish_after(&scene, 0), "unchanged");
+    scene.node_mut(2).state = NodeState::NotReady;
+    assert_eq!(wish_after(&scene, 0), "n1 n2 n3 / n3 / -");
+    scene.node_mut(3).state = NodeState::NotReady;
+    assert_eq!(wish_after(&scene, 0), "n1 n2 n3 / - / -", "nobody has a good copy");
+    scene.node_mut(1).state = NodeState::NotReady;
+    scene.node_mut(2).state = NodeState::Ready;
+    scene.record_mut("a").owner = None;
+    scene.record_mut("a").clean = true;
+    assert_eq!(wish_after(&scene, 0), "n1 n2 n3 / - / -", "the stale copy is away: nothing to do");
+}
+
+#[test]
+fn an_owner_that_died_is_followed_by_another() {
+    let mut scene = Scene::with_nodes(3);
+    scene.recorded("a", 3, &[1, 2, 3], MemberState::InSync);
+    serve(&mut scene, "n1");
+    scene.node_mut(1).state = NodeState::NotReady;
+    assert_eq!(wish_after(&scene, 0), "n1 n2 n3 / n2 / -", "it was not closed in order");
+    scene.node_mut(1).state = NodeState::Ready;
+    scene.nexus("a", "n1", NexusState::Failed);
+    assert_eq!(wish_after(&scene, 0), "n1 n2 n3 / n1 / -", "its engine started again without it");
+    scene.volume_mut("a").intent.owner = Some("n1".into());
+    scene.nexus("a", "n1", NexusState::Serving);
+    let replica = scene.record_mut("a").members[1].replica;
+    let resync = MemberStatus {
+        replica,
+        node: "n2".into(),
+        state: model::MemberPhase::InSync,
+        reachable: true,
+        rebuild: Some(Rebuild::default()),
+        rebuilt: None,
+        message: None,
+    };
+    scene.status_mut("a").members.push(resync);
+    assert_eq!(wish_after(&scene, 0), "unchanged", "its copies are being made equal");
+    scene.status_mut("a").members.clear();
+    assert_eq!(wish_after(&scene, 0), "n1 n2 n3 / - / -");
+}
+
+#[test]
+fn a_lost_copy_is_replaced_and_given_up_last() {
+    let mut scene = Scene::with_nodes(4);
+    scene.recorded("a", 3, &[1, 2, 3], MemberState::InSync);
+    attach(&mut scene, "n1");
+    serve(&mut scene, "n1");
+    scene.node_mut(3).state = NodeState::NotReady;
+    scene.record_mut("a").members[2].state = STALE;
+    assert_eq!(wish_after(&scene, 59), "unchanged");
+    assert_eq!(wish_after(&scene, 60), "n1 n2 n3 n4 / n1 / -");
+
+    let spare = MemberRecord::new(Uuid::from_u128(77), Uuid::from_u128(24), "n4".into());
+    scene.add_member("a", &spare);
+    assert_eq!(wish_after(&scene, 60), "unchanged", "the new copy is not there yet");
+    scene.record_mut("a").members[3].state = MemberState::Rebuilding { since: Generation::ZERO };
+    assert_eq!(wish_after(&scene, 60), "unchanged");
+    scene.record_mut("a").members[3].state = MemberState::InSync;
+    assert_eq!(wish_after(&scene, 60), "n1 n2 n4 / n1 / -");
+
+    scene.record_mut("a").members[2].state = MemberState::InSync;
+    scene.record_mut("a").members[3].state = MemberState::Rebuilding { since: Generation::ZERO };
+    scene.node_mut(3).state = NodeState::Ready;
+    assert_eq!(wish_after(&scene, 0), "n1 n2 n3 / n1 / -", "the old one came back first");
+}
+
+#[test]
+fn no_place_for_a_new_copy_is_said() {
+    let mut scene = Scene::with_nodes(3);
+    scene.recorded("a", 3, &[1, 2, 3], MemberState::InSync);
+    scene.node_mut(3).state = NodeState::NotReady;
+    let says = "n1 n2 n3 / - / copy on n3 is lost; no place for a new copy: 1 copy needs as many nodes, \
+                0 can take one (NotReady: n3); start more nodes, or ask for fewer copies";
+    assert_eq!(wish_after(&scene, 60), says);
+    scene.volume_mut("a").message = Some("old".into());
+    scene.node_mut(3).state = NodeState::Ready;
+    assert_eq!(wish_after(&scene, 60), "n1 n2 n3 / - / -", "it is forgotten when it is over");
+}
+
+#[test]
+fn growth_needs_a_nexus() {
+    let mut scene = Scene::with_nodes(3);
+    scene.recorded("a", 3, &[1, 2, 3], MemberState::InSync);
+    scene.volume_mut("a").spec.size_bytes *= 2;
+    assert_eq!(wish_after(&scene, 0), "n1 n2 n3 / n1 / -");
+}
+
+#[test]
+fn a_volume_is_deleted_from_the_record_down() {
+    let mut scene = Scene::with_nodes(3);
+    scene.recorded("a", 3, &[1, 2, 3], MemberState::InSync);
+    serve(&mut scene, "n1");
+    scene.volume_mut("a").intent.deleting = true;
+    assert_eq!(plan_after(&scene, 10), [], "the nexus closes by itself");
+    assert!(matches!(plan_after(&scene, 11)[..], [Action::EmptyRecord(_)]), "nothing waits for ever");
+    scene.node_mut(1).state = NodeState::NotReady;
+    let before = scene.record_mut("a").clone();
+    let [Action::EmptyRecord(emptied)] = &plan_after(&scene, 0)[..] else { panic!("not fenced") };
+    assert_eq!((emptied.value.epoch, emptied.value.version), (before.epoch + 1, before.version + 1));
+    assert_eq!(emptied.value.owner, None);
+    assert!(emptied.value.members.iter().all(|member| member.state == MemberState::Removed));
+
+    *scene.record_mut("a") = emptied.value.clone();
+    assert_eq!(plan_after(&scene, 0), [], "no replica is destroyed yet");
+    scene.report(2, before.members[1].replica, ReplicaState::Destroyed);
+    scene.report(3, before.members[2].replica, ReplicaState::Destroyed);
+    scene.report(2, before.members[0].replica, ReplicaState::Destroyed);
+    assert_eq!(plan_after(&scene, 0), [], "only the node that has it can say so");
+    scene.report(1, before.members[0].replica, ReplicaState::Destroyed);
+    assert!(matches!(plan_after(&scene, 0)[..], [Action::DeleteRecord(_)]));
+    scene.view.records.clear();
+    assert!(matches!(plan_after(&scene, 0)[..], [Action::DeleteVolume(_)]));
+}

@@ -1,0 +1,182 @@
+//! The loop: watches the store, plans when something has changed or time has passed, performs what was planned.
+//!
+//! What a pass gets wrong because its view is a moment old is refused by the store, for every write names the revision
+//! that was seen; the next pass sees why.
+
+use crate::{Action, Config, Objects, Observed, View, plan, view::apply};
+use model::{ClusterInfo, Object, Stored, Volume, VolumeRecord, VolumeStatus};
+use std::time::Duration;
+use store::{Client, ErrorKind, Result, Watch};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
+use uuid::Uuid;
+
+/// How long changes are gathered before a pass.
+const GATHER: Duration = Duration::from_millis(10);
+/// The longest between two passes, for time alone can end a lease; less where the lease is short.
+const PASS_INTERVAL_MAX: Duration = Duration::from_millis(500);
+/// How many writes one pass performs; the view is fresher for those after that.
+const ACTIONS_MAX: usize = 128;
+
+/// The loop that runs.
+#[derive(Debug)]
+pub struct Manager {
+    closing: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Manager {
+    /// Ends after the write that is on its way.
+    pub async fn stop(self) {
+        self.closing.send_replace(true);
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "the manager has failed");
+        }
+    }
+}
+
+/// Starts the loop. It ends with [`Manager::stop`], or when the store is closed.
+pub fn start(client: Client, config: Config) -> Manager {
+    let (closing, closed) = watch::channel(false);
+    let task = tokio::spawn(run(client, config, closed));
+    Manager { closing, task }
+}
+
+/// The cluster's identity, made if there is none.
+pub async fn ensure_cluster(client: &Client) -> Result<ClusterInfo> {
+    loop {
+        if let Some(found) = client.get(ClusterInfo::KEY).await? {
+            return Ok(found.value);
+        }
+        match client.create(&ClusterInfo { uuid: Uuid::new_v4() }).await {
+            Err(error) if !matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Unknown) => {
+                return Err(error);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// One kind of the view, kept up to date.
+struct Feed<T> {
+    watch: Watch<T>,
+    /// Whether the first list has arrived.
+    complete: bool,
+}
+
+impl<T: Object> Feed<T> {
+    fn new(client: &Client) -> Self {
+        Self { watch: client.watch(), complete: false }
+    }
+
+    /// Applies the next change; false once the store is closed.
+    async fn next(&mut self, objects: &mut Objects<T>) -> bool {
+        let Some(change) = self.watch.next().await else { return false };
+        apply(objects, change);
+        self.complete = true;
+        true
+    }
+}
+
+async fn run(client: Client, config: Config, mut closing: watch::Receiver<bool>) {
+    let started = Instant::now();
+    let mut view = View::default();
+    let mut observed = Observed::default();
+    let (mut nodes, mut pools, mut volumes) = (Feed::new(&client), Feed::new(&client), Feed::new(&client));
+    let (mut records, mut statuses, mut replicas) =
+        (Feed::new(&client), Feed::new(&client), Feed::new(&client));
+    // Far less than what counts as a gap in the observation.
+    let interval = PASS_INTERVAL_MAX.min(config.lease / 8);
+    let mut due = started;
+    loop {
+        let open = tokio::select! {
+            () = closed(&mut closing) => return,
+            open = nodes.next(&mut view.nodes) => open,
+            open = pools.next(&mut view.pools) => open,
+            open = volumes.next(&mut view.volumes) => open,
+            open = records.next(&mut view.records) => open,
+            open = statuses.next(&mut view.statuses) => open,
+            open = replicas.next(&mut view.replicas) => open,
+            () = sleep_until(due) => {
+                let complete = nodes.complete && pools.complete && volumes.complete
+                    && records.complete && statuses.complete && replicas.complete;
+                let more = complete && pass(&client, &config, &view, &mut observed, started.elapsed()).await;
+                due = Instant::now() + if more { GATHER } else { interval };
+                continue;
+            }
+        };
+        if !open {
+            return;
+        }
+        due = due.min(Instant::now() + GATHER);
+    }
+}
+
+async fn closed(closing: &mut watch::Receiver<bool>) {
+    // A handle that was dropped is an end as well.
+    drop(closing.wait_for(|closing| *closing).await);
+}
+
+/// Plans and performs; whether something was left for the next pass.
+async fn pass(client: &Client, config: &Config, view: &View, observed: &mut Observed, now: Duration) -> bool {
+    observed.observe(view, now, config.lease);
+    let mut actions = plan(view, observed, config, &mut Uuid::new_v4);
+    let more = actions.len() > ACTIONS_MAX;
+    actions.truncate(ACTIONS_MAX);
+    for action in actions {
+        if let Err(error) = perform(client, &action).await {
+            match error.kind() {
+                // The view was a moment old.
+                ErrorKind::Conflict | ErrorKind::NotFound => tracing::debug!(%error, "planned anew"),
+                _ => tracing::warn!(%error, "a write of the manager failed; it is planned anew"),
+            }
+        }
+    }
+    more
+}
+
+async fn perform(client: &Client, action: &Action) -> Result<()> {
+    match action {
+        Action::Node(Stored { revision, value }) => {
+            client.replace(value, *revision).await?;
+            tracing::warn!(node = value.name, "node is NotReady: its lease has ended");
+        }
+        Action::Volume(Stored { revision, value }) => {
+            client.replace(value, *revision).await?;
+            let owner = value.intent.owner.as_deref();
+            let copies = value.intent.members.len();
+            tracing::info!(volume = value.name, owner, copies, message = value.message, "intent changed");
+        }
+        Action::CreateRecord(record) => {
+            client.create(record).await?;
+            tracing::info!(volume = %record.volume, "record made");
+        }
+        Action::EmptyRecord(Stored { revision, value }) => {
+            client.replace(value, *revision).await?;
+            tracing::info!(volume = %value.volume, epoch = value.epoch, "fenced; its replicas are to be destroyed");
+        }
+        Action::DeleteRecord(Stored { revision, value }) => {
+            client.delete::<VolumeRecord>(&value.key(), *revision).await?;
+            tracing::info!(volume = %value.volume, "all replicas are destroyed");
+        }
+        Action::DeleteVolume(volume) => delete_volume(client, volume).await?,
+    }
+    Ok(())
+}
+
+/// What is left is looked for in the store itself: the view may not know of it yet, and a volume outlives its record.
+async fn delete_volume(client: &Client, volume: &Stored<Volume>) -> Result<()> {
+    let key = volume.value.uuid.to_string();
+    if client.get::<VolumeRecord>(&key).await?.is_some() {
+        return Ok(());
+    }
+    if let Some(status) = client.get::<VolumeStatus>(&key).await? {
+        client.delete::<VolumeStatus>(&key, status.revision).await?;
+    }
+    client.delete::<Volume>(&volume.value.name, volume.revision).await?;
+    tracing::info!(volume = volume.value.name, "volume deleted");
+    Ok(())
+}
