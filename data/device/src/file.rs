@@ -10,6 +10,7 @@ use rt::{Access, DmaBuf, DmaBytes, Durability, OpenOptions};
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// A device over a file or a disk; clones share the descriptor.
 #[derive(Clone, Debug)]
@@ -94,12 +95,32 @@ fn whole_blocks(path: &Path, len_bytes: u64, block_size: u32) -> Result<BlockCou
     Ok(BlockCount(len_bytes / u64::from(block_size)))
 }
 
+/// How long the lock of a process that was just killed may last: its I/O in flight ends first, which is what makes it
+/// safe to go on with the file afterwards.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+const LOCK_POLL: Duration = Duration::from_millis(10);
+
 /// Opens with direct I/O, or through the page cache where the file system has no direct I/O.
 pub(crate) async fn open_direct(
     path: &Path,
     create: Option<ByteCount>,
     access: Access,
 ) -> io::Result<rt::File> {
+    let start = rt::now();
+    loop {
+        match try_open_direct(path, create, access).await {
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ResourceBusy)
+                    && start.elapsed() < LOCK_WAIT =>
+            {
+                rt::sleep(LOCK_POLL).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+async fn try_open_direct(path: &Path, create: Option<ByteCount>, access: Access) -> io::Result<rt::File> {
     let options = OpenOptions { access, create_len_bytes: create.map(|size| size.0), direct: true };
     match rt::File::open(path, options).await {
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => {

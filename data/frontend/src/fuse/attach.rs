@@ -1,6 +1,7 @@
 //! Attaching and detaching: the FUSE mount, the loop device over it and the task that serves them, as one thing.
 
 use super::cleanup;
+use super::holder::{Holder, STATE_LEN_MAX};
 use super::loopdev::{self, LoopDevice, Setup};
 use super::mark::Mark;
 use super::mount;
@@ -9,10 +10,12 @@ use crate::{Error, ErrorKind};
 use device::Device;
 use rt::{Errno, Task};
 use std::cell::RefCell;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 use uuid::Uuid;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// How long programs that look at every new device (udev, blkid) may keep it open while it is detached.
 const OPENERS_WAIT: Duration = Duration::from_secs(2);
@@ -35,12 +38,21 @@ pub struct AttachConfig {
     pub block_size: u32,
     /// Refuse writes.
     pub read_only: bool,
+    /// Keeps the device alive when this process dies; without one I/O then fails at once.
+    pub holder: Option<Holder>,
 }
 
 impl AttachConfig {
     /// Where the volume's file system is mounted.
     fn mount_dir(&self) -> PathBuf {
         self.state_dir.join("fuse").join(self.volume_uuid.to_string())
+    }
+
+    /// With the path that the mount table will show.
+    async fn with_whole_path(self) -> Result<Self, Error> {
+        let dir = self.state_dir.clone();
+        let whole = rt::blocking(move || make_dir(&dir).and_then(|()| whole_path(&dir))).await?;
+        Ok(Self { state_dir: whole, ..self })
     }
 }
 
@@ -49,17 +61,20 @@ impl AttachConfig {
 #[derive(Debug)]
 pub struct Attached {
     volume_name: String,
+    volume_uuid: Uuid,
     mount_dir: PathBuf,
     device: LoopDevice,
     connection: Rc<Connection>,
     serving: RefCell<Option<Task<Ended>>>,
+    holder: Option<Holder>,
 }
 
-/// Makes `device` a block device of this machine and serves it on the current reactor.
+/// Makes `device` a block device of this machine and serves it on the current reactor. If the holder has the volume's
+/// descriptor from a process that died, takes over the block device that this one had: programs that use it go on.
 ///
 /// # Errors
 /// `NotPermitted` without root, `Unsupported` where the kernel lacks something, `InUse` when a block device left over
-/// from an earlier attachment of this volume is still mounted or open.
+/// from an earlier attachment of this volume is still mounted or open, `Holder` when no second holder can be had.
 pub async fn attach<D: Device + 'static>(config: AttachConfig, device: D) -> Result<Attached, Error> {
     let mark = Mark::new(&config.run_id, config.volume_uuid)?;
     let geometry = device.geometry();
@@ -70,50 +85,134 @@ pub async fn attach<D: Device + 'static>(config: AttachConfig, device: D) -> Res
         );
         return Err(Error::new(ErrorKind::Invalid, message));
     }
+    let config = config.with_whole_path().await?;
+    let device = Rc::new(device);
+    if let Some(attached) = take_over(&config, &device).await? {
+        return Ok(attached);
+    }
     let (left, volume) = (config.mount_dir(), config.volume_uuid);
     rt::blocking(move || cleanup::clear_leftovers(volume, &left)).await?;
-    let fresh = Fresh { config, mark };
-    fresh.attach(device).await
+    begin(config, mark, device).await
 }
 
-struct Fresh {
+/// What travels with the descriptor, for the process that takes over.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+struct HeldState {
+    version: u32,
+    loop_number: u32,
+    block_size: u32,
+    can_resend: u32,
+}
+
+const HELD_STATE_VERSION: u32 = 1;
+const _: () = assert!(size_of::<HeldState>() <= STATE_LEN_MAX);
+
+/// Continues what a process that died has begun; `None` if there is nothing to continue.
+async fn take_over<D: Device + 'static>(
+    config: &AttachConfig,
+    device: &Rc<D>,
+) -> Result<Option<Attached>, Error> {
+    let Some(holder) = &config.holder else { return Ok(None) };
+    let Some((fuse, state)) = holder.take(config.volume_uuid).await? else { return Ok(None) };
+    let state = HeldState::read_from_bytes(&state).ok().filter(|state| state.version == HELD_STATE_VERSION);
+    let Some(state) = state.filter(|state| state.can_resend != 0 && state.block_size == config.block_size)
+    else {
+        tracing::warn!(volume = %config.volume_name, "what the holder has cannot be continued: attaching anew");
+        return abandon(config, holder).await;
+    };
+    let copy = duplicate(&fuse)?;
+    let connection = Connection::new(fuse);
+    // Before anything is read, so that what was unanswered comes before what is new.
+    if let Err(errno) = connection.resend().await {
+        tracing::warn!(volume = %config.volume_name, %errno, "the held connection is dead: attaching anew");
+        return abandon(config, holder).await;
+    }
+    let served = serve::serve(Rc::clone(&connection), Rc::clone(device), config.block_size, config.read_only);
+    let serving = RefCell::new(Some(rt::spawn(served)));
+    let (loop_device, volume) = (LoopDevice { number: state.loop_number }, config.volume_uuid);
+    let is_there = move || loop_device.mark().is_some_and(|mark| mark.volume == volume);
+    if !rt::blocking(is_there).await {
+        tracing::warn!(volume = %config.volume_name, "the block device is gone: attaching anew");
+        return abandon(config, holder).await;
+    }
+    let attached = Attached {
+        volume_name: config.volume_name.clone(),
+        volume_uuid: volume,
+        mount_dir: config.mount_dir(),
+        device: loop_device,
+        connection,
+        serving,
+        holder: Some(holder.clone()),
+    };
+    attached.hand_over(copy, config.block_size).await?;
+    // The volume may have grown while nobody served it.
+    attached.resized().await?;
+    tracing::info!(volume = %config.volume_name, device = %attached.device_path().display(), "took over");
+    Ok(Some(attached))
+}
+
+/// Ends a held connection that cannot be continued; waiting I/O fails.
+async fn abandon(config: &AttachConfig, holder: &Holder) -> Result<Option<Attached>, Error> {
+    let dir = config.mount_dir();
+    rt::blocking(move || mount::abort(&dir))
+        .await
+        .map_err(|error| Error::os("cannot end a connection", error))?;
+    holder.release(config.volume_uuid).await?;
+    Ok(None)
+}
+
+fn duplicate(fd: &OwnedFd) -> Result<OwnedFd, Error> {
+    fd.try_clone().map_err(|error| Error::os("cannot duplicate a descriptor", error))
+}
+
+/// Mounts, serves and makes the loop device.
+async fn begin<D: Device + 'static>(
     config: AttachConfig,
     mark: Mark,
-}
-
-impl Fresh {
-    async fn attach<D: Device + 'static>(self, device: D) -> Result<Attached, Error> {
-        let Self { config, mark } = self;
-        let dir = config.mount_dir();
-        let (mount_at, source, read_only) = (dir.clone(), mark.to_string(), config.read_only);
-        let fuse = rt::blocking(move || {
-            make_dir(&mount_at)?;
-            let fuse = mount::open_fuse()?;
-            mount::mount(&fuse, &source, &mount_at, read_only)?;
-            Ok::<_, Error>(fuse)
-        })
-        .await?;
-        let connection = Connection::new(fuse);
-        let serving = rt::spawn(serve::serve(Rc::clone(&connection), device, config.block_size, read_only));
-        let (file, block_size) = (dir.join(serve::FILE_NAME), config.block_size);
-        let made =
-            rt::blocking(move || LoopDevice::make(&file, &Setup { mark: &mark, block_size, read_only }))
-                .await;
-        match made {
-            Ok(device) => {
-                let serving = RefCell::new(Some(serving));
-                Ok(Attached { volume_name: config.volume_name, mount_dir: dir, device, connection, serving })
-            }
-            Err(error) => {
-                // The file system was never published: end it at once.
-                if let Err(errno) = rt::blocking(move || mount::abort(&dir)).await {
-                    tracing::warn!(%errno, "a mount that failed to become a device stays behind");
+    device: Rc<D>,
+) -> Result<Attached, Error> {
+    let dir = config.mount_dir();
+    let (mount_at, source, read_only) = (dir.clone(), mark.to_string(), config.read_only);
+    let fuse = rt::blocking(move || {
+        make_dir(&mount_at)?;
+        let fuse = mount::open_fuse()?;
+        mount::mount(&fuse, &source, &mount_at, read_only)?;
+        Ok::<_, Error>(fuse)
+    })
+    .await?;
+    let copy = duplicate(&fuse)?;
+    let connection = Connection::new(fuse);
+    let serving = rt::spawn(serve::serve(Rc::clone(&connection), device, config.block_size, read_only));
+    let (file, block_size) = (dir.join(serve::FILE_NAME), config.block_size);
+    let made =
+        rt::blocking(move || LoopDevice::make(&file, &Setup { mark: &mark, block_size, read_only })).await;
+    let failure = match made {
+        Ok(device) => {
+            let attached = Attached {
+                volume_name: config.volume_name,
+                volume_uuid: config.volume_uuid,
+                mount_dir: dir.clone(),
+                device,
+                connection,
+                serving: RefCell::new(Some(serving)),
+                holder: config.holder,
+            };
+            match attached.hand_over(copy, block_size).await {
+                Ok(()) => return Ok(attached),
+                Err(error) => {
+                    attached.detach().await?;
+                    error
                 }
-                serving.await;
-                Err(error)
             }
         }
+        Err(error) => error,
+    };
+    // The block device was never published: end it at once.
+    if let Err(errno) = rt::blocking(move || mount::abort(&dir)).await {
+        tracing::warn!(%errno, "a mount that failed to become a device stays behind");
     }
+    Err(failure)
 }
 
 fn make_dir(dir: &Path) -> Result<(), Error> {
@@ -123,6 +222,12 @@ fn make_dir(dir: &Path) -> Result<(), Error> {
         .mode(0o700)
         .create(dir)
         .map_err(|error| Error::os(format_args!("cannot make folder {}", dir.display()), error))
+}
+
+/// The path without links and relative parts, as the kernel shows it and as other processes can use it.
+pub(crate) fn whole_path(dir: &Path) -> Result<PathBuf, Error> {
+    std::fs::canonicalize(dir)
+        .map_err(|error| Error::os(format_args!("cannot find {}", dir.display()), error))
 }
 
 impl Attached {
@@ -141,9 +246,24 @@ impl Attached {
         self.serving.borrow().as_ref().is_some_and(|task| !task.is_finished())
     }
 
-    /// Whether the death of this process can be survived (Linux 6.9 and later).
+    /// Whether the death of this process can be survived: there is a holder, and Linux is 6.9 or later.
     pub fn can_survive(&self) -> bool {
-        self.connection.can_resend()
+        self.holder.is_some() && self.connection.can_resend()
+    }
+
+    /// Gives `copy` of the descriptor to the holder.
+    async fn hand_over(&self, copy: OwnedFd, block_size: u32) -> Result<(), Error> {
+        let Some(holder) = &self.holder else { return Ok(()) };
+        let state = HeldState {
+            version: HELD_STATE_VERSION,
+            loop_number: self.device.number,
+            block_size,
+            can_resend: u32::from(self.connection.can_resend()),
+        };
+        let dir = self.mount_dir.clone();
+        let mounts = rt::blocking(mount::mounts).await?;
+        let number = mounts.iter().rev().find(|mount| mount.point == dir).map_or(0, |mount| mount.device.1);
+        holder.put(self.volume_uuid, copy, number, state.as_bytes().to_vec()).await
     }
 
     /// Tells the kernel that the device has grown; returns the size in bytes that the block device has now.
@@ -173,6 +293,9 @@ impl Attached {
             && rt::timeout(RELEASE_WAIT, serving).await.is_err()
         {
             tracing::warn!(volume = %self.volume_name, "requests of an unmounted volume did not end: they are dropped");
+        }
+        if let Some(holder) = &self.holder {
+            holder.release(self.volume_uuid).await?;
         }
         let dir = self.mount_dir.clone();
         rt::blocking(move || std::fs::remove_dir(&dir))

@@ -18,6 +18,7 @@
 mod abi;
 mod attach;
 mod cleanup;
+pub mod holder;
 mod loopdev;
 mod mark;
 mod mount;
@@ -26,4 +27,5 @@ mod serve;
 
 pub use attach::{AttachConfig, Attached, attach};
 pub use cleanup::{AttachedLoop, attached_loops, cleanup};
+pub use holder::{Holder, HolderConfig};
 pub use serve::{Counters, Ended};

@@ -91,7 +91,6 @@ impl Connection {
     }
 
     /// Asks the kernel to send every request again that an earlier server read and did not answer.
-    #[expect(dead_code, reason = "for the takeover, which comes with the holder")]
     pub(crate) async fn resend(&self) -> Result<(), Errno> {
         self.session.set(Some(init_flags::HAS_RESEND));
         self.fd.write_parts(vec![Part::Bytes(abi::notify_resend())]).await.map(drop)
@@ -124,7 +123,7 @@ impl Connection {
 /// One device served over one connection.
 struct Server<D> {
     connection: Rc<Connection>,
-    device: D,
+    device: Rc<D>,
     block_size: u32,
     read_only: bool,
     overlaps: Overlaps,
@@ -137,7 +136,7 @@ struct Server<D> {
 /// The device's block size divides `block_size`, which the kernel is told.
 pub(crate) async fn serve<D: Device + 'static>(
     connection: Rc<Connection>,
-    device: D,
+    device: Rc<D>,
     block_size: u32,
     read_only: bool,
 ) -> Ended {

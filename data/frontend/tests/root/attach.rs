@@ -76,6 +76,7 @@ pub(crate) fn fio_verify(device: &str, size: &str, more: &[&str]) -> Vec<String>
         "--verify=crc32c",
         "--verify_fatal=1",
         "--randrepeat=0",
+        "--verify_state_save=0",
     ];
     let mut arguments: Vec<String> =
         fixed.into_iter().chain(more.iter().copied()).map(String::from).collect();

@@ -1,44 +1,201 @@
-//! The death of servers: what I/O sees, and what is possible afterwards.
+//! The death of servers and holders: what I/O sees, and what is possible afterwards.
 
 use crate::Test;
-use crate::run::{Run, path, pause, sh, try_sh, wait_for};
+use crate::attach::fio_verify;
+use crate::run::{Run, Server, kill, path, pause, processes_of, sh, try_sh, wait_for};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-pub(crate) const TESTS: &[Test] =
-    &[("death::without_a_holder_io_fails_at_once", without_a_holder_io_fails_at_once)];
+pub(crate) const TESTS: &[Test] = &[
+    ("death::without_a_holder_io_fails_at_once", without_a_holder_io_fails_at_once),
+    ("death::a_restarted_server_takes_over_under_load", a_restarted_server_takes_over_under_load),
+    ("death::raw_io_goes_on_after_a_takeover", raw_io_goes_on_after_a_takeover),
+    ("death::a_holder_that_dies_alone_is_replaced", a_holder_that_dies_alone_is_replaced),
+    ("death::nobody_takes_over_in_time", nobody_takes_over_in_time),
+    ("death::all_holders_die", all_holders_die),
+    ("death::a_holder_keeps_nothing_but_its_descriptors", a_holder_keeps_nothing_but_its_descriptors),
+];
+
+const HOLDING: &str = "limit_ms=20000";
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Starts writing and syncing files into `point` until an error; returns the process.
-fn writer(point: &std::path::Path) -> std::process::Child {
+fn writer(point: &Path) -> Child {
     let script = "i=0; while dd if=/dev/zero of=$0/f$((i % 50)) bs=64k count=4 conv=fsync status=none; do i=$((i + 1)); done";
-    std::process::Command::new("sh")
-        .args(["-c", script, path(point)])
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .expect("sh starts")
+    Command::new("sh").args(["-c", script, path(point)]).stderr(Stdio::null()).spawn().expect("sh starts")
 }
 
-fn without_a_holder_io_fails_at_once() {
-    let mut run = Run::new("alone");
-    let server = run.serve(&run.disk("256MiB"), &[]);
-    let device = server.device.clone();
-    sh("mkfs.ext4", &["-q", &device]);
-    let point = run.mount(&device);
-    let mut writing = writer(&point);
-    pause(Duration::from_millis(500));
-    server.kill();
-    wait_for("the writer's error", Duration::from_secs(5), || {
-        writing.try_wait().expect("our child").is_some()
-    });
-    let refusal = run.refused(&run.disk("256MiB"), &[]);
-    assert!(refusal.contains("is mounted at") && refusal.contains(path(&point)), "{refusal}");
-    let waited =
-        wait_for("the unmount", Duration::from_secs(5), || try_sh("umount", &[path(&point)]).0 == Some(0));
-    assert!(waited < Duration::from_secs(5));
-    let mut server = run.serve(&run.disk("256MiB"), &[]);
+fn wait_for_end(child: &mut Child, limit: Duration) {
+    wait_for("the end of the writer", limit, || child.try_wait().expect("our child").is_some());
+}
+
+/// After a death that ended the connection: everything can be removed at once, and the file system is consistent.
+fn assert_clean_next_time(run: &Run, point: &Path, more: &[&str]) {
+    let refusal = run.refused(&run.disk("256MiB"), more);
+    assert!(refusal.contains("is mounted at") && refusal.contains(path(point)), "{refusal}");
+    wait_for("the unmount", 5 * SECOND, || try_sh("umount", &[path(point)]).0 == Some(0));
+    let mut server = run.serve(&run.disk("256MiB"), more);
     let (code, text) = try_sh("e2fsck", &["-p", &server.device]);
     assert!(code.is_some_and(|code| code <= 1), "{text}");
     sh("e2fsck", &["-fn", &server.device]);
     server.tell("detach");
     drop(server);
+    wait_for("the end of the holder", 5 * SECOND, || processes_of(&run.id).is_empty());
     run.assert_nothing_left();
+}
+
+fn no_process_waits_without_end(pids: &[u32]) {
+    for pid in pids {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        assert!(!stat.contains(") D "), "{stat}");
+    }
+}
+
+fn without_a_holder_io_fails_at_once() {
+    let mut run = Run::new("alone");
+    let server = run.serve(&run.disk("256MiB"), &[]);
+    sh("mkfs.ext4", &["-q", &server.device]);
+    let point = run.mount(&server.device);
+    let mut writing = writer(&point);
+    pause(SECOND / 2);
+    server.kill();
+    wait_for_end(&mut writing, 5 * SECOND);
+    assert_clean_next_time(&run, &point, &[]);
+}
+
+fn a_restarted_server_takes_over_under_load() {
+    let mut run = Run::new("takeover");
+    let mut server = run.serve(&run.slow_disk("512MiB"), &[HOLDING]);
+    let device = server.device.clone();
+    sh("mkfs.ext4", &["-q", &device]);
+    let point = run.mount(&device);
+    let file = point.join("file");
+    let arguments = fio_verify(path(&file), "256M", &["--rate=24m", "--fsync=32"]);
+    let mut fio = Command::new("fio").args(arguments).stdout(Stdio::null()).spawn().expect("fio starts");
+    let mut resent = 0;
+    for _ in 0..3 {
+        pause(2 * SECOND);
+        server.kill();
+        pause(SECOND);
+        assert!(fio.try_wait().expect("our child").is_none(), "fio waits for the next server");
+        server = run.serve(&run.slow_disk("512MiB"), &[HOLDING]);
+        assert_eq!(server.device, device, "the same device goes on");
+        pause(SECOND / 2);
+        resent += server.counter("resent");
+    }
+    wait_for("the end of fio", 90 * SECOND, || fio.try_wait().expect("our child").is_some());
+    assert!(fio.wait().expect("our child").success(), "fio saw an error");
+    assert!(resent > 0, "requests were under way at the kills");
+    assert_eq!(server.counter("errors"), 0);
+    sh("umount", &[path(&point)]);
+    sh("e2fsck", &["-fn", &device]);
+    end(server, &run);
+}
+
+fn raw_io_goes_on_after_a_takeover() {
+    let run = Run::new("raw");
+    let mut server = run.serve(&run.disk("256MiB"), &[HOLDING]);
+    let device = server.device.clone();
+    let arguments = fio_verify(&device, "256M", &["--rate=40m"]);
+    let mut fio = Command::new("fio").args(arguments).stdout(Stdio::null()).spawn().expect("fio starts");
+    for _ in 0..3 {
+        pause(SECOND);
+        server.kill();
+        server = run.serve(&run.disk("256MiB"), &[HOLDING]);
+        assert_eq!(server.device, device);
+    }
+    wait_for("the end of fio", 90 * SECOND, || fio.try_wait().expect("our child").is_some());
+    assert!(fio.wait().expect("our child").success(), "fio saw an error");
+    end(server, &run);
+}
+
+fn end(mut server: Server, run: &Run) {
+    server.tell("detach");
+    wait_for("the end of the holder", 5 * SECOND, || processes_of(&run.id).len() == 1);
+    drop(server);
+    run.assert_nothing_left();
+}
+
+fn holder_of(run: &Run, server: &Server) -> Option<u32> {
+    processes_of(&run.id).into_iter().find(|pid| *pid != server.pid())
+}
+
+fn a_holder_that_dies_alone_is_replaced() {
+    let mut run = Run::new("replaced");
+    let server = run.serve(&run.disk("256MiB"), &[HOLDING]);
+    let device = server.device.clone();
+    sh("mkfs.ext4", &["-q", &device]);
+    let point = run.mount(&device);
+    let first = holder_of(&run, &server).expect("a holder");
+    kill(first);
+    wait_for("another holder", 5 * SECOND, || holder_of(&run, &server).is_some_and(|pid| pid != first));
+    std::fs::write(point.join("file"), "it goes on").expect("written");
+    // The new one has everything: a takeover works.
+    pause(SECOND);
+    server.kill();
+    let server = run.serve(&run.disk("256MiB"), &[HOLDING]);
+    assert_eq!(server.device, device);
+    assert_eq!(std::fs::read(point.join("file")).expect("readable"), b"it goes on");
+    sh("umount", &[path(&point)]);
+    sh("e2fsck", &["-fn", &device]);
+    end(server, &run);
+}
+
+fn nobody_takes_over_in_time() {
+    let mut run = Run::new("late");
+    let limit = "limit_ms=2000";
+    let server = run.serve(&run.disk("256MiB"), &[limit]);
+    sh("mkfs.ext4", &["-q", &server.device]);
+    let point = run.mount(&server.device);
+    let mut writing = writer(&point);
+    pause(SECOND / 2);
+    server.kill();
+    pause(SECOND);
+    assert!(writing.try_wait().expect("our child").is_none(), "I/O waits for a server");
+    wait_for_end(&mut writing, 5 * SECOND);
+    no_process_waits_without_end(&[writing.id()]);
+    wait_for("the end of the holder", 5 * SECOND, || processes_of(&run.id).is_empty());
+    assert_clean_next_time(&run, &point, &[limit]);
+}
+
+fn all_holders_die() {
+    let mut run = Run::new("all");
+    let server = run.serve(&run.disk("256MiB"), &[HOLDING]);
+    sh("mkfs.ext4", &["-q", &server.device]);
+    let point = run.mount(&server.device);
+    let mut writing = writer(&point);
+    pause(SECOND / 2);
+    let holder = holder_of(&run, &server).expect("a holder");
+    let pids = [writing.id(), holder, server.pid()];
+    server.kill();
+    kill(holder);
+    wait_for_end(&mut writing, 5 * SECOND);
+    no_process_waits_without_end(&pids);
+    assert_clean_next_time(&run, &point, &[HOLDING]);
+}
+
+fn a_holder_keeps_nothing_but_its_descriptors() {
+    let run = Run::new("keeps");
+    let server = run.serve("mem://?size=64MiB", &[HOLDING]);
+    let holder = holder_of(&run, &server).expect("a holder");
+    // It leaves the folder and the session of its parent a moment after it starts.
+    let process = format!("/proc/{holder}");
+    wait_for("its own folder", SECOND, || {
+        std::fs::read_link(format!("{process}/cwd")).is_ok_and(|cwd| cwd == Path::new("/"))
+    });
+    let stat = std::fs::read_to_string(format!("{process}/stat")).expect("it lives");
+    let session = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(3)).expect("a session");
+    assert_eq!(session, holder.to_string());
+    let mut descriptors: Vec<String> = std::fs::read_dir(format!("{process}/fd"))
+        .expect("readable")
+        .flatten()
+        .map(|entry| std::fs::read_link(entry.path()).expect("a link").display().to_string())
+        .collect();
+    descriptors.sort();
+    let count = |prefix: &str| descriptors.iter().filter(|target| target.starts_with(prefix)).count();
+    assert_eq!(count("/dev/fuse"), 1, "{descriptors:?}");
+    assert_eq!(count("/dev/null"), 2, "{descriptors:?}");
+    assert_eq!(count("socket:"), descriptors.len() - 3, "{descriptors:?}");
+    end(server, &run);
 }

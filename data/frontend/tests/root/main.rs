@@ -22,6 +22,13 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {
         Some("serve") => server::main(arguments),
+        Some("fuse-holder") => match frontend::fuse::holder::main(arguments.map(Into::into)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        },
         Some("--run") => run_tests(arguments.next().as_deref().unwrap_or_default()),
         _ => {
             println!(

@@ -94,6 +94,12 @@ impl Run {
         format!("file://{}?size={size}", self.path("disk").display())
     }
 
+    /// The same, where every write takes a while before it is executed: at any moment some are under way.
+    pub(crate) fn slow_disk(&self, size: &str) -> String {
+        let disk = self.disk(size).replace('?', "%3F");
+        format!("fault://?of={disk}&rule=delay:20,on:write")
+    }
+
     /// Starts a server process; `more` are further `key=value` arguments.
     pub(crate) fn serve(&self, device: &str, more: &[&str]) -> Server {
         let mut server = self.start(device, more);
@@ -200,6 +206,10 @@ pub(crate) struct Server {
 }
 
 impl Server {
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     fn line(&mut self) -> String {
         let mut line = String::new();
         self.output.read_line(&mut line).expect("the server speaks UTF-8");

@@ -1,7 +1,7 @@
 //! The process that serves a volume in these tests, to be killed: `root serve key=value ...`, then one command a line.
 
 use device::{AnyDevice, BlockCount, Device, Geometry, Lba, Status};
-use frontend::fuse::{self, AttachConfig, Attached};
+use frontend::fuse::{self, AttachConfig, Attached, Holder, HolderConfig};
 use rt::fd::Fd;
 use rt::{DmaBuf, DmaBytes, Durability};
 use std::cell::Cell;
@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// A device that shows fewer blocks than it has, until it is told to show more.
 struct Growing {
@@ -79,6 +80,7 @@ async fn serve(pairs: &BTreeMap<String, String>) -> Result<(), String> {
         run_id: value("run")?.into(),
         block_size: value("block").unwrap_or("4096").parse().map_err(|_| "block")?,
         read_only: value("read_only").is_ok(),
+        holder: value("limit_ms").ok().map(|limit| holder(limit, pairs)).transpose()?,
     };
     let attached = fuse::attach(config, device).await.map_err(|error| error.to_string())?;
     println!("ready {}", attached.device_path().display());
@@ -97,6 +99,17 @@ async fn serve(pairs: &BTreeMap<String, String>) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+fn holder(limit_ms: &str, pairs: &BTreeMap<String, String>) -> Result<Holder, String> {
+    let limit = Duration::from_millis(limit_ms.parse().map_err(|_| "limit_ms")?);
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    Ok(Holder::new(HolderConfig {
+        state_dir: pairs["state"].clone().into(),
+        command: vec![program.into(), "fuse-holder".into()],
+        run_id: pairs["run"].clone(),
+        limit,
+    }))
 }
 
 fn say(result: Result<String, frontend::Error>) {
