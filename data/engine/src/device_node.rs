@@ -49,6 +49,7 @@ impl DeviceNode {
             run_id: config.run_id.clone(),
             block_size: volume.spec.block_size,
             read_only: false,
+            holder: None,
         };
         let attached = attach(attach_config, attachment).await.map_err(|error| error.to_string())?;
         tracing::info!(volume = volume.name, device = %attached.device_path().display(), "volume is attached");
