@@ -6,7 +6,7 @@
 //!    attached nowhere runs a nexus only while there is work for it, on any node that has a good copy.
 
 use crate::{NoPlace, place, plan::Planning};
-use model::{MemberIntent, MemberState, NexusState, Volume, VolumeRecord};
+use model::{MemberIntent, MemberState, NexusState, Rebuild, Volume, VolumeRecord};
 use std::collections::BTreeSet;
 
 /// The volume with the intent that it should have.
@@ -149,7 +149,10 @@ fn has_work(planning: &Planning<'_>, volume: &Volume, record: &VolumeRecord) -> 
     });
     let closed_in_order = record.clean && record.owner.is_none();
     let settled = planning.live_status(record).is_some_and(|status| {
-        let equal = status.members.iter().all(|member| member.rebuild.is_none());
+        // A resync after an unclean end (I6) is reported on members that are in sync.
+        let done = |rebuild: Rebuild| rebuild.done_bytes >= rebuild.total_bytes;
+        let equal =
+            status.members.iter().all(|member| member.rebuild.is_none() && member.rebuilt.is_none_or(done));
         matches!(status.state, NexusState::Serving | NexusState::Closing) && equal
     });
     unfinished

@@ -149,7 +149,11 @@ fn an_owner_that_died_is_followed_by_another() {
     };
     scene.status_mut("a").members.push(resync);
     assert_eq!(wish_after(&scene, 0), "unchanged", "its copies are being made equal");
-    scene.status_mut("a").members.clear();
+    let half = Rebuild { done_bytes: 1, total_bytes: 2, ..Rebuild::default() };
+    scene.status_mut("a").members[0].rebuild = None;
+    scene.status_mut("a").members[0].rebuilt = Some(half);
+    assert_eq!(wish_after(&scene, 0), "unchanged", "as an engine reports a resync");
+    scene.status_mut("a").members[0].rebuilt = Some(Rebuild { done_bytes: 2, ..half });
     assert_eq!(wish_after(&scene, 0), "n1 n2 n3 / - / -");
 }
 
