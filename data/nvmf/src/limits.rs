@@ -22,6 +22,11 @@ pub(crate) const CHANGED_NAMESPACES_MAX: usize = 1024;
 pub(crate) const LAST_WORDS_LIMIT: Duration = Duration::from_secs(1);
 /// How long the admin connection answers after its association was ended by the host, so that it can read the status.
 pub(crate) const FAREWELL_LIMIT: Duration = Duration::from_secs(5);
+/// A host that asks a discovery service for no keep-alive is forgotten after this silence, in milliseconds.
+///
+/// # Spec
+/// NVMe over Fabrics 1.1, section 4.1: a discovery controller ends an association after two minutes without activity.
+pub(crate) const DISCOVERY_SILENCE_MS: u32 = 120_000;
 /// Records of a discovery log that an initiator reads.
 pub(crate) const DISCOVERY_RECORDS_MAX: u64 = 4096;
 /// Namespaces that an initiator looks at.

@@ -378,6 +378,10 @@ async fn receive_all(queue: Rc<Queue>, mut reader: Reader, outbox: Rc<Outbox>) {
     }
     life.end();
     queue.fail_all();
+    if let Broken::Violation(_) = broken {
+        // The connection closes with the reader; until then the target reads why.
+        let _in_time = rt::timeout(limits::LAST_WORDS_LIMIT, reader.drain()).await;
+    }
 }
 
 /// Ends the association when a command takes too long: it fails with `TimedOut`, the others with `Gone`.

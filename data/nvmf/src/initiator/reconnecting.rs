@@ -1,12 +1,11 @@
 //! A device that outlives associations: connects again and sends again, for the benchmark and other tools.
 //!
-//! A nexus does not use it: sending a write again after a reconnect is safe only for a host that is alone and orders its
-//! own overlapping writes, as one tool is; a nexus must first fence (DESIGN I3).
+//! A nexus does not use it: it must first fence the old association (DESIGN I3).
 //!
 //! # Invariants
-//! 1. A command is sent again only on a new association, after the old one is dead.
-//! 2. The target ends the commands of the old association or runs them before it answers a later flush; every command
-//!    here is idempotent, so that running twice does what running once does.
+//! 1. A command is sent again only on a new association, after the old one is dead; every command here is idempotent.
+//! 2. What was started on the old association may still be executed later, even after a newer write to the same block
+//!    was acknowledged. Nothing here prevents that, which is why this is not for volumes that matter.
 
 use super::{Association, ConnectOptions, Namespace};
 use crate::error::Error;

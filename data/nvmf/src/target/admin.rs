@@ -199,8 +199,9 @@ fn controller<S: Subsystems>(queue: &Queue<S>) -> IdentifyController {
             page.cntrltype = 1;
             page.cmic = 1 << 1; // Several controllers reach the same namespaces.
             page.oaes = event::NAMESPACE.into();
-            page.nn = session.namespace_ids().last().copied().unwrap_or(1).into();
-            page.mnan = u32::try_from(limits::NAMESPACES_MAX).expect("few").max(page.nn.get()).into();
+            let highest = session.namespace_ids().last().copied().unwrap_or(0);
+            page.nn = u32::try_from(limits::NAMESPACES_MAX).expect("few").max(highest).into();
+            page.mnan = page.nn;
             page.oncs = (1 | (1 << 2) | (1 << 3)).into(); // Compare, dataset management, write-zeroes.
             page.vwc = 0b111; // A volatile cache; a flush may name all namespaces.
         }

@@ -76,6 +76,10 @@ impl<S: Subsystems> Association<S> {
         kato_ms: u32,
     ) -> Rc<Self> {
         let (subnqn, hostnqn, hostid) = names;
+        let kato_ms = match (&export, kato_ms) {
+            (Export::Discovery, 0) => limits::DISCOVERY_SILENCE_MS,
+            _ => kato_ms,
+        };
         let association = Rc::new(Self {
             handle,
             cntlid,

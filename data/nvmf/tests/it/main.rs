@@ -2,7 +2,9 @@
 
 mod golden;
 mod hostile_host;
+mod hostile_target;
 mod life;
+mod loopback;
 mod raw;
 mod support;
 mod talk;
