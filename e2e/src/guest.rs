@@ -5,8 +5,8 @@
 //! 2. A run shares one folder with the guest (`/vm` there); the host's loopback is 10.0.2.2.
 //! 3. Only a guest that died or hung is booted again, once; the exit code of the commands is the verdict otherwise.
 
-use crate::process::Running;
-use anyhow::{Context, Result, bail};
+use crate::process::{Running, tail};
+use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::fs;
@@ -83,11 +83,12 @@ impl Guest {
     /// Boots, runs `script` with bash as root, and returns its exit code; `shared` is `/vm` in the guest.
     /// # Errors  When the guest died or hung twice.
     pub(crate) fn run(&self, shared: &Path, script: &str, limit: Duration) -> Result<Verdict> {
-        match self.boot(shared, script, limit)? {
+        let boot = || self.start(shared, script, None)?.end(limit);
+        match boot()? {
             Boot::Ended(verdict) => Ok(verdict),
             Boot::Lost(reason) => {
                 println!("  booting the guest again: {reason}");
-                match self.boot(shared, script, limit)? {
+                match boot()? {
                     Boot::Ended(verdict) => Ok(verdict),
                     Boot::Lost(reason) => bail!("the guest was lost twice: {reason}"),
                 }
@@ -95,7 +96,8 @@ impl Guest {
         }
     }
 
-    fn boot(&self, shared: &Path, script: &str, limit: Duration) -> Result<Boot> {
+    /// Boots with `script` and comes back at once; the host's loopback port `forwarded` is the guest's port 4420.
+    pub(crate) fn start(&self, shared: &Path, script: &str, forwarded: Option<u16>) -> Result<Booted> {
         fs::create_dir_all(shared)?;
         for name in ["code", "booted"] {
             if shared.join(name).exists() {
@@ -103,34 +105,11 @@ impl Guest {
             }
         }
         fs::write(shared.join("command"), script)?;
-        let console = shared.join("console.log");
-        let outcome = Running::start(self.qemu(shared, &console), &shared.join("output.log"))?.wait(limit)?;
-        let read = |name: &str| fs::read_to_string(shared.join(name)).unwrap_or_default().trim().to_owned();
-        let lost = |what: String| {
-            let console = fs::read(&console)
-                .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-                .unwrap_or_default();
-            Ok(Boot::Lost(format!(
-                "{what}; the end of its output:\n{}\nthe end of its console:\n{}",
-                crate::process::tail(&outcome.output, 20),
-                crate::process::tail(&console, 20)
-            )))
-        };
-        if outcome.code.is_none() {
-            return lost(format!("the guest had not ended after {} s", limit.as_secs()));
-        }
-        let Ok(code) = read("code").parse() else {
-            return lost("the guest died before its commands ended".to_owned());
-        };
-        Ok(Boot::Ended(Verdict {
-            code,
-            output: outcome.output,
-            boot_seconds: read("booted"),
-            elapsed: outcome.elapsed,
-        }))
+        let running = Running::start(self.qemu(shared, forwarded), &shared.join("output.log"))?;
+        Ok(Booted { running, shared: shared.to_owned() })
     }
 
-    fn qemu(&self, shared: &Path, console: &Path) -> Command {
+    fn qemu(&self, shared: &Path, forwarded: Option<u16>) -> Command {
         let file = |name: &str| self.folder.join(name).display().to_string();
         // setpriv: the guest dies with the harness, whatever ends that.
         let mut command = Command::new("setpriv");
@@ -159,7 +138,7 @@ impl Guest {
             "console=ttyS0 reboot=t panic=-1 mitigations=off nokaslr audit=0 apparmor=0 random.trust_cpu=on \
              no_timer_check quiet loglevel=4",
         );
-        command.arg("-serial").arg(format!("file:{}", console.display()));
+        command.arg("-serial").arg(format!("file:{}", shared.join("console.log").display()));
         command.args(["-device", "virtio-serial-pci", "-chardev", "stdio,id=out,signal=off"]);
         command.args(["-device", "virtconsole,chardev=out"]);
         command.arg("-drive").arg(format!(
@@ -175,8 +154,65 @@ impl Guest {
             "-device",
             "virtio-rng-pci,rng=rng",
         ]);
-        command.args(["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="]);
+        let forward = forwarded.map_or(String::new(), |port| format!(",hostfwd=tcp:127.0.0.1:{port}-:4420"));
+        command.args([
+            "-netdev",
+            &format!("user,id=net{forward}"),
+            "-device",
+            "virtio-net-pci,netdev=net,romfile=",
+        ]);
         command
+    }
+}
+
+/// A guest that is booting or running.
+pub(crate) struct Booted {
+    running: Running,
+    shared: PathBuf,
+}
+
+impl Booted {
+    /// Waits until the guest has written the file `name` into the shared folder.
+    pub(crate) fn wait_for(&mut self, name: &str, limit: Duration) -> Result<()> {
+        let begun = Instant::now();
+        while !self.shared.join(name).exists() {
+            let output = self.running.output();
+            ensure!(
+                self.running.runs() && begun.elapsed() < limit,
+                "the guest did not write {name}:\n{output}"
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    /// Waits until the guest has ended.
+    fn end(self, limit: Duration) -> Result<Boot> {
+        let Self { running, shared } = self;
+        let outcome = running.wait(limit)?;
+        let read = |name: &str| fs::read(shared.join(name)).unwrap_or_default();
+        let text = |name: &str| String::from_utf8_lossy(&read(name)).trim().to_owned();
+        if let (Some(_), Ok(code)) = (outcome.code, text("code").parse()) {
+            let (boot_seconds, elapsed) = (text("booted"), outcome.elapsed);
+            return Ok(Boot::Ended(Verdict { code, output: outcome.output, boot_seconds, elapsed }));
+        }
+        let what = match outcome.code {
+            None => format!("the guest had not ended after {} s", limit.as_secs()),
+            Some(_) => "the guest died before its commands ended".to_owned(),
+        };
+        Ok(Boot::Lost(format!(
+            "{what}; the end of its output:\n{}\nthe end of its console:\n{}",
+            tail(&outcome.output, 20),
+            tail(&text("console.log"), 20)
+        )))
+    }
+
+    /// The same, where a lost guest is a failure.
+    pub(crate) fn verdict(self, limit: Duration) -> Result<Verdict> {
+        match self.end(limit)? {
+            Boot::Ended(verdict) => Ok(verdict),
+            Boot::Lost(reason) => bail!("{reason}"),
+        }
     }
 }
 

@@ -49,6 +49,11 @@ impl Trip {
         Ok(&self.orlop)
     }
 
+    /// Where cargo puts its release builds.
+    pub(crate) fn orlop_folder(&self) -> &Path {
+        self.orlop.parent().unwrap_or(&self.orlop)
+    }
+
     /// Prints what was just checked, with the seconds since the journey began.
     pub(crate) fn checked(&self, what: impl AsRef<str>) {
         println!("  {:6.1} s  {}", self.begun.elapsed().as_secs_f64(), what.as_ref());

@@ -3,13 +3,15 @@
 use crate::guest::Guest;
 use crate::journey::{Journey, Trip};
 use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
 use std::fs;
-use std::net::TcpListener;
-use std::path::Path;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 const SCRIPT: &str = include_str!("../../vm/interop.sh");
+const TARGET_SCRIPT: &str = include_str!("../../vm/target.sh");
 const LIMIT: Duration = Duration::from_secs(600);
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -24,6 +26,12 @@ pub(crate) const INTEROP: Journey = Journey {
     name: "kernel",
     what: "the Linux kernel's initiator: discover, connect, ext4, XFS, fio verify, digests, disconnect",
     run: interop,
+};
+
+pub(crate) const INITIATOR: Journey = Journey {
+    name: "initiator",
+    what: "Orlop's initiator against the Linux kernel's target: every command, with and without digests",
+    run: initiator,
 };
 
 /// Boots the guest once; every line that it prints is something that held.
@@ -49,25 +57,62 @@ fn judge(trip: &Trip, address: &str, port: u16, nqn: &str) -> Result<()> {
 
 /// Against the target of `data/nvmf`, over a device in memory.
 fn interop(trip: &Trip) -> Result<()> {
-    let program = trip.orlop()?.with_file_name("examples").join("mem_target");
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--release", "--package", "orlop-nvmf", "--example", "mem_target"]);
-    let built = cargo.arg("--manifest-path").arg(manifest).status().context("run cargo")?;
-    ensure!(built.success() && program.is_file(), "there is no {} after cargo's {built}", program.display());
-    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let nqn = "nqn.2026-11.io.orlop:mem";
-    let mut command = trip.command(program);
+    let port = free_port()?;
+    let mut command = trip.command(example(trip, "mem_target")?);
     command.args([&format!("127.0.0.1:{port}"), "400MiB", "4096", "10.0.2.2"]);
     let mut target = trip.start(command)?;
     let begun = Instant::now();
-    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
         ensure!(target.runs() && begun.elapsed() < MINUTE, "the target does not start:\n{}", target.output());
         std::thread::sleep(Duration::from_millis(50));
     }
-    let verdict = judge(trip, "10.0.2.2", port, nqn);
+    let verdict = judge(trip, "10.0.2.2", port, "nqn.2026-11.io.orlop:mem");
     ensure!(target.runs(), "the target ended:\n{}", target.output());
-    target.process.signal(rustix::process::Signal::INT);
+    target.process.signal(Signal::INT);
     target.wait(MINUTE).context("the target's end")?;
     verdict
+}
+
+/// The initiator of `data/nvmf` on this machine, against the kernel's target in the guest.
+fn initiator(trip: &Trip) -> Result<()> {
+    let program = example(trip, "verify")?;
+    let (shared, port) = (trip.folder.join("vm"), free_port()?);
+    let guest = Guest::ready()?;
+    let mut booted = guest.start(&shared, TARGET_SCRIPT, Some(port))?;
+    booted.wait_for("listening", MINUTE * 2)?;
+    let mut command = trip.command(program);
+    command.args([&format!("127.0.0.1:{port}"), "nqn.2026-01.io.orlop:kernel"]);
+    let outcome = trip.run(command, MINUTE * 3)?;
+    for line in outcome.output.lines() {
+        println!("    {line}");
+    }
+    let output = outcome.success("Orlop's initiator")?;
+    ensure!(output.lines().last() == Some("verify: ok"), "it ended early");
+    fs::write(shared.join("done"), "")?;
+    let verdict = booted.verdict(MINUTE)?;
+    ensure!(verdict.code == 0, "the guest: exit code {}:\n{}", verdict.code, verdict.output);
+    for line in verdict.output.lines() {
+        // What the kernel's target says of a host that makes a mistake; one was made on purpose.
+        let blames =
+            ["error", "unexpected", "invalid", "unhandled", "expired"].iter().any(|word| line.contains(word));
+        ensure!(!blames || line.contains("-absent"), "the kernel's target complains: {line}");
+    }
+    let kernel = guest.versions()?.lines().next().unwrap_or_default().to_owned();
+    trip.checked(format!("{kernel}: no complaint; {verdict}"));
+    Ok(())
+}
+
+/// An example of `data/nvmf`, built in release mode beside `orlop`.
+fn example(trip: &Trip, name: &str) -> Result<PathBuf> {
+    let program = trip.orlop_folder().join("examples").join(name);
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["build", "--quiet", "--release", "--package", "orlop-nvmf", "--example", name]);
+    let built = cargo.arg("--manifest-path").arg(manifest).status().context("run cargo")?;
+    ensure!(built.success() && program.is_file(), "there is no {} after cargo's {built}", program.display());
+    Ok(program)
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

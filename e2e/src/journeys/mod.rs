@@ -16,6 +16,7 @@ pub(crate) const ALL: &[Journey] = &[
     database::BASELINE,
     kernel::BASELINE,
     kernel::INTEROP,
+    kernel::INITIATOR,
     volume::DEMO,
     volume::UNPRIVILEGED,
     volume::KILLS,
