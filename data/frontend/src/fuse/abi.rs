@@ -533,4 +533,4 @@ pub(crate) fn notify_resend() -> Vec<u8> {
 
 #[cfg(test)]
 #[path = "abi_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -4,10 +4,15 @@ use super::*;
 use proptest::prelude::*;
 
 fn request(opcode: u32, body: &[u8]) -> Vec<u8> {
+    plain(opcode, 42, body)
+}
+
+/// A request about the file, with any body.
+pub(crate) fn plain(opcode: u32, unique: u64, body: &[u8]) -> Vec<u8> {
     let header = InHeader {
         len: u32::try_from(HEADER_LEN + body.len()).unwrap(),
         opcode,
-        unique: 42,
+        unique,
         node: FILE,
         uid: 0,
         gid: 0,
@@ -16,6 +21,25 @@ fn request(opcode: u32, body: &[u8]) -> Vec<u8> {
         padding: 0,
     };
     [header.as_bytes(), body].concat()
+}
+
+/// A read.
+pub(crate) fn read(unique: u64, offset: u64, size: u32) -> Vec<u8> {
+    let read = ReadIn { handle: 0, offset, size, read_flags: 0, lock_owner: 0, flags: 0, padding: 0 };
+    plain(15, unique, read.as_bytes())
+}
+
+/// A write.
+pub(crate) fn write(unique: u64, offset: u64, data: &[u8], flags: u32) -> Vec<u8> {
+    let size = u32::try_from(data.len()).unwrap();
+    let write = WriteIn { handle: 0, offset, size, write_flags: 0, lock_owner: 0, flags, padding: 0 };
+    plain(16, unique, &[write.as_bytes(), data].concat())
+}
+
+/// A punched hole or zeroed range.
+pub(crate) fn fallocate(unique: u64, offset: u64, length: u64, mode: u32) -> Vec<u8> {
+    let allocate = FallocateIn { handle: 0, offset, length, mode, padding: 0 };
+    plain(43, unique, allocate.as_bytes())
 }
 
 fn decode_whole(bytes: &[u8]) -> Result<(InHeader, Request), Malformed> {

@@ -163,6 +163,8 @@ impl<D: Device + 'static> Server<D> {
             let (head, data) = spare.take();
             let (result, head, data) = self.connection.fd.read_parts(head, data).await;
             match result {
+                // The other side is gone; `/dev/fuse` itself says it with an error.
+                Ok(0) => break Ended::Unmounted,
                 Ok(len) => self.receive(&mut spare, Received { head, data, len }, slot).await,
                 // The request was withdrawn before it was read.
                 Err(Errno::NOENT | Errno::INTR | Errno::AGAIN) => spare.give_back(head, data),
@@ -492,3 +494,7 @@ impl Buffers {
         data
     }
 }
+
+#[cfg(test)]
+#[path = "serve_tests.rs"]
+mod tests;
