@@ -10,6 +10,7 @@ use std::cell::RefCell;
 use zerocopy::FromBytes;
 
 const BLOCK: usize = 4096;
+const BLOCK_U32: u32 = 4096;
 
 /// Records the order and durability of what reaches it.
 struct Recorded {
@@ -120,7 +121,7 @@ fn what_is_written_is_read_back() {
         let data = [7; 2 * BLOCK];
         let answer = kernel.ask(write(1, 3 * BLOCK as u64, &data, 0)).await;
         assert_eq!((answer.error, &answer.body[..4]), (0, &8192_u32.to_ne_bytes()[..]));
-        let answer = kernel.ask(read(2, 2 * BLOCK as u64, 4 * BLOCK as u32)).await;
+        let answer = kernel.ask(read(2, 2 * BLOCK as u64, 4 * BLOCK_U32)).await;
         assert_eq!((answer.unique, answer.error), (2, 0));
         assert_eq!(answer.body, [&[0; BLOCK][..], &data, &[0; BLOCK]].concat());
         assert_eq!((kernel.connection.counters().reads, kernel.connection.counters().writes), (1, 1));
@@ -131,16 +132,16 @@ fn what_is_written_is_read_back() {
 fn the_end_of_the_file_cuts_reads_and_refuses_changes() {
     served(false, async |kernel| {
         let end = 64 * BLOCK as u64;
-        assert_eq!(kernel.ask(read(1, end - BLOCK as u64, 4 * BLOCK as u32)).await.body.len(), BLOCK);
-        assert_eq!(kernel.ask(read(2, end, BLOCK as u32)).await.body.len(), 0);
-        assert_eq!(kernel.ask(read(3, u64::MAX - 5, BLOCK as u32)).await.body.len(), 0);
+        assert_eq!(kernel.ask(read(1, end - BLOCK as u64, 4 * BLOCK_U32)).await.body.len(), BLOCK);
+        assert_eq!(kernel.ask(read(2, end, BLOCK_U32)).await.body.len(), 0);
+        assert_eq!(kernel.ask(read(3, u64::MAX - 5, BLOCK_U32)).await.body.len(), 0);
         for request in [
             write(4, end, &[0; BLOCK], 0),
             write(5, u64::MAX - 4095, &[0; BLOCK], 0),
             write(6, 100, &[0; BLOCK], 0),
             write(7, 0, &[0; 100], 0),
             write(8, 0, &[], 0),
-            read(9, 1, BLOCK as u32),
+            read(9, 1, BLOCK_U32),
             fallocate(10, 0, end + BLOCK as u64, PUNCH_HOLE | KEEP_SIZE),
             fallocate(11, u64::MAX, u64::MAX, PUNCH_HOLE | KEEP_SIZE),
         ] {
@@ -179,9 +180,9 @@ fn overlapping_requests_wait_for_the_answer() {
     served(false, async |kernel| {
         let hang = kernel.rules.add(Rule { lbas: Some(0..=0), ..Rule::on(Op::Write, Effect::Hang) });
         kernel.send(write(1, 0, &[1; BLOCK], 0)).await;
-        kernel.send(read(2, 0, BLOCK as u32)).await;
+        kernel.send(read(2, 0, BLOCK_U32)).await;
         kernel.send(write(3, 0, &[3; 2 * BLOCK], 0)).await;
-        kernel.send(read(4, BLOCK as u64, BLOCK as u32)).await;
+        kernel.send(read(4, BLOCK as u64, BLOCK_U32)).await;
         assert_eq!(kernel.ask(write(5, 4 * BLOCK as u64, &[5; BLOCK], 0)).await.unique, 5);
         assert_eq!(*kernel.log.borrow(), ["write 0 Cached", "write 4 Cached"]);
         kernel.rules.remove(hang);
