@@ -7,5 +7,6 @@ mod faults;
 mod net;
 mod power;
 mod replay;
+mod soak;
 mod sync;
 mod tasks;
