@@ -1,8 +1,9 @@
 //! TCP and other descriptors.
 
-use super::run;
+use super::{reactor, run};
 use rt::fd::Fd;
 use rt::net::{TcpListener, TcpStream};
+use rt::os::{Config, DriverChoice};
 use rt::{DmaBuf, DmaBytes, Errno, Part};
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -186,4 +187,46 @@ fn a_descriptor_is_read_into_two_buffers_and_written_from_parts() {
         assert_eq!(writer.write_parts(parts).await, Ok(9));
         assert_eq!(waiting.await, (Ok(9), b"head".to_vec(), b"tail!".to_vec()));
     });
+}
+
+/// Like `/dev/fuse`, an inotify descriptor answers `EAGAIN` instead of letting the ring wait for it.
+#[test]
+fn a_non_blocking_descriptor_is_waited_for() {
+    use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
+    run(async || {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let inotify = init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).expect("inotify");
+        add_watch(&inotify, folder.path(), WatchFlags::CREATE).expect("watch");
+        let events = Fd::new(inotify);
+        let waiting = rt::spawn(async move {
+            let (count, head, _) = events.read_parts(vec![0; 4096], DmaBuf::zeroed(4096)).await;
+            (count, head[16..20].to_vec())
+        });
+        rt::sleep(Duration::from_millis(5)).await;
+        std::fs::write(folder.path().join("new"), b"").expect("a file");
+        let (count, name) = waiting.await;
+        assert!(count.is_ok_and(|count| count >= 20), "{count:?}");
+        assert_eq!(name, b"new\0");
+    });
+}
+
+#[test]
+fn a_reactor_ends_while_everything_waits() {
+    use rustix::fs::inotify::{CreateFlags, init};
+    for driver in [DriverChoice::Uring, DriverChoice::Threads] {
+        let Some(reactor) = reactor(Config { driver, ..Config::default() }) else { continue };
+        let (stream, operation_outlives) = reactor.run(async {
+            let (client, server) = pair().await;
+            let TcpStream { mut receive, send, .. } = server;
+            rt::spawn(async move { receive.fill().await.map(<[u8]>::len) }).detach();
+            let inotify = Fd::new(init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).expect("inotify"));
+            rt::spawn(async move { inotify.read_parts(Vec::new(), DmaBuf::new(4096)).await.0 }).detach();
+            let listener = TcpListener::bind("127.0.0.1:0".parse().expect("an address")).await.expect("bind");
+            rt::spawn(async move { listener.accept().await.map(|stream| stream.peer) }).detach();
+            rt::sleep(Duration::from_millis(2)).await;
+            (client, send)
+        });
+        drop(reactor);
+        drop((stream, operation_outlives));
+    }
 }
