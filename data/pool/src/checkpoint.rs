@@ -189,7 +189,7 @@ impl<D: Device + 'static> Inner<D> {
     }
 
     /// Waits until the data of every record below `cut` has been written, or given up.
-    async fn data_arrived(&self, cut: u64) -> Result<(), Status> {
+    pub(crate) async fn data_arrived(&self, cut: u64) -> Result<(), Status> {
         loop {
             let progress = self.progress.wait();
             if self.failed.get() {

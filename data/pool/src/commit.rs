@@ -4,7 +4,7 @@
 //!
 //! # Invariants
 //! 1. One batch is in flight at a time; everything that arrives meanwhile goes into the next.
-//! 2. An overwrite without a record is allowed only below a mark that is itself durable.
+//! 2. Records count as settled only below a mark that is itself durable.
 
 use crate::inner::Inner;
 use crate::journal::{Batch, Formed};
@@ -169,22 +169,27 @@ impl<D: Device + 'static> Inner<D> {
 
     async fn settle(self: &Rc<Self>) {
         while self.mapped.get() > self.settled.get() && !self.closed.get() {
-            rt::sleep(SETTLE_AFTER).await;
-            if self.settle_once().await.is_err() {
+            rt::race(rt::sleep(SETTLE_AFTER), self.closing.wait()).await;
+            if self.settle_through(self.mapped.get() - 1).await.is_err() {
                 return;
             }
         }
     }
 
-    async fn settle_once(self: &Rc<Self>) -> Result<(), Status> {
-        if self.closed.get() {
-            return Err(Status::Gone);
-        }
-        self.flush().await?;
-        let mark = self.journal.borrow_mut().push_due_mark();
-        if let Some(mark) = mark {
-            self.start_writer();
-            self.make_durable(mark).await?;
+    /// Sees to it that recovery needs no checksum for the blocks of `record` and all before it: their data is durable,
+    /// and so is a mark that says so.
+    pub(crate) async fn settle_through(self: &Rc<Self>, record: u64) -> Result<(), Status> {
+        let _turn = self.settling.lock().await;
+        while self.settled.get() <= record {
+            self.admit_change()?;
+            self.data_arrived(record + 1).await?;
+            self.written(record).await?;
+            self.flush().await?;
+            let mark = self.journal.borrow_mut().push_due_mark();
+            if let Some(mark) = mark {
+                self.start_writer();
+                self.make_durable(mark).await?;
+            }
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use crate::record::RECORD_LEN_MAX;
 use crate::space::{Inflight, Space};
 use crate::superblock::Superblock;
 use device::{Device, Lba, Status};
-use rt::sync::Event;
+use rt::sync::{Event, Mutex};
 use rt::{DmaBuf, DmaBytes, Durability};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,6 +61,9 @@ pub(crate) struct Inner<D> {
     /// A batch was written, a flush or a checkpoint has ended, data has arrived, or the pool has failed.
     pub(crate) progress: Event,
     pub(crate) drained: Event,
+    pub(crate) closing: Event,
+    /// Held by the one that settles.
+    pub(crate) settling: Mutex<()>,
     pub(crate) metrics: Cell<Metrics>,
 }
 
@@ -100,6 +103,8 @@ impl<D: Device + 'static> Inner<D> {
             running: Running::default(),
             progress: Event::new(),
             drained: Event::new(),
+            closing: Event::new(),
+            settling: Mutex::new(()),
             metrics: Cell::default(),
         }
     }

@@ -276,7 +276,7 @@ fn take_map_page(
         check_entry(&layout, layer, extent, entry)?;
     }
     layer.directory.insert(chunk, page);
-    layer.map.chunks.insert(chunk, Rc::new(Chunk { entries, records: [0; 63] }));
+    layer.map.chunks.insert(chunk, Rc::new(Chunk::settled(&entries)));
     Ok(())
 }
 

@@ -41,13 +41,20 @@ impl Entry {
 #[derive(Clone)]
 pub(crate) struct Chunk {
     pub(crate) entries: [Entry; 63],
-    /// Per extent the number of its newest map record; settled once that is below the durable mark.
+    /// Per extent the number of its newest map record, and the blocks that it and the ones before it made present
+    /// since all were settled; settled again once the number is below the durable mark.
     pub(crate) records: [u64; 63],
+    pub(crate) fresh: [u64; 63],
 }
 
 impl Chunk {
+    /// A chunk as a checkpoint holds it.
+    pub(crate) const fn settled(entries: &[Entry; 63]) -> Self {
+        Self { entries: *entries, records: [0; 63], fresh: [0; 63] }
+    }
+
     pub(crate) const fn empty() -> Self {
-        Self { entries: [Entry::EMPTY; 63], records: [0; 63] }
+        Self::settled(&[Entry::EMPTY; 63])
     }
 }
 
@@ -83,28 +90,42 @@ impl Map {
         self.chunks.contains_key(&place(extent).0)
     }
 
-    /// The entry of `extent` to change it, and the number of its newest map record.
-    pub(crate) fn change(&mut self, extent: u64) -> (&mut Entry, &mut u64) {
+    /// The entry of `extent`, to change it.
+    pub(crate) fn change(&mut self, extent: u64) -> &mut Entry {
+        let (chunk, slot) = self.change_chunk(extent);
+        &mut chunk.entries[slot]
+    }
+
+    fn change_chunk(&mut self, extent: u64) -> (&mut Chunk, usize) {
         let (number, slot) = place(extent);
         self.dirty.insert(number);
         let chunk = self.chunks.entry(number).or_insert_with(|| Rc::new(Chunk::empty()));
-        let chunk = Rc::make_mut(chunk);
-        (&mut chunk.entries[slot], &mut chunk.records[slot])
+        (Rc::make_mut(chunk), slot)
     }
 
-    /// Whether all of `blocks` of `extent` are here and no recovery would ask for their checksums.
-    pub(crate) fn is_settled(&self, extent: u64, blocks: u64, settled: u64) -> bool {
+    /// `record` made `blocks` of `extent` present.
+    pub(crate) fn note_fresh(&mut self, extent: u64, blocks: u64, record: u64, settled: u64) {
+        let (chunk, slot) = self.change_chunk(extent);
+        if chunk.records[slot] < settled {
+            chunk.fresh[slot] = 0;
+        }
+        chunk.fresh[slot] |= blocks;
+        chunk.records[slot] = record;
+    }
+
+    /// The record that must be settled before `blocks` of `extent` may be overwritten, if any.
+    pub(crate) fn unsettled(&self, extent: u64, blocks: u64, settled: u64) -> Option<u64> {
         let (chunk, slot) = place(extent);
-        self.chunks.get(&chunk).is_some_and(|chunk| {
-            chunk.entries[slot].present & blocks == blocks && chunk.records[slot] < settled
-        })
+        let chunk = self.chunks.get(&chunk)?;
+        let doubtful = chunk.fresh[slot] & chunk.entries[slot].present & blocks;
+        (chunk.records[slot] >= settled && doubtful != 0).then(|| chunk.records[slot])
     }
 
     /// Stamps `extent`, which has an entry, with `generation` if that is newer.
     pub(crate) fn stamp(&mut self, extent: u64, generation: Generation) {
         let (chunk, slot) = place(extent);
         if self.chunks.get(&chunk).is_some_and(|chunk| chunk.entries[slot].generation < generation) {
-            self.change(extent).0.generation = generation;
+            self.change(extent).generation = generation;
         }
     }
 
@@ -215,7 +236,7 @@ mod tests {
     #[test]
     fn a_shared_chunk_is_copied_before_it_changes() {
         let mut map = Map::default();
-        map.change(5).0.generation = Generation::new(1, 1);
+        map.change(5).generation = Generation::new(1, 1);
         let taken = Rc::clone(&map.chunks[&0]);
         map.dirty.clear();
         map.stamp(5, Generation::new(1, 1));
@@ -237,7 +258,7 @@ mod tests {
             let count = count.min(192 - first);
             let mut map = Map::default();
             for (extent, (present, pieces)) in (0..).zip(&extents) {
-                let (entry, _) = map.change(extent);
+                let entry = map.change(extent);
                 entry.present = *present;
                 entry.pieces = pieces.map(|piece| u32::from(piece) + 1);
             }

@@ -13,7 +13,7 @@ pub struct Metrics {
     pub writes: u64,
     /// Bytes written by them.
     pub written_bytes: u64,
-    /// Writes that had to journal a record: first writes, and overwrites before the mark.
+    /// Writes that had to journal a record, since they made blocks present.
     pub recorded_writes: u64,
     /// Flushes of the device.
     pub flushes: u64,

@@ -268,6 +268,7 @@ impl<D: Device + 'static> Pool<D> {
         let context = |status| Error::io(format!("pool {} cannot be closed in order", self.name()), status);
         inner.admit_change().map_err(context)?;
         inner.closed.set(true);
+        inner.closing.notify();
         inner.drain().await;
         inner.all_written().await.map_err(context)?;
         inner.last_checkpoint(|superblock| superblock.clean = true).await.map_err(context)

@@ -117,7 +117,7 @@ fn apply_map(loaded: &mut Loaded, map: &MapRecord, settled: bool, doubtful: &mut
     if check_entry(&layout, layer, map.extent, &new).is_err() {
         return false;
     }
-    *layer.map.change(map.extent).0 = new;
+    *layer.map.change(map.extent) = new;
     let blocks = (0..64u32).filter(|block| map.blocks >> block & 1 == 1);
     for (block, crc) in blocks.zip(&map.crcs) {
         let was_believed = before >> block & 1 == 1 && !doubtful.has(map.layer, map.extent, block);
@@ -142,7 +142,7 @@ fn apply_unmap(loaded: &mut Loaded, unmap: &UnmapRecord, doubtful: &mut Doubtful
     if check_entry(&layout, layer, unmap.extent, &new).is_err() {
         return false;
     }
-    *layer.map.change(unmap.extent).0 = new;
+    *layer.map.change(unmap.extent) = new;
     doubtful.remove(unmap.layer, unmap.extent, unmap.blocks);
     true
 }
@@ -164,7 +164,7 @@ async fn verify(device: &impl Device, loaded: &mut Loaded, doubtful: Doubtful) {
             }
         }
         if lost != 0 {
-            let (entry, _) = layer.map.change(extent);
+            let entry = layer.map.change(extent);
             entry.present &= !lost;
             for i in 0..8u64 {
                 if Entry::pieces_of(lost) & !Entry::pieces_of(entry.present) & (1 << i) != 0 {

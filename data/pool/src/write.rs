@@ -4,6 +4,7 @@
 //! 1. All space that a command needs is taken before anything of it is written, or nothing is.
 //! 2. A block that becomes present is busy until its data has arrived: nobody reads what lay there before.
 //! 3. A write that has a record runs in a task of its own: dropping the caller's future does not stop it half-way.
+//! 4. A block is overwritten in place only when it is settled: recovery needs its record's checksum no more.
 
 use crate::inner::Inner;
 use crate::layer::Layer;
@@ -71,34 +72,43 @@ impl<D: Device + 'static> Inner<D> {
     pub(crate) async fn write_blocks(self: &Rc<Self>, layer: &Rc<Layer>, write: Write) -> Result<(), Status> {
         let (first, count) = (write.first, write.count());
         self.announce(layer, write.generation).await?;
-        for attempt in 0..=RECLAIM_ATTEMPTS {
+        let mut attempts = 0;
+        loop {
             if !write.locked {
                 layer.until_free(first, count).await;
             }
             admit(self, layer, write.generation)?;
-            if let Some(run) = self.settled_run(layer, first, count) {
-                return self.overwrite(layer, run, &write).await;
+            if let Some(record) = self.unsettled(layer, first, count) {
+                self.settle_through(record).await?; // Invariant 4.
+                continue;
+            }
+            if let Some(offset) = self.one_run(layer, first, count) {
+                return self.overwrite(layer, offset, &write).await;
             }
             match self.begin_write(layer, &write) {
                 Ok(begun) => return self.run_apart(layer, write, begun).await,
-                Err(_) if attempt < RECLAIM_ATTEMPTS && self.reclaim().await? => {}
+                Err(_) if attempts < RECLAIM_ATTEMPTS && self.reclaim().await? => attempts += 1,
                 Err(status) => {
                     Metrics::count(&self.metrics, |metrics| metrics.refused_no_space += 1);
                     return Err(status);
                 }
             }
         }
-        Err(Status::NoSpace)
     }
 
-    /// The one stretch that the blocks are, if all are here, settled, and lie together.
-    fn settled_run(&self, layer: &Layer, first: u64, count: u64) -> Option<u64> {
-        let map = layer.map.borrow();
+    /// The newest record that must be settled before any of the blocks may be overwritten.
+    fn unsettled(&self, layer: &Layer, first: u64, count: u64) -> Option<u64> {
         let settled = self.settled.get();
-        if !by_extent(first, count).all(|(extent, blocks, _)| map.is_settled(extent, blocks, settled)) {
+        if self.mapped.get() <= settled {
             return None;
         }
-        let run = map.runs(&self.layout, first, count).next()?;
+        let map = layer.map.borrow();
+        by_extent(first, count).filter_map(|(extent, blocks, _)| map.unsettled(extent, blocks, settled)).max()
+    }
+
+    /// The one stretch that the blocks are, if all are here and lie together.
+    fn one_run(&self, layer: &Layer, first: u64, count: u64) -> Option<u64> {
+        let run = layer.map.borrow().runs(&self.layout, first, count).next()?;
         run.offset.filter(|_| run.blocks == count)
     }
 
@@ -128,31 +138,28 @@ impl<D: Device + 'static> Inner<D> {
         };
         for ((extent, blocks, start), pieces) in by_extent(first, count).zip(taken) {
             let mut map = layer.map.borrow_mut();
-            if map.is_settled(extent, blocks, settled) {
+            let fresh = blocks & !map.get(extent).present;
+            if fresh == 0 {
                 continue;
             }
-            let (entry, record) = map.change(extent);
-            let fresh = blocks & !entry.present;
-            entry.present |= blocks;
+            let entry = map.change(extent);
+            entry.present |= fresh;
             entry.generation = entry.generation.max(write.generation);
             for (piece, taken) in entry.pieces.iter_mut().zip(pieces) {
                 if taken != 0 {
                     *piece = taken;
                 }
             }
-            let from = index(start) * BLOCK_LEN;
-            let data = &write.data[from..from + index(u64::from(blocks.count_ones())) * BLOCK_LEN];
-            let crcs = data.chunks_exact(BLOCK_LEN).map(crc32c).collect();
+            let crcs = checksums(&write.data[index(start) * BLOCK_LEN..], blocks, fresh);
+            let generation = write.generation;
+            let layer_number = layer.number;
             let map_record =
-                MapRecord { layer: layer.number, extent, generation: write.generation, blocks, pieces, crcs };
+                MapRecord { layer: layer_number, extent, generation, blocks: fresh, pieces, crcs };
             begun.last_record = self.push(|out| map_record.encode(out));
-            *record = begun.last_record;
-            drop(map);
-            if fresh != 0 {
-                begun.fresh.push((extent, fresh));
-                if !write.locked {
-                    layer.set_busy(extent, fresh); // Invariant 2.
-                }
+            map.note_fresh(extent, fresh, begun.last_record, settled);
+            begun.fresh.push((extent, fresh));
+            if !write.locked {
+                layer.set_busy(extent, fresh); // Invariant 2.
             }
         }
         begun.runs = layer.map.borrow().runs(&self.layout, first, count).collect();
@@ -235,7 +242,7 @@ impl<D: Device + 'static> Inner<D> {
 
     async fn finish_write(self: &Rc<Self>, layer: &Layer, write: &Write, begun: Begun) -> Result<(), Status> {
         if begun.last_record == 0 {
-            // All settled, but not in one stretch.
+            // All here, but not in one stretch.
             let result = self.write_runs(&begun.runs, &write.data, write.durability).await;
             self.end_io(begun.token);
             return result;
@@ -299,7 +306,7 @@ impl<D: Device + 'static> Inner<D> {
             map.stamp(extent, generation);
             return None;
         }
-        let (entry, _) = map.change(extent);
+        let entry = map.change(extent);
         entry.present &= !blocks;
         entry.generation = entry.generation.max(generation);
         let touched = if entry.present == 0 { u8::MAX } else { Entry::pieces_of(blocks) };
@@ -352,6 +359,13 @@ fn stamp(layer: &Layer, write: &Write) {
     for (extent, _, _) in by_extent(write.first, write.count()) {
         map.stamp(extent, write.generation);
     }
+}
+
+/// The checksums of those of `blocks` that are in `fresh`; `data` begins with the first of `blocks`.
+fn checksums(data: &[u8], blocks: u64, fresh: u64) -> Vec<u32> {
+    let numbers = (0..64u32).filter(|block| blocks >> block & 1 == 1);
+    let contents = numbers.zip(data.chunks_exact(BLOCK_LEN));
+    contents.filter(|(block, _)| fresh >> block & 1 == 1).map(|(_, block)| crc32c(block)).collect()
 }
 
 /// The pieces that `blocks` need and the entry lacks.

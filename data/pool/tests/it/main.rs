@@ -1,6 +1,11 @@
 //! Pools through their public API, in the simulator.
 
 mod basics;
+mod crash;
+mod faults;
+mod fuse;
+mod image;
+mod rules;
 
 use device::{BlockCount, Geometry, Mem};
 use model::Generation;
