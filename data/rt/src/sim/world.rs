@@ -205,6 +205,7 @@ impl World {
     /// Starts `future` on a node, and first the node and its process if need be.
     ///
     /// The task ends with the process. Awaiting it after that panics; use `task.fallible()` where that may happen.
+    /// Only what runs inside it acts in the node's name: calling a node's objects from elsewhere acts in the caller's.
     pub fn spawn_on<T: 'static>(&self, node: NodeId, future: impl Future<Output = T> + 'static) -> Task<T> {
         let process = {
             let state = &mut *self.shared.state.borrow_mut();
