@@ -4,6 +4,8 @@ use crate::failure::{EXIT_CODES, Failure, Kind};
 use crate::output::Format;
 use clap::{Args, Parser, Subcommand};
 use device::ByteCount;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 
 /// Replicated block storage: volumes with copies on several nodes, in one program.
 #[derive(Debug, Parser)]
@@ -17,16 +19,51 @@ pub(crate) struct Arguments {
 /// The nouns.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Measures a device.
+    /// Runs a cluster on this machine: a controller and nodes, in the foreground.
+    #[command(after_help = DEV_EXAMPLES)]
+    Dev(Dev),
+    /// Shows on this machine that a volume survives the death of its nodes; takes about a minute.
+    #[command(after_help = DEMO_EXAMPLES)]
+    Demo(Demo),
+    /// Nodes: the machines (in `orlop dev`: the processes) that hold copies.
+    #[command(subcommand)]
+    Node(Node),
+    /// Pools: the disks that Orlop has formatted.
+    #[command(subcommand)]
+    Pool(Pool),
+    /// Volumes: create, attach, look, delete.
+    #[command(subcommand)]
+    Volume(Volume),
+    /// Measures a device, a target or a volume.
     #[command(after_help = BENCH_EXAMPLES)]
     Bench(Bench),
+    /// Verifies a pool that no node has open; writes nothing.
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check(Check),
+    /// Runs a whole cluster in the simulator, with faults, and checks that nothing is lost.
+    #[command(after_help = SIM_EXAMPLES)]
+    Sim(Sim),
     /// Prints the completions of a shell.
     #[command(after_help = COMPLETION_EXAMPLES)]
     Completion {
         /// The shell.
         shell: clap_complete::Shell,
     },
+    /// The controller process of `orlop dev`.
+    #[command(hide = true)]
+    Controller(Controller),
 }
+
+const DEV_EXAMPLES: &str = "\
+Examples:
+  orlop dev                                     three nodes, data in ./orlop-data
+  orlop dev --data /srv/orlop --nodes 5 --disk-size 20GiB
+  orlop dev --listen 127.0.0.1:7071             another API address; then set ORLOP_API";
+
+const DEMO_EXAMPLES: &str = "\
+Examples:
+  orlop demo
+  TMPDIR=/var/tmp orlop demo --keep";
 
 const BENCH_EXAMPLES: &str = "\
 Examples:
@@ -34,10 +71,64 @@ Examples:
   orlop bench 'file:///tmp/disk?size=1GiB' --rw randwrite --depth 1
   orlop bench 'mem://?size=256MiB' --rw write --block-size 128KiB --seconds 2 -o json";
 
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  orlop check file:///srv/orlop/node-1/disk
+  orlop check disk:///dev/disk/by-id/nvme-example -o json";
+
+const SIM_EXAMPLES: &str = "\
+Examples:
+  orlop sim                          20 seeds
+  orlop sim --seeds 1000             more of them
+  orlop sim --minutes 10             as many as fit
+  orlop sim --seed 4711              one, twice: a replay must be exact";
+
 const COMPLETION_EXAMPLES: &str = "\
 Examples:
   source <(orlop completion bash)
   orlop completion zsh > ~/.zfunc/_orlop";
+
+/// Options of `orlop dev`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Dev {
+    /// Where disks, records and logs are kept.
+    #[arg(long, value_name = "DIR", default_value = "./orlop-data")]
+    pub(crate) data: PathBuf,
+    /// How many nodes; a folder that has nodes already keeps them.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) nodes: Option<u32>,
+    /// The size of each node's disk.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) disk_size: Option<ByteCount>,
+    /// The address of the API.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7070")]
+    pub(crate) listen: SocketAddr,
+}
+
+/// Options of `orlop demo`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Demo {
+    /// Keep the folder with the disks and logs.
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Flip one bit of one copy before they are compared: the demo must then fail.
+    #[arg(long, hide = true)]
+    pub(crate) plant_flip: bool,
+}
+
+/// Where the API is.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Api {
+    /// The address of the API.
+    #[arg(
+        long,
+        env = "ORLOP_API",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:7070",
+        global = true
+    )]
+    pub(crate) api: String,
+}
 
 /// How to print.
 #[derive(Clone, Debug, Args)]
@@ -47,10 +138,136 @@ pub(crate) struct Output {
     pub(crate) output: Format,
 }
 
+/// Verbs of `orlop node`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Node {
+    /// Lists the nodes.
+    #[command(after_help = "Example:\n  orlop node list -o json")]
+    List {
+        #[command(flatten)]
+        api: Api,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// The process of one node.
+    #[command(hide = true)]
+    Run(NodeRun),
+}
+
+/// Verbs of `orlop pool`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Pool {
+    /// Lists the pools with their space.
+    #[command(after_help = "Example:\n  orlop pool list")]
+    List {
+        #[command(flatten)]
+        api: Api,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// Verbs of `orlop volume`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Volume {
+    /// Creates a volume and waits until its copies exist.
+    #[command(after_help = "Examples:\n  orlop volume create data --size 1GiB\n  \
+                            orlop volume create scratch --size 512MiB --copies 1")]
+    Create(VolumeCreate),
+    /// Lists the volumes.
+    #[command(after_help = "Example:\n  orlop volume list -o yaml")]
+    List {
+        #[command(flatten)]
+        api: Api,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Shows one volume: its device, its copies, and why it is not as wanted.
+    #[command(after_help = "Example:\n  orlop volume get data -o json")]
+    Get(VolumeName),
+    /// Deletes a volume with all its data and waits until it is gone.
+    #[command(after_help = "Example:\n  orlop volume delete data")]
+    Delete(VolumeName),
+    /// Makes a volume a device of a node, waits, and prints the path.
+    #[command(after_help = "Examples:\n  orlop volume attach data\n  orlop volume attach data --node node-2")]
+    Attach(VolumeAttach),
+    /// Takes the device away and waits until it is gone.
+    #[command(after_help = "Example:\n  orlop volume detach data")]
+    Detach(VolumeName),
+    /// Makes a volume larger.
+    #[command(after_help = "Example:\n  orlop volume resize data --size 2GiB")]
+    Resize(VolumeResize),
+}
+
+/// A volume by its name.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct VolumeName {
+    /// The volume.
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) api: Api,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// Options of `orlop volume create`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct VolumeCreate {
+    /// Its name: lower-case letters, digits and hyphens.
+    pub(crate) name: String,
+    /// Its size, a multiple of 1 MiB.
+    #[arg(long)]
+    pub(crate) size: ByteCount,
+    /// How many nodes hold each block.
+    #[arg(long, default_value_t = 3)]
+    pub(crate) copies: u32,
+    /// Over how many pools each copy is striped.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) stripes: u32,
+    /// Its logical block size: 4096, or 512 for software that insists.
+    #[arg(long, default_value = "4096", value_name = "BYTES")]
+    pub(crate) block_size: ByteCount,
+    #[command(flatten)]
+    pub(crate) api: Api,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// Options of `orlop volume attach`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct VolumeAttach {
+    /// The volume.
+    pub(crate) name: String,
+    /// The node to have the device; by default one with a copy.
+    #[arg(long)]
+    pub(crate) node: Option<String>,
+    /// Take it away from a node that is ready: whoever uses the device there loses it.
+    #[arg(long = "move")]
+    pub(crate) take: bool,
+    #[command(flatten)]
+    pub(crate) api: Api,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// Options of `orlop volume resize`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct VolumeResize {
+    /// The volume.
+    pub(crate) name: String,
+    /// Its new size, larger than before.
+    #[arg(long)]
+    pub(crate) size: ByteCount,
+    #[command(flatten)]
+    pub(crate) api: Api,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
 /// Options of `orlop bench`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Bench {
-    /// What to measure: a device URI; writes overwrite what is there.
+    /// What to measure: a device URI, or the name of an attached volume.
     pub(crate) target: String,
     /// What to do.
     #[arg(long, value_enum, default_value_t)]
@@ -65,7 +282,86 @@ pub(crate) struct Bench {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub(crate) seconds: u32,
     #[command(flatten)]
+    pub(crate) api: Api,
+    #[command(flatten)]
     pub(crate) output: Output,
+}
+
+/// Options of `orlop check`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Check {
+    /// The device, as a URI.
+    pub(crate) uri: String,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// Options of `orlop sim`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Sim {
+    /// Runs this one seed.
+    #[arg(long, conflicts_with_all = ["seeds", "minutes"])]
+    pub(crate) seed: Option<u64>,
+    /// Runs so many seeds.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) seeds: Option<u64>,
+    /// Runs for so long at most.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) minutes: Option<u32>,
+    /// The first seed of several.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) first_seed: u64,
+    /// Breaks this rule on purpose, to see it found.
+    #[arg(long, hide = true)]
+    pub(crate) bug: Option<String>,
+    /// Ends with the first seed that fails.
+    #[arg(long, hide = true)]
+    pub(crate) until_failure: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// Options of the controller process.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Controller {
+    /// The folder of its store.
+    #[arg(long)]
+    pub(crate) data: PathBuf,
+    /// Where the API listens.
+    #[arg(long)]
+    pub(crate) listen: SocketAddr,
+    /// End when this process, the parent, ends.
+    #[arg(long)]
+    pub(crate) parent: Option<u32>,
+}
+
+/// Options of a node's process.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct NodeRun {
+    /// Its name.
+    #[arg(long)]
+    pub(crate) name: String,
+    /// Carried by its mounts and loop devices, so that a later run knows them.
+    #[arg(long)]
+    pub(crate) run_id: String,
+    /// The folder of its state.
+    #[arg(long)]
+    pub(crate) data: PathBuf,
+    /// A device to use as a pool, as a URI; may be given several times.
+    #[arg(long = "disk", required = true)]
+    pub(crate) disks: Vec<String>,
+    /// Where its NVMe/TCP target listens.
+    #[arg(long)]
+    pub(crate) listen: SocketAddr,
+    /// Where its metrics are.
+    #[arg(long)]
+    pub(crate) metrics: SocketAddr,
+    /// The controller.
+    #[arg(long)]
+    pub(crate) api: String,
+    /// End when this process, the parent, ends.
+    #[arg(long)]
+    pub(crate) parent: Option<u32>,
 }
 
 /// What clap says in paragraphs, as one line: the error, then its tip or where the help is.

@@ -10,10 +10,17 @@ pub(crate) enum Kind {
     Failed,
     /// The arguments make no sense.
     Usage,
+    /// The API did not answer.
+    Unreachable,
+    /// There is nothing of that name.
+    NotFound,
+    /// It exists already, or is in use.
+    Conflict,
 }
 
 /// The exit codes, for `--help`.
-pub(crate) const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong arguments.";
+pub(crate) const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 the API cannot be reached, \
+                                     4 nothing of that name, 5 it exists or is in use.";
 
 /// One line for a person, and a code for a script.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,11 +53,20 @@ impl Failure {
         self
     }
 
+    /// Whether it is of this kind.
+    #[cfg(test)]
+    pub(crate) fn is(&self, kind: Kind) -> bool {
+        self.kind == kind
+    }
+
     /// The exit code of the process.
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self.kind {
             Kind::Failed => 1,
             Kind::Usage => 2,
+            Kind::Unreachable => 3,
+            Kind::NotFound => 4,
+            Kind::Conflict => 5,
         })
     }
 }

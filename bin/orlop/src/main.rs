@@ -2,13 +2,23 @@
 
 mod arguments;
 mod bench;
+mod check;
+mod client;
+mod commands;
+mod controller;
+mod demo;
+mod dev;
 mod failure;
+mod node;
+mod opened;
 mod output;
+mod process;
+mod sim;
 
-use arguments::{Arguments, Command};
+use arguments::{Arguments, Command, Node, Pool, Volume};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
-use failure::Outcome;
+use failure::{OrFail, Outcome};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -33,11 +43,40 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Outcome {
     match command {
+        Command::Dev(arguments) => wait_for(dev::run(&arguments)),
+        Command::Demo(arguments) => wait_for(demo::run(&arguments)),
+        Command::Node(Node::List { api, output }) => wait_for(commands::inventory::list_nodes(&api, &output)),
+        Command::Pool(Pool::List { api, output }) => wait_for(commands::inventory::list_pools(&api, &output)),
+        Command::Volume(verb) => wait_for(volume(verb)),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Node(Node::Run(arguments)) => node::run(&arguments),
+        Command::Controller(arguments) => controller::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Sim(arguments) => sim::run(&arguments),
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "orlop", &mut script);
             output::line(String::from_utf8_lossy(&script).trim_end())
         }
     }
+}
+
+async fn volume(verb: Volume) -> Outcome {
+    use commands::volume;
+    match verb {
+        Volume::Create(arguments) => volume::create(&arguments).await,
+        Volume::List { api, output } => volume::list(&api, output.output).await,
+        Volume::Get(arguments) => volume::get(&arguments).await,
+        Volume::Delete(arguments) => volume::delete(&arguments).await,
+        Volume::Attach(arguments) => volume::attach(&arguments).await,
+        Volume::Detach(arguments) => volume::detach(&arguments).await,
+        Volume::Resize(arguments) => volume::resize(&arguments).await,
+    }
+}
+
+/// Runs a command that waits for sockets and processes, on this one thread: children that die with their parent die with
+/// the thread that started them.
+fn wait_for<T>(work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.or_fail(|| "cannot start".into())?.block_on(work)
 }

@@ -2,9 +2,9 @@
 //! reads from the store, and writes what it sees there.
 //!
 //! ```text
-//! store ──► converge ─┬─► replicas: made while the record says New, destroyed when it says Removed
-//!                     └─► volumes: one task each while the intent names this node as the owner
-//!                            open nexus ─► serve on the target ─► attach as a device ─► report
+//! store --> converge -+-> replicas: made while the record says New, destroyed when it says Removed
+//!                     +-> volumes: one task each while the intent names this node as the owner
+//!                            open nexus -> serve on the target -> attach as a device -> report
 //! ```
 //!
 //! # Invariants

@@ -227,7 +227,11 @@ impl Running {
             nexus: nexus.id(),
             epoch: seen.record.epoch,
             state: nexus_state,
-            device: self.device.path(),
+            // Without block devices an attached volume is reached where initiators find it.
+            device: match state.config.fuse {
+                Some(_) => self.device.path(),
+                None => wish.intent.attach.as_ref().filter(|_| serving).map(|_| target.clone()),
+            },
             target: serving.then_some(target),
             attachment: seen.record.attachment,
             attach_serial: wish.intent.attach_serial,

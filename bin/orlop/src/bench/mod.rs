@@ -7,8 +7,9 @@ mod drive;
 mod histogram;
 
 use crate::arguments::Bench;
+use crate::client::Client;
 use crate::failure::{Failure, Kind, OrFail, Outcome};
-use crate::output;
+use crate::{commands, opened, output};
 use device::{DeviceUri, Geometry};
 use drive::{Measured, Plan};
 use serde::Serialize;
@@ -69,19 +70,31 @@ struct Latency {
 
 /// Runs `orlop bench`.
 pub(crate) fn run(arguments: &Bench) -> Outcome {
-    let uri: DeviceUri = arguments
-        .target
-        .parse()
-        .map_err(|error: device::Error| Failure::new(error.to_string()).kind(Kind::Usage))?;
+    let uri = if arguments.target.contains("://") {
+        opened::parse(&arguments.target)?
+    } else {
+        crate::wait_for(device_of(&arguments.target, &arguments.api.api))?
+    };
     let reactor =
         rt::os::Reactor::new(rt::os::Config::default()).or_fail(|| "cannot start the I/O engine".into())?;
     let report = reactor.run(measure(uri, arguments.clone()))?;
     output::show(arguments.output.output, &report, table)
 }
 
+/// The device of an attached volume.
+async fn device_of(volume: &str, api: &str) -> Outcome<DeviceUri> {
+    let seen = commands::volume::view(&Client::new(api)?, volume).await?;
+    match seen.status.device {
+        Some(path) if path.starts_with('/') => opened::parse(&format!("disk://{path}")),
+        Some(uri) => opened::parse(&uri),
+        None => Err(Failure::new(format!("volume {volume:?} has no device"))
+            .hint(format!("run `orlop volume attach {volume}` first"))),
+    }
+}
+
 async fn measure(uri: DeviceUri, arguments: Bench) -> Outcome<Report> {
     let access = if arguments.rw.writes() { rt::Access::Write } else { rt::Access::Read };
-    let device = device::open_with(&uri, access).await.map_err(|error| Failure::new(error.to_string()))?;
+    let device = opened::open(&uri, access, PATIENCE).await?;
     let plan = plan(device::Device::geometry(&device), &arguments)?;
     let measured = drive::drive(device, plan).await.map_err(|(status, lba)| {
         Failure::new(format!("{} at block {}: {status}", arguments.target, lba.0))
@@ -111,6 +124,8 @@ fn plan(geometry: Geometry, arguments: &Bench) -> Outcome<Plan> {
 }
 
 const BLOCK_SIZE_MAX: u64 = 64 << 20;
+/// How long a target that goes away may take to come back.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[expect(clippy::cast_precision_loss, reason = "figures for people: 52 bits are enough")]
 fn report(arguments: &Bench, measured: &Measured) -> Report {

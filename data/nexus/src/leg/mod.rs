@@ -1,8 +1,8 @@
 //! Legs: the connections of a nexus to the replicas of its volume.
 //!
 //! ```text
-//! nexus ── Leg::Local  ─────────────────────────────► Session ─► pool::Replica     same node: plain calls
-//!      └── Leg::Remote ─ wire ─ nvmf ═TCP═ nvmf ─ wire ─► Session ─► pool::Replica     another node
+//! nexus -- Leg::Local  -----------------------------> Session -> pool::Replica     same node: plain calls
+//!      +-- Leg::Remote - wire - nvmf =TCP= nvmf - wire -> Session -> pool::Replica     another node
 //! ```
 //!
 //! Both kinds end at a [`Session`] of the replica's [`Port`], where epochs fence (I3).

@@ -1,8 +1,8 @@
 //! The target: serves subsystems to hosts over TCP.
 //!
 //! ```text
-//! accept ─► connection ─ ICReq, Connect ─► queue ─ admin command ─► association (controller)
-//!                                            └──── I/O command ───► Session's Device
+//! accept -> connection - ICReq, Connect -> queue - admin command -> association (controller)
+//!                                            +---- I/O command ---> Session's Device
 //! ```
 //!
 //! Each connection is one queue and has two tasks: one receives and starts commands, one sends what the

@@ -1,0 +1,6 @@
+//! The commands that talk to the API: nodes, pools, volumes.
+
+pub(crate) mod inventory;
+pub(crate) mod volume;
+
+pub(crate) use inventory::nodes;

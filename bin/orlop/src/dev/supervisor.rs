@@ -1,0 +1,304 @@
+//! The processes of a data folder: one controller and one per node, started, watched, started again, ended in order.
+//!
+//! Invariants:
+//! 1. No process outlives this one: each asks the kernel to be killed with its parent, and dropping the supervisor kills
+//!    what is left. The processes of an earlier run, which the same rule has killed, are waited for before new ones start.
+//! 2. Nodes end before the controller, because they write their last records through it.
+
+use super::folder::{Cluster, Folder, NodeEntry};
+use super::ports;
+use crate::client::Client;
+use crate::failure::{Failure, OrFail, Outcome};
+use crate::process::Identity;
+use rustix::process::Signal;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::OpenOptions;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+
+/// The name of the controller among the processes.
+pub(crate) const CONTROLLER: &str = "controller";
+
+/// How long starting and ending may take.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
+const CONTROLLER_STOP_PATIENCE: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(50);
+
+/// What happened to a process.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// Its name.
+    pub(crate) name: String,
+    /// Which process it was: a later one of the same name may run already.
+    pub(crate) identity: Identity,
+    /// How it ended.
+    pub(crate) status: ExitStatus,
+}
+
+/// The processes of one data folder.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    program: PathBuf,
+    folder: Folder,
+    cluster: Cluster,
+    listen: SocketAddr,
+    client: Client,
+    running: BTreeMap<String, Identity>,
+    ended_sender: mpsc::UnboundedSender<Ended>,
+    ended: mpsc::UnboundedReceiver<Ended>,
+}
+
+impl Supervisor {
+    /// Starts everything and waits until every node is ready.
+    pub(crate) async fn start(folder: Folder, mut cluster: Cluster, listen: SocketAddr) -> Outcome<Self> {
+        let program = std::env::current_exe().or_fail(|| "cannot find this program's own file".into())?;
+        wait_for_earlier(&folder).await?;
+        remove_leftovers(&cluster.run_id);
+        let listen = ports::check_free(listen)?;
+        ports::assign(&mut cluster)?;
+        folder.keep_cluster(&cluster)?;
+        let client = Client::new(&format!("http://{listen}"))?;
+        let (ended_sender, ended) = mpsc::unbounded_channel();
+        let running = BTreeMap::new();
+        let mut this = Self { program, folder, cluster, listen, client, running, ended_sender, ended };
+        this.start_controller().await?;
+        for node in this.cluster.nodes.clone() {
+            this.start_node(&node)?;
+        }
+        this.wait_until_ready().await?;
+        Ok(this)
+    }
+
+    /// The API of the controller.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The data folder.
+    pub(crate) fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// The nodes, and on which ports they are.
+    pub(crate) fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// The process of this name, if it runs.
+    pub(crate) fn process(&self, name: &str) -> Option<Identity> {
+        self.running.get(name).copied()
+    }
+
+    /// Waits until a process ends by itself or is killed.
+    pub(crate) async fn next_ended(&mut self) -> Ended {
+        loop {
+            let ended = self.ended.recv().await.expect("this object holds a sender");
+            if self.running.get(&ended.name) == Some(&ended.identity) {
+                self.running.remove(&ended.name);
+                return ended;
+            }
+        }
+    }
+
+    /// Starts the process of this name again.
+    pub(crate) async fn start_again(&mut self, name: &str) -> Outcome {
+        if name == CONTROLLER {
+            return self.start_controller().await;
+        }
+        let node = self.cluster.nodes.iter().find(|node| node.name == name).cloned();
+        self.start_node(&node.ok_or_else(|| Failure::new(format!("there is no node {name:?}")))?)
+    }
+
+    /// Ends everything in order: nodes first, then the controller; kills what takes too long, and names it.
+    pub(crate) async fn stop(mut self) -> Vec<String> {
+        let nodes: Vec<String> = self.running.keys().filter(|name| *name != CONTROLLER).cloned().collect();
+        let mut killed = self.end(&nodes, STOP_PATIENCE).await;
+        killed.extend(self.end(&[CONTROLLER.to_owned()], CONTROLLER_STOP_PATIENCE).await);
+        remove_leftovers(&self.cluster.run_id);
+        killed
+    }
+
+    /// Asks processes to end, waits, kills the rest and returns their names.
+    async fn end(&mut self, names: &[String], patience: Duration) -> Vec<String> {
+        let identities: Vec<(String, Identity)> =
+            names.iter().filter_map(|name| Some((name.clone(), self.process(name)?))).collect();
+        for (_, identity) in &identities {
+            identity.signal(Signal::TERM);
+        }
+        let deadline = Instant::now() + patience;
+        while identities.iter().any(|(_, identity)| identity.is_alive()) && Instant::now() < deadline {
+            sleep(POLL).await;
+        }
+        let mut killed = Vec::new();
+        for (name, identity) in identities {
+            if identity.signal(Signal::KILL) {
+                killed.push(name.clone());
+            }
+            self.running.remove(&name);
+        }
+        killed
+    }
+
+    async fn start_controller(&mut self) -> Outcome {
+        let data = self.folder.of(CONTROLLER)?;
+        let arguments = [
+            "controller".into(),
+            "--data".into(),
+            data.into_os_string(),
+            "--listen".into(),
+            self.listen.to_string().into(),
+        ];
+        self.spawn(CONTROLLER, &arguments)?;
+        let deadline = Instant::now() + START_PATIENCE;
+        while tokio::net::TcpStream::connect(self.listen).await.is_err() {
+            self.fail_if_ended()?;
+            if Instant::now() > deadline {
+                return Err(self.start_failure(CONTROLLER, "does not listen"));
+            }
+            sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    fn start_node(&mut self, node: &NodeEntry) -> Outcome {
+        let data = self.folder.of(&node.name)?;
+        let disk = format!("file://{}/disk?size={}", data.display(), self.cluster.disk_size_bytes);
+        let local = |port| OsString::from(SocketAddr::from((Ipv4Addr::LOCALHOST, port)).to_string());
+        let arguments = [
+            "node".into(),
+            "run".into(),
+            "--name".into(),
+            node.name.clone().into(),
+            "--run-id".into(),
+            self.cluster.run_id.clone().into(),
+            "--data".into(),
+            data.into_os_string(),
+            "--disk".into(),
+            disk.into(),
+            "--listen".into(),
+            local(node.port),
+            "--metrics".into(),
+            local(node.metrics_port),
+            "--api".into(),
+            self.client.base().into(),
+        ];
+        self.spawn(&node.name, &arguments)
+    }
+
+    fn spawn(&mut self, name: &str, arguments: &[OsString]) -> Outcome {
+        let log = self.folder.log(name)?;
+        let open = OpenOptions::new().create(true).append(true).open(&log);
+        let log = open.or_fail(|| format!("cannot open the log {}", log.display()))?;
+        let log_too = log.try_clone().or_fail(|| "cannot share a log".into())?;
+        let mut command = std::process::Command::new(&self.program);
+        command.args(arguments).arg("--parent").arg(std::process::id().to_string());
+        command.stdin(Stdio::null()).stdout(log).stderr(log_too);
+        // Ctrl-C in the terminal is for the supervisor, which then ends its processes in order.
+        command.process_group(0);
+        let mut command = tokio::process::Command::from(command);
+        let mut child = command.kill_on_drop(true).spawn().or_fail(|| format!("cannot start {name}"))?;
+        let identity = child.id().and_then(Identity::of);
+        let identity = identity.ok_or_else(|| self.start_failure(name, "ended at once"))?;
+        self.running.insert(name.to_owned(), identity);
+        self.folder.keep_processes(&self.running)?;
+        let (sender, name) = (self.ended_sender.clone(), name.to_owned());
+        tokio::spawn(async move {
+            let status = child.wait().await.expect("a child of this process can be waited for");
+            // The supervisor may be gone; then nobody asks.
+            let _unheard = sender.send(Ended { name, identity, status });
+        });
+        Ok(())
+    }
+
+    /// Waits until the API shows every node of this run as ready.
+    async fn wait_until_ready(&mut self) -> Outcome {
+        let deadline = Instant::now() + START_PATIENCE;
+        for node in self.cluster.nodes.clone() {
+            while !self.is_ready(&node.name).await? {
+                self.fail_if_ended()?;
+                if Instant::now() > deadline {
+                    return Err(self.start_failure(&node.name, "is not ready"));
+                }
+                sleep(POLL).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the process of this node, not an earlier one, has said that it is ready.
+    pub(crate) async fn is_ready(&self, name: &str) -> Outcome<bool> {
+        let Some(process) = self.process(name) else { return Ok(false) };
+        let nodes = crate::commands::nodes(&self.client).await?;
+        Ok(nodes.iter().any(|node| {
+            node.name == name && node.pid == process.pid && node.state == model::NodeState::Ready
+        }))
+    }
+
+    fn fail_if_ended(&mut self) -> Outcome {
+        while let Ok(ended) = self.ended.try_recv() {
+            if self.running.get(&ended.name) == Some(&ended.identity) {
+                self.running.remove(&ended.name);
+                return Err(self.start_failure(&ended.name, &format!("ended ({})", ended.status)));
+            }
+        }
+        Ok(())
+    }
+
+    /// A failure to start, with the last thing that the process said.
+    fn start_failure(&self, name: &str, what: &str) -> Failure {
+        let log = self.folder.path().join("log").join(format!("{name}.log"));
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let said = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+        Failure::new(format!("{name} {what}: {said}")).hint(format!("see {}", log.display()))
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        if self.running.is_empty() {
+            return;
+        }
+        for identity in self.running.values() {
+            identity.signal(Signal::KILL);
+        }
+        while self.running.values().any(|identity| identity.is_alive()) {
+            std::thread::sleep(POLL);
+        }
+        remove_leftovers(&self.cluster.run_id);
+    }
+}
+
+/// Removes mounts and loop devices whose processes are gone: they only give errors.
+fn remove_leftovers(run_id: &str) {
+    match frontend::fuse::cleanup(run_id) {
+        Ok(removed) if removed.is_empty() => {}
+        Ok(removed) => eprintln!("orlop dev: removed what was left behind: {}", removed.join(", ")),
+        Err(error) => eprintln!("orlop dev: {error}"),
+    }
+}
+
+/// Waits until the processes of an earlier run are gone, and helps those that are not on their way.
+async fn wait_for_earlier(folder: &Folder) -> Outcome {
+    let deadline = Instant::now() + START_PATIENCE;
+    for (name, identity) in folder.processes()? {
+        while identity.is_alive() {
+            identity.signal(Signal::KILL);
+            if Instant::now() > deadline {
+                return Err(Failure::new(format!(
+                    "{name} of an earlier run (pid {}) does not end",
+                    identity.pid
+                ))
+                .hint("it waits for a disk; look at `dmesg`, and restart the machine if need be"));
+            }
+            sleep(POLL).await;
+        }
+    }
+    Ok(())
+}

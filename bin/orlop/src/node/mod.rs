@@ -1,0 +1,99 @@
+//! `orlop node run`: the process of one node. A reactor thread moves bytes; two tokio threads talk to the store and serve
+//! the metrics; they meet in mailboxes.
+
+mod control;
+mod metrics;
+
+use crate::arguments::NodeRun;
+use crate::failure::{Failure, OrFail, Outcome};
+use crate::process;
+use control::StoreControl;
+use engine::{Config, Engine, FuseConfig, PoolConfig};
+use model::ClusterInfo;
+use rt::mailbox;
+use std::rc::Rc;
+use std::time::Duration;
+use store::{Client, Remote};
+use tokio::signal::unix::{SignalKind, signal};
+use uuid::Uuid;
+
+/// How often a controller that does not answer is asked again.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// Runs the node until it is asked to end.
+pub(crate) fn run(arguments: &NodeRun) -> Outcome {
+    if let Some(parent) = arguments.parent {
+        process::die_with(parent)?;
+    }
+    process::log_to_stderr();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.or_fail(|| "cannot start".into())?;
+    let client = Client::new(Remote::new(&arguments.api));
+    let (end, ended) = mailbox::bounded(1);
+    let (questions, asked) = mailbox::bounded(1);
+    let cluster = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).or_fail(|| "cannot listen for signals".into())?;
+        tokio::spawn(async move {
+            terminate.recv().await;
+            // The reactor may have ended by itself.
+            let _ended = end.send(()).await;
+        });
+        metrics::serve(arguments.metrics, arguments.name.clone(), questions).await?;
+        cluster(&client).await
+    })?;
+    let config = config(arguments, cluster)?;
+    let control = Rc::new(StoreControl::new(runtime.handle().clone(), client));
+    let reactor =
+        rt::os::Reactor::new(rt::os::Config::default()).or_fail(|| "cannot start the I/O engine".into())?;
+    reactor.run(async move {
+        let engine = Engine::start(config, control).await.map_err(|error| Failure::new(error.to_string()))?;
+        let answering = rt::spawn(metrics::answer(engine.clone(), asked));
+        // Closed means that the runtime is gone: an end as well.
+        let _asked = ended.recv().await;
+        let stopped = engine.stop().await;
+        drop(answering);
+        stopped.map_err(|in_use| {
+            Failure::new(format!("the devices of {} are in use", in_use.join(", ")))
+                .hint("unmount them first; they are closed now, and recovered at the next start")
+        })
+    })
+}
+
+/// The cluster's identity, as soon as the controller answers.
+async fn cluster(client: &Client) -> Outcome<Uuid> {
+    let mut said = false;
+    loop {
+        match client.get::<ClusterInfo>(ClusterInfo::KEY).await {
+            Ok(Some(cluster)) => return Ok(cluster.value.uuid),
+            Ok(None) => return Err(Failure::new("the controller has no cluster").hint("start it again")),
+            Err(error) if !said => {
+                tracing::warn!(%error, "the controller does not answer yet");
+                said = true;
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+fn config(arguments: &NodeRun, cluster: Uuid) -> Outcome<Config> {
+    let pools = arguments.disks.iter().enumerate();
+    let pools =
+        pools.map(|(index, uri)| PoolConfig { name: format!("pool-{}", index + 1), uri: uri.clone() });
+    Ok(Config {
+        node: arguments.name.clone(),
+        cluster,
+        boot_id: process::boot_id()?,
+        pid: std::process::id(),
+        pools: pools.collect(),
+        listen: arguments.listen,
+        metrics_address: Some(arguments.metrics.to_string()),
+        nexus: nexus::Config::default(),
+        fuse: rustix::process::geteuid().is_root().then(|| fuse(arguments)),
+    })
+}
+
+/// Without root there are no mounts and no loop devices: volumes are then reached by the target only.
+fn fuse(arguments: &NodeRun) -> FuseConfig {
+    FuseConfig { state_dir: arguments.data.clone(), run_id: arguments.run_id.clone() }
+}

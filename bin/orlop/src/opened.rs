@@ -1,0 +1,82 @@
+//! Any device that a URI can name, leaf or remote, for the tools of this program.
+
+use crate::failure::{Failure, Kind, OrFail, Outcome};
+use device::{AnyDevice, BlockCount, Device, DeviceUri, Geometry, Lba, Status};
+use nvmf::{ConnectOptions, Reconnecting};
+use rt::{Access, DmaBuf, DmaBytes, Durability};
+use std::net::ToSocketAddrs;
+use std::time::Duration;
+
+/// How this program calls itself towards targets.
+const HOST_NQN: &str = "nqn.2026-11.io.orlop:tool";
+
+/// An open device.
+pub(crate) enum Opened {
+    /// On this machine.
+    Leaf(AnyDevice),
+    /// A namespace of a target.
+    Remote(Reconnecting),
+}
+
+/// Reads a device URI as a person typed it.
+pub(crate) fn parse(text: &str) -> Outcome<DeviceUri> {
+    text.parse().map_err(|error: device::Error| Failure::new(error.to_string()).kind(Kind::Usage))
+}
+
+/// Opens what `uri` names; a remote device that goes away may come back within `patience`.
+pub(crate) async fn open(uri: &DeviceUri, access: Access, patience: Duration) -> Outcome<Opened> {
+    let DeviceUri::NvmeTcp { host, port, nqn, nsid } = uri else {
+        let device = device::open_with(uri, access).await;
+        return device.map(Opened::Leaf).map_err(|error| Failure::new(error.to_string()));
+    };
+    let address =
+        (host.as_str(), *port).to_socket_addrs().or_fail(|| format!("cannot find host {host:?}"))?;
+    let address = address.last().ok_or_else(|| Failure::new(format!("host {host:?} has no address")))?;
+    let options = ConnectOptions::new(address, nqn.as_str(), HOST_NQN, rt::random_uuid());
+    let device = Reconnecting::connect(options, *nsid, patience).await;
+    device.map(Opened::Remote).map_err(|error| Failure::new(format!("{uri}: {error}")))
+}
+
+impl Device for Opened {
+    fn geometry(&self) -> Geometry {
+        match self {
+            Self::Leaf(device) => device.geometry(),
+            Self::Remote(device) => device.geometry(),
+        }
+    }
+
+    async fn read(&self, lba: Lba, buf: DmaBuf) -> Result<DmaBuf, Status> {
+        match self {
+            Self::Leaf(device) => device.read(lba, buf).await,
+            Self::Remote(device) => device.read(lba, buf).await,
+        }
+    }
+
+    async fn write(&self, lba: Lba, data: DmaBytes, durability: Durability) -> Result<(), Status> {
+        match self {
+            Self::Leaf(device) => device.write(lba, data, durability).await,
+            Self::Remote(device) => device.write(lba, data, durability).await,
+        }
+    }
+
+    async fn write_zeroes(&self, lba: Lba, count: BlockCount, durability: Durability) -> Result<(), Status> {
+        match self {
+            Self::Leaf(device) => device.write_zeroes(lba, count, durability).await,
+            Self::Remote(device) => device.write_zeroes(lba, count, durability).await,
+        }
+    }
+
+    async fn unmap(&self, lba: Lba, count: BlockCount) -> Result<(), Status> {
+        match self {
+            Self::Leaf(device) => device.unmap(lba, count).await,
+            Self::Remote(device) => device.unmap(lba, count).await,
+        }
+    }
+
+    async fn flush(&self) -> Result<(), Status> {
+        match self {
+            Self::Leaf(device) => device.flush().await,
+            Self::Remote(device) => device.flush().await,
+        }
+    }
+}
