@@ -1,4 +1,5 @@
-# Runs in the guest: the Linux kernel's initiator against the target named in /vm/target (ADDRESS, PORT, NQN): discovery,
+# Runs in the guest: the Linux kernel's initiator against the target named in /vm/target (ADDRESS, ADVERTISED, PORT, NQN):
+# discovery,
 # ext4, XFS, fio with verification, write-zeroes, discard, digests, keep-alive. What a user's node would do.
 # Ends with `interop: ok`; every line before is something that held.
 set -e
@@ -49,8 +50,8 @@ files() { # on a fresh file system of type $1: what was written is there after i
 
 nvme discover -t tcp -a $ADDRESS -s $PORT >/tmp/discovery
 grep -qx "subnqn:  $NQN" /tmp/discovery
-grep -qx "traddr:  $ADDRESS" /tmp/discovery
-step "discover: $NQN at $ADDRESS"
+grep -qx "traddr:  $ADVERTISED" /tmp/discovery
+step "discover: $NQN at $ADVERTISED"
 connect --nr-io-queues=1 --nr-write-queues=1
 step "connect: $D, $(blockdev --getsize64 $D) bytes in blocks of $(blockdev --getss $D)"
 nvme id-ctrl $D | grep -E '^(mn|sn|fr|ver|mdts|oncs|vwc|ioccsz) ' | tr -s ' ' | paste -sd' '

@@ -24,6 +24,7 @@ pub(crate) const ALL: &[Journey] = &[
     dev::MOUNTED,
     dev::CONTROLLER,
     dev::ORPHANS,
+    kernel::VOLUME,
     database::SQLITE,
     database::POSTGRES,
 ];
