@@ -124,7 +124,7 @@ fn initiator(trip: &Trip) -> Result<()> {
     let output = outcome.success("Orlop's initiator")?;
     ensure!(output.lines().last() == Some("initiator: ok"), "it ended early");
     fs::write(shared.join("done"), "")?;
-    let verdict = booted.verdict(MINUTE)?;
+    let verdict = booted.verdict(LIMIT)?;
     ensure!(verdict.code == 0, "the guest: exit code {}:\n{}", verdict.code, verdict.output);
     for line in verdict.output.lines() {
         // What the kernel's target says of a host that makes a mistake.
