@@ -3,6 +3,10 @@ use sim::{Bug, Totals, run_seed};
 use std::time::Instant;
 
 fn main() {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .without_time()
+        .init();
     let mut args = std::env::args().skip(1);
     let first: u64 = args.next().and_then(|text| text.parse().ok()).unwrap_or(1);
     let count: u64 = args.next().and_then(|text| text.parse().ok()).unwrap_or(1);

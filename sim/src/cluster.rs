@@ -28,6 +28,18 @@ pub(crate) struct Sizes {
     pub(crate) disk_bytes: [u64; 3],
 }
 
+impl Sizes {
+    /// Blocks of the volume.
+    pub(crate) const fn blocks(self) -> u64 {
+        self.volume_bytes / BLOCK_SIZE as u64
+    }
+
+    /// Whether some disk is too small for the whole volume.
+    pub(crate) fn is_full(self) -> bool {
+        self.disk_bytes.iter().any(|bytes| *bytes < self.volume_bytes)
+    }
+}
+
 /// One machine.
 pub(crate) struct Machine {
     pub(crate) id: NodeId,
@@ -104,8 +116,9 @@ impl Cluster {
             nexus: nexus::Config { planted: self.planted, ..nexus::Config::default() },
             fuse: None,
         };
+        let control = Rc::new(NodeControl { store: self.store.clone(), node: machine.name.clone() });
         loop {
-            match Engine::start(config.clone(), Rc::new(NodeControl(self.store.clone()))).await {
+            match Engine::start(config.clone(), Rc::clone(&control) as Rc<dyn engine::Control>).await {
                 Ok(engine) => {
                     if machine.life.get() == life {
                         *machine.engine.borrow_mut() = Some(engine);

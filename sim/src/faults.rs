@@ -49,6 +49,7 @@ fn calm(cluster: &Cluster) {
     cluster.store.set_away(false);
     for (index, machine) in cluster.machines.iter().enumerate() {
         machine.disk.clear_faults();
+        cluster.store.set_cut_off(&machine.name, false);
         if !cluster.world.is_running(machine.id) {
             cluster.start(index);
         }
@@ -80,10 +81,17 @@ async fn fault(cluster: Cluster, kind: usize) {
             rt::sleep(millis(100, 8000)).await;
             world.heal_between(id(a), id(b));
         }
-        3 => {
+        3 if chance(50) => {
             cluster.store.set_away(true);
             rt::sleep(millis(100, 5000)).await;
             cluster.store.set_away(false);
+        }
+        3 => {
+            // An owner that cannot know that it was replaced, and reaches all members.
+            cluster.store.set_cut_off(&cluster.machines[a].name, true);
+            move_owner_sometimes(&cluster, a);
+            rt::sleep(millis(100, 8000)).await;
+            cluster.store.set_cut_off(&cluster.machines[a].name, false);
         }
         4 => {
             let faults = [DiskFault::ReadError, DiskFault::WriteError, DiskFault::SyncError];

@@ -37,6 +37,9 @@ const HEALED_WITHIN: Duration = Duration::from_secs(120);
 /// Clients of the volume.
 const CLIENTS: usize = 8;
 
+/// The name of [`Bug::JournalWithoutBarrier`].
+const JOURNAL: &str = "journal";
+
 /// A rule broken on purpose, to see it found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Bug {
@@ -45,17 +48,22 @@ pub enum Bug {
     None,
     /// A rule of the nexus is broken.
     Nexus(Planted),
+    /// The pool's journal has no barriers.
+    JournalWithoutBarrier,
 }
 
 impl Bug {
     /// The bug of a name such as `I4`.
     pub fn named(name: &str) -> Option<Self> {
+        if name == JOURNAL {
+            return Some(Self::JournalWithoutBarrier);
+        }
         Planted::ALL.iter().find(|(known, _)| *known == name).map(|(_, planted)| Self::Nexus(*planted))
     }
 
     /// The names of all bugs.
     pub fn names() -> Vec<&'static str> {
-        Planted::ALL.iter().map(|(name, _)| *name).collect()
+        Planted::ALL.iter().map(|(name, _)| *name).chain([JOURNAL]).collect()
     }
 }
 
@@ -86,10 +94,12 @@ impl fmt::Display for Outcome {
 /// Runs one seed. A panic of the code under test is a violation like any other.
 pub fn run_seed(seed: u64, bug: Bug) -> Outcome {
     let world = World::new(seed);
+    pool::planted::set_no_barrier(bug == Bug::JournalWithoutBarrier);
     world.set_time_limit(FAULTS_MAX + 2 * HEALED_WITHIN + Duration::from_secs(600));
+    let planted = if let Bug::Nexus(planted) = bug { planted } else { Planted::Nothing };
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let world_inside = world.clone();
-        world.run(async move { story(world_inside, bug).await })
+        world.run(async move { tell(world_inside, planted).await })
     }));
     let (mut totals, violation) = match caught {
         Ok((totals, violation)) => (totals, violation),
@@ -110,18 +120,16 @@ pub fn run_seed(seed: u64, bug: Bug) -> Outcome {
 }
 
 /// The story of one seed: a cluster, clients and faults; then peace, and the checks.
-async fn story(world: World, bug: Bug) -> (Totals, Option<String>) {
-    let Bug::Nexus(planted) = bug else { return tell(world, Planted::Nothing).await };
-    tell(world, planted).await
-}
-
 async fn tell(world: World, planted: Planted) -> (Totals, Option<String>) {
     let sizes = sizes();
     let cluster = Cluster::new(&world, sizes, planted);
     (0..3).for_each(|index| cluster.start(index));
     cluster.create_volume(sizes).await;
     let workload = Workload::new(&cluster, hot_blocks(sizes));
-    let clients: Vec<_> = (0..CLIENTS).map(|_| rt::spawn(workload.clone().client())).collect();
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| rt::spawn(workload.clone().client())).collect();
+    if sizes.is_full() {
+        clients.push(rt::spawn(workload.clone().filler(sizes.blocks())));
+    }
 
     let began = world.elapsed();
     let lasting = Duration::from_secs(10 + rt::random_u64() % 50);
@@ -131,6 +139,9 @@ async fn tell(world: World, planted: Planted) -> (Totals, Option<String>) {
     };
     faults::rage(&cluster, || enough() || workload.violation().is_some()).await;
 
+    if sizes.is_full() {
+        rt::timeout(HEALED_WITHIN, workload.trim()).await.ok();
+    }
     let healed = verify::healed(&cluster, HEALED_WITHIN).await;
     workload.stop();
     for client in clients {
@@ -154,16 +165,15 @@ async fn tell(world: World, planted: Planted) -> (Totals, Option<String>) {
 
 /// A small volume; in one seed of four one disk is too small for all of it.
 fn sizes() -> Sizes {
-    const VOLUME: u64 = 24 << 20;
     let full = rt::random_u64() % 4 == 0;
     let large = 128 << 20;
     let small = if full { 24 << 20 } else { large };
-    Sizes { volume_bytes: VOLUME, disk_bytes: [large, large, small] }
+    Sizes { volume_bytes: 32 << 20, disk_bytes: [large, large, small] }
 }
 
 /// Runs of neighbouring blocks in several extents, so that long operations overlap, and space is taken all over.
 fn hot_blocks(sizes: Sizes) -> Vec<Lba> {
-    let blocks = sizes.volume_bytes / u64::from(cluster::BLOCK_SIZE);
+    let blocks = sizes.blocks();
     let runs = 24;
     (0..runs)
         .flat_map(|_| {

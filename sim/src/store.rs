@@ -8,7 +8,7 @@ use engine::{Control, ControlError, ControlFuture};
 use model::{MemberState, Node, NodeReplicas, Volume, VolumeRecord, VolumeStatus};
 use nexus::{RecordError, RecordFuture, Records, Versioned};
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -31,6 +31,8 @@ struct Inner {
     records: RefCell<BTreeMap<Uuid, Versioned>>,
     replicas: RefCell<BTreeMap<String, NodeReplicas>>,
     away: Cell<bool>,
+    /// Nodes that cannot reach it, while others can.
+    cut_off: RefCell<BTreeSet<String>>,
     outages: Cell<u64>,
     totals: RefCell<Totals>,
     violation: RefCell<Option<String>>,
@@ -66,6 +68,16 @@ impl Store {
         self.0.away.set(away);
     }
 
+    /// Cuts one node off from the store, or lets it reach the store again.
+    pub(crate) fn set_cut_off(&self, node: &str, cut_off: bool) {
+        if cut_off {
+            self.0.cut_off.borrow_mut().insert(node.to_owned());
+            self.0.outages.set(self.0.outages.get() + 1);
+        } else {
+            self.0.cut_off.borrow_mut().remove(node);
+        }
+    }
+
     /// What was seen in the records.
     pub(crate) fn totals(&self) -> Totals {
         Totals { store_outages: self.0.outages.get(), ..self.0.totals.borrow().clone() }
@@ -77,9 +89,9 @@ impl Store {
     }
 
     /// The way there: takes time; while the store is away the question may still arrive, but no answer comes.
-    async fn travel(&self) -> Result<(), RecordError> {
+    async fn travel(&self, node: &str) -> Result<(), RecordError> {
         rt::sleep(Duration::from_micros(200 + rt::random_u64() % 2000)).await;
-        if self.0.away.get() {
+        if self.0.away.get() || self.0.cut_off.borrow().contains(node) {
             rt::sleep(AWAY).await;
             return Err(RecordError::Unreachable);
         }
@@ -126,7 +138,16 @@ impl Store {
 }
 
 /// One node's way to the store.
-pub(crate) struct NodeControl(pub(crate) Store);
+pub(crate) struct NodeControl {
+    pub(crate) store: Store,
+    pub(crate) node: String,
+}
+
+impl NodeControl {
+    async fn travel(&self) -> Result<(), RecordError> {
+        self.store.travel(&self.node).await
+    }
+}
 
 fn away(_: RecordError) -> ControlError {
     ControlError("the store cannot be reached".to_owned())
@@ -135,22 +156,22 @@ fn away(_: RecordError) -> ControlError {
 impl Records for NodeControl {
     fn read(&self, volume: Uuid) -> RecordFuture<'_, Versioned> {
         Box::pin(async move {
-            self.0.travel().await?;
-            self.0.0.records.borrow().get(&volume).cloned().ok_or(RecordError::NotFound)
+            self.travel().await?;
+            self.store.0.records.borrow().get(&volume).cloned().ok_or(RecordError::NotFound)
         })
     }
 
     fn replace(&self, revision: u64, record: VolumeRecord) -> RecordFuture<'_, u64> {
         Box::pin(async move {
-            match self.0.travel().await {
+            match self.travel().await {
                 Ok(()) => {
-                    let answer = self.0.replace_now(revision, record);
-                    self.0.travel().await?; // The answer may be lost too.
+                    let answer = self.store.replace_now(revision, record);
+                    self.travel().await?; // The answer may be lost too.
                     answer
                 }
                 Err(lost) => {
                     if rt::random_u64() % 4 == 0 {
-                        let _ = self.0.replace_now(revision, record);
+                        let _ = self.store.replace_now(revision, record);
                     }
                     Err(lost)
                 }
@@ -161,52 +182,52 @@ impl Records for NodeControl {
 
 impl Control for NodeControl {
     fn records(&self) -> Rc<dyn Records> {
-        Rc::new(Self(self.0.clone()))
+        Rc::new(Self { store: self.store.clone(), node: self.node.clone() })
     }
 
     fn nodes(&self) -> ControlFuture<'_, Vec<Node>> {
         Box::pin(async move {
-            self.0.travel().await.map_err(away)?;
-            Ok(self.0.0.nodes.borrow().values().cloned().collect())
+            self.travel().await.map_err(away)?;
+            Ok(self.store.0.nodes.borrow().values().cloned().collect())
         })
     }
 
     fn volumes(&self) -> ControlFuture<'_, Vec<Volume>> {
         Box::pin(async move {
-            self.0.travel().await.map_err(away)?;
-            Ok(self.0.0.volumes.borrow().values().cloned().collect())
+            self.travel().await.map_err(away)?;
+            Ok(self.store.0.volumes.borrow().values().cloned().collect())
         })
     }
 
     fn records_of_all(&self) -> ControlFuture<'_, Vec<VolumeRecord>> {
         Box::pin(async move {
-            self.0.travel().await.map_err(away)?;
-            Ok(self.0.0.records.borrow().values().map(|versioned| versioned.record.clone()).collect())
+            self.travel().await.map_err(away)?;
+            Ok(self.store.0.records.borrow().values().map(|versioned| versioned.record.clone()).collect())
         })
     }
 
     fn report_node(&self, node: Node) -> ControlFuture<'_, ()> {
         Box::pin(async move {
-            self.0.travel().await.map_err(away)?;
-            self.0.0.nodes.borrow_mut().insert(node.name.clone(), node);
+            self.travel().await.map_err(away)?;
+            self.store.0.nodes.borrow_mut().insert(node.name.clone(), node);
             Ok(())
         })
     }
 
     fn report_pool(&self, _pool: model::Pool) -> ControlFuture<'_, ()> {
-        Box::pin(async move { self.0.travel().await.map_err(away) })
+        Box::pin(async move { self.travel().await.map_err(away) })
     }
 
     fn report_replicas(&self, replicas: NodeReplicas) -> ControlFuture<'_, ()> {
         Box::pin(async move {
-            self.0.travel().await.map_err(away)?;
-            self.0.0.replicas.borrow_mut().insert(replicas.node.clone(), replicas);
+            self.travel().await.map_err(away)?;
+            self.store.0.replicas.borrow_mut().insert(replicas.node.clone(), replicas);
             Ok(())
         })
     }
 
     fn report_volume(&self, _status: VolumeStatus) -> ControlFuture<'_, ()> {
-        Box::pin(async move { self.0.travel().await.map_err(away) })
+        Box::pin(async move { self.travel().await.map_err(away) })
     }
 
     fn changed(&self) -> Pin<Box<dyn Future<Output = ()> + '_>> {

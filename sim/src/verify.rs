@@ -2,7 +2,7 @@
 
 use crate::cluster::{BLOCK_SIZE, Cluster, DISK};
 use device::{BlockCount, Lba};
-use model::MemberState;
+use model::{MemberState, VolumeRecord};
 use pool::ReplicaReader;
 use rt::DmaBuf;
 use std::time::Duration;
@@ -26,11 +26,30 @@ pub(crate) async fn healed(cluster: &Cluster, within: Duration) -> Result<(), St
             return Ok(());
         }
         if rt::now() > give_up {
-            let nexus = cluster.nexus_of(wished).map(|nexus| nexus.status());
-            return Err(format!("the volume is stuck: {record:?}; nexus: {nexus:?}"));
+            return Err(stuck(cluster, &record, wished));
         }
         rt::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// What a volume that does not heal looks like.
+fn stuck(cluster: &Cluster, record: &VolumeRecord, wished: usize) -> String {
+    let members: Vec<_> = record.members.iter().map(|m| format!("{} {:?}", m.node, m.state)).collect();
+    let owner = record.owner.as_ref().map_or("nobody", |owner| &owner.node);
+    let seen = cluster.nexus_of(wished).map(|nexus| {
+        let status = nexus.status();
+        let members: Vec<_> = status
+            .members
+            .iter()
+            .map(|m| format!("{} up {} owed {}", m.node, m.up, m.owed_extents))
+            .collect();
+        format!("stopped {:?}, {members:?}", nexus.stopped())
+    });
+    let wished = &cluster.machines[wished].name;
+    format!(
+        "stuck: epoch {}, owner {owner}, wished {wished}, record {members:?}, nexus {seen:?}",
+        record.epoch
+    )
 }
 
 /// Stops the engines, opens the pools offline and compares the replicas block by block; returns how many.

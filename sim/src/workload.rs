@@ -37,6 +37,8 @@ struct Inner {
     totals: RefCell<Totals>,
     violation: RefCell<Option<String>>,
     stop: Cell<bool>,
+    /// The filler has to end.
+    trimming: Cell<bool>,
     /// The longest pause of a client between two operations.
     pause_max_us: u64,
 }
@@ -74,6 +76,7 @@ impl Workload {
             totals: RefCell::default(),
             violation: RefCell::default(),
             stop: Cell::new(false),
+            trimming: Cell::new(false),
             pause_max_us: 5_000 + rt::random_u64() % 60_000,
         }))
     }
@@ -121,9 +124,31 @@ impl Workload {
         }
     }
 
-    /// Reads every hot block once more.
+    /// A client that takes space all over the volume until some pool is full, and goes on.
+    pub(crate) async fn filler(self, blocks: u64) {
+        while !self.0.trimming.get() && self.violation().is_none() {
+            let count = 1 + rt::random_u64() % 32;
+            let lba = Lba(rt::random_u64() % (blocks - count));
+            self.perform(Operation::Write(Durability::Cached), lba, BlockCount(count)).await;
+            rt::sleep(Duration::from_micros(rt::random_u64() % 20_000)).await;
+        }
+    }
+
+    /// Gives back the space of every block that is not hot, so that all copies fit their disks again.
+    pub(crate) async fn trim(&self) {
+        self.0.trimming.set(true);
+        let touched: Vec<Lba> = self.0.blocks.borrow().keys().copied().collect();
+        for lba in touched.into_iter().filter(|lba| !self.0.hot.contains(lba)) {
+            while !self.perform(Operation::Unmap, lba, BlockCount(1)).await && self.violation().is_none() {
+                rt::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+
+    /// Reads every block that was written once more.
     pub(crate) async fn read_all(&self) {
-        for &lba in &self.0.hot {
+        let touched: Vec<Lba> = self.0.blocks.borrow().keys().copied().collect();
+        for lba in touched {
             while !self.perform(Operation::Read, lba, BlockCount(1)).await && self.violation().is_none() {
                 rt::sleep(Duration::from_millis(20)).await;
             }

@@ -57,10 +57,7 @@ pub enum Action {
     DeleteVolume(Stored<Volume>),
 }
 
-/// How many writes one pass plans: they take time, and the view is fresher for those after that.
-pub(crate) const ACTIONS_MAX: usize = 128;
-
-/// What to write next, at most a batch of it.
+/// What to write next.
 pub fn plan(
     view: &View,
     observed: &Observed,
@@ -81,8 +78,7 @@ pub fn plan(
         destroyed: destroyed_in(view),
         new_uuid,
     };
-    let steps = view.volumes.values().filter_map(|volume| planning.step(volume));
-    actions.extend(steps.take(ACTIONS_MAX));
+    actions.extend(view.volumes.values().filter_map(|volume| planning.step(volume)));
     actions
 }
 

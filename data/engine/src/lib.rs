@@ -204,6 +204,7 @@ impl State {
             if let Err(error) = self.control.report_node(self.node(NodeState::Ready, heartbeat)).await {
                 tracing::debug!(node = self.config.node, %error, "heartbeat not written");
             }
+            self.pools.revive(&self.config).await;
             for pool in self.pools.reports(&self.config) {
                 if let Err(error) = self.control.report_pool(pool).await {
                     tracing::debug!(node = self.config.node, %error, "pool report not written");

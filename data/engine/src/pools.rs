@@ -4,17 +4,38 @@ use crate::{Config, Error, PoolConfig};
 use device::AnyDevice;
 use model::{PoolState, Volume};
 use nexus::leg::Port;
-use pool::{ErrorKind, FormatOptions, Pool, ReplicaConfig};
+use pool::{ErrorKind, FormatOptions, Pool, PoolInfo, ReplicaConfig};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use uuid::Uuid;
 
-/// The open pools of a node.
+/// The pools of a node.
 pub(crate) struct Pools {
-    pools: Vec<Open>,
+    disks: Vec<Disk>,
     ports: Ports,
     planted: nexus::Planted,
+}
+
+/// One disk and its pool.
+struct Disk {
+    config: PoolConfig,
+    uuid: Uuid,
+    /// None while it cannot be opened.
+    pool: RefCell<Option<Pool<AnyDevice>>>,
+    /// As it was when it was last open.
+    last: RefCell<PoolInfo>,
+    /// Why it is not open.
+    message: RefCell<Option<String>>,
+}
+
+impl Disk {
+    fn info(&self) -> PoolInfo {
+        if let Some(pool) = self.pool.borrow().as_ref() {
+            *self.last.borrow_mut() = pool.info();
+        }
+        self.last.borrow().clone()
+    }
 }
 
 /// The only ways to the replicas of this node, each with its pool; a cheap handle.
@@ -28,35 +49,43 @@ impl Ports {
     }
 }
 
-struct Open {
-    config: PoolConfig,
-    pool: Pool<AnyDevice>,
-}
-
 impl Pools {
     /// Opens every pool, formats blank devices.
     pub(crate) async fn open(config: &Config) -> Result<Self, Error> {
-        let mut pools = Vec::new();
+        let mut disks = Vec::new();
         for pool_config in &config.pools {
             let pool = open_or_format(config, pool_config)
                 .await
                 .map_err(|cause| Error::Pool { uri: pool_config.uri.clone(), cause })?;
-            pools.push(Open { config: pool_config.clone(), pool });
+            let info = pool.info();
+            disks.push(Disk {
+                config: pool_config.clone(),
+                uuid: info.label.pool,
+                pool: RefCell::new(Some(pool)),
+                last: RefCell::new(info),
+                message: RefCell::default(),
+            });
         }
-        let pools = Self { pools, ports: Ports::default(), planted: config.nexus.planted };
-        for open in &pools.pools {
-            for replica in open.pool.replicas() {
-                pools.add_port(open, replica.config.replica);
-            }
+        let pools = Self { disks, ports: Ports::default(), planted: config.nexus.planted };
+        for disk in &pools.disks {
+            pools.add_ports(disk);
         }
         Ok(pools)
     }
 
-    fn add_port(&self, open: &Open, replica: Uuid) {
-        let info = open.pool.info();
-        if let Some(found) = open.pool.replica(replica) {
-            let port = Port::new(found, info.label.incarnation, info.label.boot_id, self.planted);
-            self.ports.0.borrow_mut().insert(replica, (info.label.pool, port));
+    /// Lets the target and the nexuses of this node reach the replicas of an open pool.
+    fn add_ports(&self, disk: &Disk) {
+        let Some(pool) = disk.pool.borrow().clone() else { return };
+        for replica in pool.replicas() {
+            self.add_port(disk, &pool, replica.config.replica);
+        }
+    }
+
+    fn add_port(&self, disk: &Disk, pool: &Pool<AnyDevice>, replica: Uuid) {
+        let label = pool.info().label;
+        if let Some(found) = pool.replica(replica) {
+            let port = Port::new(found, label.incarnation, label.boot_id, self.planted);
+            self.ports.0.borrow_mut().insert(replica, (disk.uuid, port));
         }
     }
 
@@ -75,13 +104,18 @@ impl Pools {
         self.ports.0.borrow().iter().map(|(replica, (pool, port))| (*replica, *pool, port.clone())).collect()
     }
 
-    fn find(&self, pool: Uuid) -> Option<&Open> {
-        self.pools.iter().find(|open| open.pool.info().label.pool == pool)
+    /// An open pool of this node.
+    fn find(&self, pool: Uuid) -> Result<(&Disk, Pool<AnyDevice>), String> {
+        let disk = self.disks.iter().find(|disk| disk.uuid == pool);
+        let disk = disk.ok_or_else(|| format!("pool {pool} is not on this node"))?;
+        let open =
+            disk.pool.borrow().clone().ok_or_else(|| format!("pool {} is not open", disk.config.name))?;
+        Ok((disk, open))
     }
 
-    /// Whether this node has the pool.
+    /// Whether the pool is open on this node.
     pub(crate) fn has(&self, pool: Uuid) -> bool {
-        self.find(pool).is_some()
+        self.find(pool).is_ok()
     }
 
     /// Makes a replica, durably.
@@ -92,7 +126,7 @@ impl Pools {
         volume: &Volume,
         size_bytes: u64,
     ) -> Result<(), String> {
-        let open = self.find(pool).ok_or_else(|| format!("pool {pool} is not on this node"))?;
+        let (disk, open) = self.find(pool)?;
         let config = ReplicaConfig {
             replica,
             volume: volume.uuid,
@@ -101,8 +135,8 @@ impl Pools {
             block_size: volume.spec.block_size,
             copies: volume.spec.copies,
         };
-        open.pool.create_replica(&config).await.map_err(|error| error.to_string())?;
-        self.add_port(open, replica);
+        open.create_replica(&config).await.map_err(|error| error.to_string())?;
+        self.add_port(disk, &open, replica);
         Ok(())
     }
 
@@ -110,33 +144,65 @@ impl Pools {
     pub(crate) async fn destroy(&self, replica: Uuid) -> Result<(), String> {
         let Some((pool, port)) = self.ports.0.borrow_mut().remove(&replica) else { return Ok(()) };
         port.shut().await;
-        let open = self.find(pool).expect("ports are of pools of this node");
-        let deleted = open.pool.delete_replica(replica).await.map_err(|error| error.to_string());
+        let (disk, open) = self.find(pool)?;
+        let deleted = open.delete_replica(replica).await.map_err(|error| error.to_string());
         if deleted.is_err() {
-            self.add_port(open, replica);
+            self.add_port(disk, &open, replica);
         }
         deleted
     }
 
+    /// Opens pools again that have failed. Their ports go first; the lock on the disk says when nothing of the old
+    /// opening can write any more. The new opening has a new incarnation, so that nobody takes it for the old one (I5).
+    pub(crate) async fn revive(&self, config: &Config) {
+        for disk in &self.disks {
+            let failed = disk.pool.borrow().as_ref().is_some_and(|pool| pool.info().failed);
+            if failed {
+                for (_, _, port) in self.ports().into_iter().filter(|(_, pool, _)| *pool == disk.uuid) {
+                    self.ports.0.borrow_mut().remove(&port.replica().config().replica);
+                    port.shut().await;
+                }
+                disk.info();
+                disk.pool.take();
+            }
+            if disk.pool.borrow().is_none() {
+                match open_or_format(config, &disk.config).await {
+                    Ok(pool) if pool.info().label.pool == disk.uuid => {
+                        tracing::info!(node = config.node, uri = disk.config.uri, "pool is open again");
+                        *disk.pool.borrow_mut() = Some(pool);
+                        *disk.message.borrow_mut() = None;
+                        self.add_ports(disk);
+                    }
+                    Ok(pool) => {
+                        let found = pool.info().label.pool;
+                        *disk.message.borrow_mut() = Some(format!("the disk now holds pool {found}"));
+                    }
+                    Err(cause) => *disk.message.borrow_mut() = Some(cause),
+                }
+            }
+        }
+    }
+
     /// What the pools are like now.
     pub(crate) fn reports(&self, config: &Config) -> Vec<model::Pool> {
-        let report = |open: &Open| {
-            let info = open.pool.info();
+        let report = |disk: &Disk| {
+            let info = disk.info();
+            let open = disk.pool.borrow().is_some() && !info.failed;
             model::Pool {
-                name: open.config.name.clone(),
-                uuid: info.label.pool,
+                name: disk.config.name.clone(),
+                uuid: disk.uuid,
                 node: config.node.clone(),
-                uri: open.config.uri.clone(),
-                state: PoolState::Online,
+                uri: disk.config.uri.clone(),
+                state: if open { PoolState::Online } else { PoolState::Failed },
                 capacity_bytes: info.capacity_bytes,
                 used_bytes: info.used_bytes,
                 free_bytes: info.free_bytes,
                 incarnation: info.label.incarnation,
                 boot_id: info.label.boot_id,
-                message: None,
+                message: disk.message.borrow().clone(),
             }
         };
-        self.pools.iter().map(report).collect()
+        self.disks.iter().map(report).collect()
     }
 
     /// Ends all sessions and closes the pools in order.
@@ -144,9 +210,13 @@ impl Pools {
         for (_, _, port) in self.ports() {
             port.shut().await;
         }
-        for open in &self.pools {
-            if let Err(error) = open.pool.close().await {
-                tracing::warn!(uri = open.config.uri, %error, "pool was not closed in order; it will recover");
+        self.ports.0.borrow_mut().clear();
+        for disk in &self.disks {
+            let pool = disk.pool.take();
+            if let Some(pool) = pool
+                && let Err(error) = pool.close().await
+            {
+                tracing::warn!(uri = disk.config.uri, %error, "pool was not closed in order; it will recover");
             }
         }
     }

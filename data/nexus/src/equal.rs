@@ -47,8 +47,10 @@ impl State {
             if let Some(status) = self.stopped() {
                 return Err(status);
             }
-            if let Err(status) = self.equalize_in_turn(extent).await {
-                tracing::debug!(volume = %self.volume, extent, %status, "extent is still owed");
+            let tried = self.equalize_in_turn(extent).await;
+            if self.is_owed_in_sync(extent) {
+                // The source or a member that is owed it is away: until it is back, or stale in the store.
+                tracing::debug!(volume = %self.volume, extent, ?tried, "extent is still owed");
                 rt::race(self.changed.wait(), rt::sleep(self.config.reconnect_pause)).await;
             }
         }
@@ -159,7 +161,7 @@ impl State {
         match &answer {
             Ok(_) => member.answered(asked),
             Err(Status::Fenced) => self.stop(Status::Fenced),
-            Err(Status::Gone | Status::TimedOut | Status::Aborted) => {}
+            Err(Status::Gone | Status::TimedOut | Status::Aborted | Status::NoSpace) => {}
             Err(status) if !self.in_sync(member) || self.others_in_sync_up(member) => {
                 member.condemn(leg, *status);
             }
@@ -172,12 +174,11 @@ impl State {
 
     /// After opening: makes equal what the members in sync are owed.
     pub(crate) async fn resync(self: Rc<Self>) {
-        let debt =
-            || {
-                self.members()
-                    .into_iter()
-                    .find_map(|m| if self.in_sync(&m) { m.owed.borrow().next(0) } else { None })
-            };
+        let debt = || {
+            self.members()
+                .into_iter()
+                .find_map(|m| if self.in_sync(&m) { m.owed.borrow().next(0) } else { None })
+        };
         while let Some(extent) = debt() {
             let turn = self.arrive_at_extent(extent);
             turn.granted().await;
@@ -305,7 +306,8 @@ impl State {
         let from = Cell::new(0);
         let failed = Cell::new(false);
         join_all((0..LANES).map(|_| self.rebuild_lane(&member, &leg, &from, &failed))).await;
-        if failed.get() || !member.has(&leg) || self.stopped().is_some() {
+        let owed = member.owed.borrow().count();
+        if failed.get() || owed > 0 || !member.has(&leg) || self.stopped().is_some() {
             // The leg goes; the member is retired and rejoins, going on where its progress was noted.
             member.condemn(&leg, Status::Aborted);
             return;
@@ -355,7 +357,9 @@ impl State {
             }
             let settled = self.equalize_in_turn(extent).await;
             drop(turn);
-            if settled.is_err() && member.owed.borrow().contains(extent) {
+            // Without space for this extent others may still be made equal, and give space back: it stays owed.
+            let full = settled == Err(Status::NoSpace);
+            if !full && settled.is_err() && member.owed.borrow().contains(extent) {
                 failed.set(true);
                 return;
             }
