@@ -87,15 +87,14 @@ impl Metrics {
             let count = view.nodes.values().filter(|node| node.value.state == each).count();
             self.nodes.get_or_create(&state(&each)).set(gauge(count));
         }
-        let nodes: Vec<_> = view.nodes.values().map(|node| node.value.clone()).collect();
-        let pools: Vec<_> = view.pools.values().map(|pool| pool.value.clone()).collect();
+        let around = view.surroundings();
         let states: Vec<VolumeState> = view
             .volumes
             .values()
             .map(|volume| {
                 let record = view.record(volume.value.uuid).map(|record| &record.value);
                 let status = view.status(volume.value.uuid).map(|status| &status.value);
-                model::explain(&volume.value, record, status, &nodes, &pools).state
+                model::explain(&volume.value, record, status, &around).state
             })
             .collect();
         for each in VolumeState::ALL {
@@ -104,7 +103,7 @@ impl Metrics {
         }
         self.pool_capacity.clear();
         self.pool_used.clear();
-        for pool in &pools {
+        for pool in view.pools.values().map(|pool| &pool.value) {
             let labels = PoolLabels { node: pool.node.clone(), pool: pool.name.clone() };
             self.pool_capacity.get_or_create(&labels).set(gauge(pool.capacity_bytes));
             self.pool_used.get_or_create(&labels).set(gauge(pool.used_bytes));

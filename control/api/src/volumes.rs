@@ -5,7 +5,7 @@
 
 use crate::{
     App, Problem,
-    nodes::{find, values},
+    nodes::find,
     requests::{Body, IfMatch, Wait, etag_header},
     wait::{complete, until},
 };
@@ -16,9 +16,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use manager::{Promised, View, check_growth, place};
-use model::{
-    Attach, MemberState, Node, Object, Stored, Volume, VolumeIntent, VolumeSpec, VolumeState, VolumeView,
-};
+use model::{Attach, MemberState, Object, Stored, Volume, VolumeIntent, VolumeSpec, VolumeState, VolumeView};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use store::ErrorKind;
@@ -69,12 +67,11 @@ pub struct ResizeVolume {
 #[utoipa::path(get, path = "/api/v1/volumes", tag = "volumes", responses((status = 200, body = VolumeList)))]
 pub(crate) async fn list_volumes(State(app): State<App>) -> Result<Json<VolumeList>, Problem> {
     let view = View::load(&app.client).await?;
-    let nodes: Vec<Node> = values(view.nodes.values().cloned().collect());
-    let pools = values(view.pools.values().cloned().collect());
+    let around = view.surroundings();
     let show = |volume: &Stored<Volume>| {
         let record = view.record(volume.value.uuid).map(|record| &record.value);
         let status = view.status(volume.value.uuid).map(|status| &status.value);
-        model::view(&volume.value, volume.revision, record, status, &nodes, &pools)
+        model::view(&volume.value, volume.revision, record, status, &around)
     };
     Ok(Json(VolumeList { items: view.volumes.values().map(show).collect() }))
 }

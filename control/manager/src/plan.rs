@@ -57,7 +57,10 @@ pub enum Action {
     DeleteVolume(Stored<Volume>),
 }
 
-/// What to write next.
+/// How many writes one pass plans: they take time, and the view is fresher for those after that.
+pub(crate) const ACTIONS_MAX: usize = 128;
+
+/// What to write next, at most a batch of it.
 pub fn plan(
     view: &View,
     observed: &Observed,
@@ -78,7 +81,8 @@ pub fn plan(
         destroyed: destroyed_in(view),
         new_uuid,
     };
-    actions.extend(view.volumes.values().filter_map(|volume| planning.step(volume)));
+    let steps = view.volumes.values().filter_map(|volume| planning.step(volume));
+    actions.extend(steps.take(ACTIONS_MAX));
     actions
 }
 

@@ -3,7 +3,7 @@
 //! What a pass gets wrong because its view is a moment old is refused by the store, for every write names the revision
 //! that was seen; the next pass sees why.
 
-use crate::{Action, Config, Objects, Observed, View, plan, view::apply};
+use crate::{Action, Config, Objects, Observed, View, plan, plan::ACTIONS_MAX, view::apply};
 use model::{ClusterInfo, Object, Stored, Volume, VolumeRecord, VolumeStatus};
 use std::time::Duration;
 use store::{Client, ErrorKind, Result, Watch};
@@ -18,8 +18,6 @@ use uuid::Uuid;
 const GATHER: Duration = Duration::from_millis(10);
 /// The longest between two passes, for time alone can end a lease; less where the lease is short.
 const PASS_INTERVAL_MAX: Duration = Duration::from_millis(500);
-/// How many writes one pass performs; the view is fresher for those after that.
-const ACTIONS_MAX: usize = 128;
 
 /// The loop that runs.
 #[derive(Debug)]
@@ -123,9 +121,8 @@ async fn closed(closing: &mut watch::Receiver<bool>) {
 /// Plans and performs; whether something was left for the next pass.
 async fn pass(client: &Client, config: &Config, view: &View, observed: &mut Observed, now: Duration) -> bool {
     observed.observe(view, now, config.lease);
-    let mut actions = plan(view, observed, config, &mut Uuid::new_v4);
-    let more = actions.len() > ACTIONS_MAX;
-    actions.truncate(ACTIONS_MAX);
+    let actions = plan(view, observed, config, &mut Uuid::new_v4);
+    let more = actions.len() >= ACTIONS_MAX;
     for action in actions {
         if let Err(error) = perform(client, &action).await {
             match error.kind() {

@@ -1,6 +1,8 @@
 //! Everything that the manager knows: a copy of what the store holds, with revisions.
 
-use model::{Node, NodeReplicas, NodeState, Object, Pool, Stored, Volume, VolumeRecord, VolumeStatus};
+use model::{
+    Node, NodeReplicas, NodeState, Object, Pool, Stored, Surroundings, Volume, VolumeRecord, VolumeStatus,
+};
 use std::collections::BTreeMap;
 use store::{Change, Client, Result};
 use uuid::Uuid;
@@ -41,6 +43,12 @@ impl View {
     /// Whether the node's engine is there, as far as the store knows.
     pub fn is_ready(&self, node: &str) -> bool {
         self.nodes.get(node).is_some_and(|node| node.value.state == NodeState::Ready)
+    }
+
+    /// What `model::explain` and `model::view` look up.
+    pub fn surroundings(&self) -> Surroundings<'_> {
+        let nodes = self.nodes.values().map(|node| &node.value);
+        Surroundings::new(nodes, self.pools.values().map(|pool| &pool.value))
     }
 
     /// The pool, if its engine has ever reported it.

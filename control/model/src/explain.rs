@@ -7,7 +7,10 @@ use crate::{
     VolumeIntent, VolumeRecord, VolumeSpec, VolumeStatus,
 };
 use serde::{Deserialize, Serialize};
-use std::fmt;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -74,15 +77,32 @@ pub struct Explanation {
     pub message: Option<String>,
 }
 
+/// What a volume depends on, ready to be looked up: made once for many volumes.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings<'a> {
+    ready: BTreeSet<&'a str>,
+    pools: BTreeMap<Uuid, &'a Pool>,
+}
+
+impl<'a> Surroundings<'a> {
+    /// Of all nodes and pools that there are.
+    pub fn new(nodes: impl IntoIterator<Item = &'a Node>, pools: impl IntoIterator<Item = &'a Pool>) -> Self {
+        let ready = nodes.into_iter().filter(|node| node.state == NodeState::Ready);
+        Self {
+            ready: ready.map(|node| node.name.as_str()).collect(),
+            pools: pools.into_iter().map(|pool| (pool.uuid, pool)).collect(),
+        }
+    }
+}
+
 /// Says in which state the volume is and, unless all is well, why.
 pub fn explain(
     volume: &Volume,
     record: Option<&VolumeRecord>,
     status: Option<&VolumeStatus>,
-    nodes: &[Node],
-    pools: &[Pool],
+    around: &Surroundings<'_>,
 ) -> Explanation {
-    let facts = Facts { volume, record, status: current(record, status), nodes, pools };
+    let facts = Facts { volume, record, status: current(record, status), around };
     let (state, message) = facts
         .deleting()
         .or_else(|| facts.pending())
@@ -102,8 +122,7 @@ struct Facts<'a> {
     volume: &'a Volume,
     record: Option<&'a VolumeRecord>,
     status: Option<&'a VolumeStatus>,
-    nodes: &'a [Node],
-    pools: &'a [Pool],
+    around: &'a Surroundings<'a>,
 }
 
 type Answer = (VolumeState, Option<String>);
@@ -151,10 +170,12 @@ impl Facts<'_> {
         let stalled = status.filter(|status| status.state == NexusState::Stalled);
         match &self.volume.intent.attach {
             None => {
-                let device = status.and_then(|status| status.device.as_ref().map(|_| status))?;
-                let why = device.message.clone().unwrap_or_else(|| {
-                    format!("node {} is closing the device{}", device.node, self.node_trouble(&device.node))
-                });
+                let device =
+                    status.filter(|status| status.device.is_some() && self.is_ready(&status.node))?;
+                let why = device
+                    .message
+                    .clone()
+                    .unwrap_or_else(|| format!("node {} is closing the device", device.node));
                 Some((VolumeState::Detaching, Some(why)))
             }
             Some(_) if stalled.is_some() => {
@@ -284,7 +305,7 @@ impl Facts<'_> {
         if !self.is_ready(node) {
             return Some(format!("node {node} is NotReady"));
         }
-        match self.pools.iter().find(|known| known.uuid == pool) {
+        match self.around.pools.get(&pool) {
             None => Some(format!("pool {pool} of node {node} is not there")),
             Some(known) if known.state == PoolState::Failed => {
                 let why = known.message.as_deref().unwrap_or("no reason given");
@@ -303,7 +324,7 @@ impl Facts<'_> {
     }
 
     fn is_ready(&self, name: &str) -> bool {
-        self.nodes.iter().any(|node| node.name == name && node.state == NodeState::Ready)
+        self.around.ready.contains(name)
     }
 }
 
@@ -383,15 +404,13 @@ pub fn view(
     revision: u64,
     record: Option<&VolumeRecord>,
     status: Option<&VolumeStatus>,
-    nodes: &[Node],
-    pools: &[Pool],
+    around: &Surroundings<'_>,
 ) -> VolumeView {
-    let Explanation { state, message } = explain(volume, record, status, nodes, pools);
+    let Explanation { state, message } = explain(volume, record, status, around);
     // What a dead or fenced nexus said last is not what is.
     let live = current(record, status).filter(|status| {
         let dead = matches!(status.state, NexusState::Closed | NexusState::Failed);
-        let ready = nodes.iter().any(|node| node.name == status.node && node.state == NodeState::Ready);
-        !dead && ready
+        !dead && around.ready.contains(status.node.as_str())
     });
     let members = record.map_or(&[][..], |record| &record.members).iter().map(|member| {
         let seen = live.and_then(|status| status.members.iter().find(|seen| seen.replica == member.replica));

@@ -23,7 +23,9 @@ mod object;
 mod record;
 mod volume;
 
-pub use explain::{Explanation, MemberView, VolumeState, VolumeView, VolumeViewStatus, explain, view};
+pub use explain::{
+    Explanation, MemberView, Surroundings, VolumeState, VolumeView, VolumeViewStatus, explain, view,
+};
 pub use invalid::{Invalid, SizeText};
 pub use node::{ClusterInfo, Node, NodeReplicas, NodeState, Pool, PoolState, ReplicaReport, ReplicaState};
 pub use object::{Kind, Object, Stored, UnknownKind};

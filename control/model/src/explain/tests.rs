@@ -111,8 +111,12 @@ fn attached() -> Scene {
 fn check(what: &str, change: impl FnOnce(&mut Scene), state: VolumeState, says: Option<&str>) {
     let mut scene = attached();
     change(&mut scene);
-    let got =
-        explain(&scene.volume, scene.record.as_ref(), scene.status.as_ref(), &scene.nodes, &scene.pools);
+    let got = explain(
+        &scene.volume,
+        scene.record.as_ref(),
+        scene.status.as_ref(),
+        &Surroundings::new(&scene.nodes, &scene.pools),
+    );
     assert_eq!(got.state, state, "{what}: {got:?}");
     match (says, &got.message) {
         (None, None) => {}
@@ -275,7 +279,13 @@ fn what_it_does_has_one_answer() {
 fn a_dead_nexus_shows_no_device() {
     let mut scene = attached();
     let show = |scene: &Scene| {
-        view(&scene.volume, 9, scene.record.as_ref(), scene.status.as_ref(), &scene.nodes, &scene.pools)
+        view(
+            &scene.volume,
+            9,
+            scene.record.as_ref(),
+            scene.status.as_ref(),
+            &Surroundings::new(&scene.nodes, &scene.pools),
+        )
     };
     assert_eq!(show(&scene).status.device.as_deref(), Some("/dev/loop7"));
     scene.nodes[0].state = NodeState::NotReady;
@@ -288,8 +298,13 @@ fn a_dead_nexus_shows_no_device() {
 #[test]
 fn the_json_is_what_the_issue_fixes() {
     let scene = attached();
-    let shown =
-        view(&scene.volume, 9, scene.record.as_ref(), scene.status.as_ref(), &scene.nodes, &scene.pools);
+    let shown = view(
+        &scene.volume,
+        9,
+        scene.record.as_ref(),
+        scene.status.as_ref(),
+        &Surroundings::new(&scene.nodes, &scene.pools),
+    );
     let json = serde_json::to_value(shown).unwrap();
     assert_eq!(json["spec"]["sizeBytes"], 1 << 30);
     assert_eq!(json["status"]["state"], "Attached");

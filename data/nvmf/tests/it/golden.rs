@@ -13,7 +13,7 @@ use std::path::Path;
 use uuid::Uuid;
 use zerocopy::{FromBytes, IntoBytes};
 
-const SUBNQN: &str = "nqn.2026-01.io.orlop:golden";
+pub(crate) const SUBNQN: &str = "nqn.2026-01.io.orlop:golden";
 const HOSTNQN: &str = "nqn.2014-08.org.nvmexpress:uuid:11111111-2222-3333-4444-555555555555";
 const HOSTID: Uuid = Uuid::from_u128(0x1111_1111_2222_3333_4444_5555_5555_5555);
 const NAMESPACE: Uuid = Uuid::from_u128(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff);
@@ -88,16 +88,16 @@ fn encode(frame: &Frame, digests: Digests) -> Vec<u8> {
 }
 
 /// A command of the kernel's initiator with everything that the kernel's target answered.
-struct Exchange {
-    sqe: Sqe,
-    sent: Vec<u8>,
-    received: Vec<u8>,
-    cqe: Cqe,
+pub(crate) struct Exchange {
+    pub(crate) sqe: Sqe,
+    pub(crate) sent: Vec<u8>,
+    pub(crate) received: Vec<u8>,
+    pub(crate) cqe: Cqe,
     r2ts: usize,
 }
 
 /// The commands of one connection, in order of their answers.
-fn exchanges(name: &str) -> Vec<Exchange> {
+pub(crate) fn exchanges(name: &str) -> Vec<Exchange> {
     let mut commands: Vec<(Sqe, Vec<u8>)> = Vec::new();
     for recorded in stream(name, Role::Controller) {
         match recorded.pdu {

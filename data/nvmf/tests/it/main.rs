@@ -6,6 +6,7 @@ mod hostile_target;
 mod life;
 mod loopback;
 mod raw;
+mod replay;
 mod support;
 mod talk;
 mod wire;

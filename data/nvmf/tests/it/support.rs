@@ -66,7 +66,7 @@ impl Subsystems for Exports {
     type Session = VolumeSession;
 
     async fn open(&self, connect: &ConnectRequest) -> Result<Rc<VolumeSession>, ConnectError> {
-        if connect.subnqn != SUBNQN && connect.subnqn != OTHER_NQN {
+        if ![SUBNQN, OTHER_NQN, crate::golden::SUBNQN].contains(&&connect.subnqn[..]) {
             return Err(ConnectError::UnknownSubsystem);
         }
         if connect.hostnqn.ends_with("stranger") {
@@ -174,6 +174,8 @@ pub(crate) struct Bench {
     pub(crate) target: NodeId,
     pub(crate) exported: Rc<Exported>,
     pub(crate) address: SocketAddr,
+    /// The target itself, while it runs.
+    pub(crate) serving: Rc<RefCell<Option<Rc<Target<Exports>>>>>,
 }
 
 impl Bench {
@@ -187,7 +189,8 @@ impl Bench {
         let node = world.add_node("target");
         let address = SocketAddr::new(world.address(node), PORT);
         let exported = Exported::new();
-        let bench = Rc::new(Self { world: world.clone(), target: node, exported, address });
+        let bench =
+            Rc::new(Self { world: world.clone(), target: node, exported, address, serving: Rc::default() });
         bench.serve(change);
         world.set_time_limit(Duration::from_secs(600));
         world.run(test(bench));
@@ -196,11 +199,14 @@ impl Bench {
     /// Starts a target; also again after a crash.
     pub(crate) fn serve(&self, change: impl FnOnce(&mut TargetConfig) + 'static) {
         let exports = Rc::new(Exports(Rc::clone(&self.exported)));
+        let serving = Rc::clone(&self.serving);
         let mut config = TargetConfig::new(self.address);
         change(&mut config);
         self.world
             .spawn_on(self.target, async move {
-                Target::bind(config, exports).await.expect("the port is free").serve().await;
+                let target = Rc::new(Target::bind(config, exports).await.expect("the port is free"));
+                serving.replace(Some(Rc::clone(&target)));
+                target.serve().await;
             })
             .detach();
     }
