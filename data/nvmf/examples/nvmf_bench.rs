@@ -1,7 +1,7 @@
 //! Measures target and initiator against each other over loopback: `nvmf_bench [SECONDS] [DEPTH...]`.
 //!
-//! The target serves a memory device on one thread, the initiator reads and writes 4 KiB blocks of it on another. Prints
-//! a table: commands per second, and the core time that each side spends on one command.
+//! The target serves a memory device on one thread, the initiator reads and writes 4 KiB and 128 KiB of it on another.
+//! Prints a table: commands per second, and the core time that each side spends on one command.
 
 use device::{BlockCount, Device, Geometry, Lba, Mem};
 use nvmf::{
@@ -80,7 +80,7 @@ enum Load {
 }
 
 /// Runs `depth` commands at a time for `seconds`; returns their number.
-async fn run_load(association: &Association, load: Load, depth: u64, seconds: u64) -> u64 {
+async fn run_load(association: &Association, load: Load, bytes: usize, depth: u64, seconds: u64) -> u64 {
     let end = rt::now() + Duration::from_secs(seconds);
     let workers: Vec<_> = (0..depth)
         .map(|worker| {
@@ -88,16 +88,17 @@ async fn run_load(association: &Association, load: Load, depth: u64, seconds: u6
             rt::spawn(async move {
                 let mut random = worker.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
                 let mut count = 0;
-                let mut buf = DmaBuf::zeroed(4096);
+                let blocks = bytes as u64 / 4096;
+                let mut buf = DmaBuf::zeroed(bytes);
                 while count % 64 != 0 || rt::now() < end {
                     random ^= random << 13;
                     random ^= random >> 7;
                     random ^= random << 17;
-                    let lba = Lba(random % GEOMETRY.blocks.0);
+                    let lba = Lba(random % (GEOMETRY.blocks.0 / blocks) * blocks);
                     match load {
                         Load::Read => buf = namespace.read(lba, buf).await.expect("read"),
                         Load::Write => {
-                            let data = DmaBuf::new(4096).freeze();
+                            let data = DmaBuf::new(bytes).freeze();
                             namespace.write(lba, data, Durability::Cached).await.expect("write");
                         }
                     }
@@ -137,13 +138,18 @@ fn main() {
             namespace.write(Lba(at), data, Durability::Cached).await.expect("write");
         }
         println!(
-            "{:<12} {:>5} {:>12} {:>18} {:>18}",
-            "4 KiB", "depth", "commands/s", "target us/command", "host us/command"
+            "{:<14} {:>5} {:>12} {:>18} {:>18}",
+            "", "depth", "commands/s", "target us/command", "host us/command"
         );
-        for (name, load) in [("read", Load::Read), ("write", Load::Write)] {
+        for (name, load, bytes) in [
+            ("read 4 KiB", Load::Read, 4096),
+            ("write 4 KiB", Load::Write, 4096),
+            ("read 128 KiB", Load::Read, 128 << 10),
+            ("write 128 KiB", Load::Write, 128 << 10),
+        ] {
             for &depth in &depths {
                 let (target_before, host_before, began) = (target_time().await, core_time(), rt::now());
-                let count = run_load(&association, load, depth, seconds).await;
+                let count = run_load(&association, load, bytes, depth, seconds).await;
                 let wall = began.elapsed().as_secs_f64();
                 let (target, host) = (target_time().await, core_time());
                 #[expect(clippy::cast_precision_loss, reason = "a count of commands, for people")]
@@ -152,7 +158,7 @@ fn main() {
                     (time.as_secs_f64() - before.as_secs_f64()) * 1e6 / count
                 };
                 println!(
-                    "{name:<12} {depth:>5} {:>12.0} {:>18.2} {:>18.2}",
+                    "{name:<14} {depth:>5} {:>12.0} {:>18.2} {:>18.2}",
                     count / wall,
                     each(target, target_before),
                     each(host, host_before)

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Each connection is one queue and has two tasks: one receives and starts commands, one sends what the
-//! [`crate::outbox`] has gathered. Each I/O command is a task of its own.
+//! outbox has gathered. Each I/O command is a task of its own.
 //!
 //! # Invariants
 //! 1. A connection that has not connected a queue within the configured time is closed.

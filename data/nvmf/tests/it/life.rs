@@ -295,3 +295,32 @@ fn a_reconnecting_device_outlives_its_target() {
         );
     }
 }
+
+#[test]
+fn two_runs_of_one_seed_are_the_same() {
+    let run = |seed| {
+        let hash = Rc::new(Cell::new(0));
+        let seen = Rc::clone(&hash);
+        Bench::run(
+            seed,
+            |_| {},
+            async move |bench| {
+                for round in 1..4 {
+                    let association = bench.connect(|options| options.queues = 3).await;
+                    let writes: Vec<_> = (0..20).map(|i| write(&association, i * 20, round)).collect();
+                    rt::sleep(Duration::from_micros(rt::random_u64() % 3000)).await;
+                    bench.world.reset_connections(bench.world.client(), bench.target);
+                    for write in writes {
+                        assert!(matches!(write.await, Ok(()) | Err(Status::Gone)));
+                    }
+                }
+                seen.set(bench.world.trace_hash());
+            },
+        );
+        hash.get()
+    };
+    for seed in 0..5 {
+        assert_eq!(run(seed), run(seed), "seed {seed}");
+    }
+    assert_ne!(run(1), run(2));
+}
