@@ -57,16 +57,16 @@ impl Allocator {
     /// Claims a piece (stored form) that a map owns, after all pages have been claimed.
     pub(crate) fn claim(&mut self, piece: u32) -> Result<(), &'static str> {
         let (extent, bit) = ((piece - 1) / PIECES_PER_EXTENT, 1 << ((piece - 1) % PIECES_PER_EXTENT));
-        match self.used.get(index(extent.into())) {
-            None => Err("it lies beyond the pool"),
-            Some(_) if self.metadata.contains_key(&extent) => Err("metadata lies there"),
-            Some(used) if used & bit != 0 => Err("something else owns it too"),
-            Some(_) => {
-                self.used[index(extent.into())] |= bit;
-                self.free_pieces -= 1;
-                Ok(())
-            }
+        let Some(used) = self.used.get_mut(index(extent.into())) else {
+            return Err("it lies beyond the pool");
+        };
+        if *used & bit != 0 {
+            let metadata = self.metadata.contains_key(&extent);
+            return Err(if metadata { "metadata lies there" } else { "something else owns it too" });
         }
+        *used |= bit;
+        self.free_pieces -= 1;
+        Ok(())
     }
 
     /// Ends a series of [`Self::claim`]s: sorts the extents by what is left of them, in one pass.

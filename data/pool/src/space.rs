@@ -8,10 +8,12 @@
 use crate::alloc::Allocator;
 use std::collections::{BTreeSet, VecDeque};
 
+/// Neighbouring pieces that were freed together.
 struct Freed {
     record: u64,
     token: u64,
-    piece: u32,
+    first: u32,
+    count: u32,
 }
 
 /// Free space and what waits to become it.
@@ -28,8 +30,13 @@ impl Space {
 
     /// `piece` was freed by `record`; I/O up to `token` may still be on its way there.
     pub(crate) fn free_later(&mut self, piece: u32, record: u64, token: u64) {
-        if !self.abandoned.contains(&piece) {
-            self.limbo.push_back(Freed { record, token, piece });
+        match self.limbo.back_mut() {
+            Some(last)
+                if last.record == record && last.token == token && last.first + last.count == piece =>
+            {
+                last.count += 1;
+            }
+            _ => self.limbo.push_back(Freed { record, token, first: piece, count: 1 }),
         }
     }
 
@@ -38,8 +45,10 @@ impl Space {
         let ready = |freed: &Freed| freed.record < durable && freed.token <= open_io;
         while self.limbo.front().is_some_and(ready) {
             let freed = self.limbo.pop_front().expect("there is a first");
-            if !self.abandoned.contains(&freed.piece) {
-                self.alloc.release(freed.piece);
+            for piece in freed.first..freed.first + freed.count {
+                if !self.abandoned.contains(&piece) {
+                    self.alloc.release(piece);
+                }
             }
         }
     }

@@ -5,6 +5,7 @@ mod crash;
 mod faults;
 mod fuse;
 mod image;
+mod real;
 mod rules;
 
 use device::{BlockCount, Geometry, Mem};
