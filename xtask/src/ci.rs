@@ -7,6 +7,9 @@ use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// Seeds of the simulator in CI.
+const SIM_SEEDS: &str = "200";
+
 /// Arguments of `cargo xtask test`.
 #[derive(clap::Args)]
 pub(crate) struct TestArguments {
@@ -42,8 +45,23 @@ pub(crate) fn test(root: &Path, arguments: &TestArguments) -> Result<()> {
         };
         run(command, count)
     })?;
+    if arguments.package.is_none() {
+        let mut program = PathBuf::new();
+        stages.run("build", |count| {
+            program = release_build(root, count)?;
+            Ok(())
+        })?;
+        stages.run("sim", |count| simulate(&program, count))?;
+    }
     stages.print();
     Ok(())
+}
+
+/// Runs the simulator's seeds.
+fn simulate(program: &Path, count: &mut Count) -> Result<()> {
+    let mut command = Command::new(program);
+    command.args(["sim", "--seeds", SIM_SEEDS]);
+    run(command, count)
 }
 
 /// `cargo xtask ci`.
@@ -67,6 +85,7 @@ pub(crate) fn ci(root: &Path, arguments: &CiArguments) -> Result<()> {
         program = release_build(root, count)?;
         Ok(())
     })?;
+    stages.run("sim", |count| simulate(&program, count))?;
     if !arguments.without_e2e {
         stages.run("e2e", |count| journeys(root, &program, &[], count))?;
     }

@@ -13,6 +13,12 @@ pub(crate) async fn nodes(client: &Client) -> Outcome<Vec<Node>> {
     Ok(list.items)
 }
 
+/// All pools, by node and name.
+pub(crate) async fn pools(client: &Client) -> Outcome<Vec<Pool>> {
+    let list: api::PoolList = client.get("/api/v1/pools").await?;
+    Ok(list.items)
+}
+
 /// Runs `orlop node list`.
 pub(crate) async fn list_nodes(api: &Api, output: &Output) -> Outcome {
     let nodes = nodes(&Client::new(&api.api)?).await?;
@@ -27,9 +33,7 @@ pub(crate) async fn list_nodes(api: &Api, output: &Output) -> Outcome {
 
 /// Runs `orlop pool list`.
 pub(crate) async fn list_pools(api: &Api, output: &Output) -> Outcome {
-    let list: api::PoolList = Client::new(&api.api)?.get("/api/v1/pools").await?;
-    let mut pools = list.items;
-    pools.sort_by(|a, b| (&a.node, &a.name).cmp(&(&b.node, &b.name)));
+    let pools = pools(&Client::new(&api.api)?).await?;
     output::show(output.output, &pools, |pools| {
         let row = |pool: &Pool| {
             vec![

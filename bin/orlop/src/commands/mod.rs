@@ -2,5 +2,3 @@
 
 pub(crate) mod inventory;
 pub(crate) mod volume;
-
-pub(crate) use inventory::nodes;

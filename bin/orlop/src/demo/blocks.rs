@@ -76,8 +76,14 @@ pub(super) fn copy_tree(
     Ok(copied)
 }
 
-/// Starts writers of pieces.
-pub(super) fn start_load(uri: &str, prefix: &str, space: &Arc<Space>, ledger: &Arc<Ledger>) -> Load {
+/// Starts writers of pieces, each of which rests for `pause` after a piece: a long load must not fill the volume.
+pub(super) fn start_load(
+    uri: &str,
+    prefix: &str,
+    pause: Duration,
+    space: &Arc<Space>,
+    ledger: &Arc<Ledger>,
+) -> Load {
     let shared = Shared::new(prefix, ledger);
     let (uri, space, worker) = (uri.to_owned(), Arc::clone(space), Arc::clone(&shared));
     let thread = std::thread::spawn(move || {
@@ -89,6 +95,7 @@ pub(super) fn start_load(uri: &str, prefix: &str, space: &Arc<Space>, ledger: &A
                         Arc::clone(&worker),
                         Arc::clone(&space),
                         writer,
+                        pause,
                     ))
                 })
                 .collect();
@@ -109,6 +116,7 @@ async fn write_pieces(
     shared: Arc<Shared>,
     space: Arc<Space>,
     writer: usize,
+    pause: Duration,
 ) -> Result<(), Status> {
     let size = device.geometry().size().0;
     for number in 0.. {
@@ -127,8 +135,7 @@ async fn write_pieces(
         shared.end(began);
         written?;
         shared.ledger.acknowledge(at.to_string(), sum(&bytes), bytes.len() as u64);
-        // A small pause, so that the volume is not full before the story is over.
-        rt::sleep(Duration::from_millis(20)).await;
+        rt::sleep(pause).await;
     }
     Ok(())
 }

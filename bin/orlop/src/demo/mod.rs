@@ -247,10 +247,10 @@ async fn fill(stage: &mut Stage, device: String) -> Outcome {
 }
 
 /// Starts writers and waits until they are well under way.
-async fn start_load(stage: &mut Stage, prefix: &str) -> Outcome {
+async fn start_load(stage: &mut Stage, prefix: &str, pause: Duration) -> Outcome {
     let load = match stage.place.as_ref().expect("the volume is filled") {
         Place::Files(mounted) => files::start_load(mounted.path(), prefix, &stage.ledger),
-        Place::Blocks(uri, space) => blocks::start_load(uri, prefix, space, &stage.ledger),
+        Place::Blocks(uri, space) => blocks::start_load(uri, prefix, pause, space, &stage.ledger),
     };
     stage.load = Some(load);
     let (began, deadline) = (Instant::now(), Instant::now() + PATIENCE);
@@ -278,7 +278,7 @@ async fn lose_a_copy(stage: &mut Stage) -> Outcome {
     let owner = stage.view().await?.status.owner.unwrap_or_default();
     let nodes = stage.supervisor().cluster().nodes.clone();
     let victim = nodes.iter().find(|node| node.name != owner).expect("three nodes").name.clone();
-    start_load(stage, "first").await?;
+    start_load(stage, "first", Duration::from_millis(20)).await?;
     let killed = Instant::now();
     kill(stage, &victim).await?;
     let in_flight = stage.load.as_ref().map_or(0, Load::in_flight);
@@ -341,7 +341,7 @@ async fn lose_the_owner(stage: &mut Stage) -> Outcome<String> {
     let owner = stage.view().await?.status.owner.unwrap_or_default();
     let nodes = stage.supervisor().cluster().nodes.clone();
     let other = nodes.iter().find(|node| node.name != owner).expect("three nodes").name.clone();
-    start_load(stage, "second").await?;
+    start_load(stage, "second", Duration::ZERO).await?;
     let killed = Instant::now();
     let in_flight = stage.load.as_ref().map_or(0, Load::in_flight);
     kill(stage, &owner).await?;

@@ -8,6 +8,7 @@
 use super::folder::{Cluster, Folder, NodeEntry};
 use super::ports;
 use crate::client::Client;
+use crate::commands::inventory;
 use crate::failure::{Failure, OrFail, Outcome};
 use crate::process::Identity;
 use rustix::process::Signal;
@@ -232,13 +233,14 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Whether the process of this node, not an earlier one, has said that it is ready.
+    /// Whether the process of this node, not an earlier one, has said that it is ready and what its pools are.
     pub(crate) async fn is_ready(&self, name: &str) -> Outcome<bool> {
         let Some(process) = self.process(name) else { return Ok(false) };
-        let nodes = crate::commands::nodes(&self.client).await?;
-        Ok(nodes.iter().any(|node| {
+        let nodes = inventory::nodes(&self.client).await?;
+        let ready = nodes.iter().any(|node| {
             node.name == name && node.pid == process.pid && node.state == model::NodeState::Ready
-        }))
+        });
+        Ok(ready && inventory::pools(&self.client).await?.iter().any(|pool| pool.node == name))
     }
 
     fn fail_if_ended(&mut self) -> Outcome {
