@@ -63,7 +63,7 @@ impl TargetConfig {
             data_bytes_max: 1 << 20,
             queue_entries: 128,
             io_queues_max: 16,
-            connections_max: 512,
+            connections_max: 4096,
             handshake_limit: Duration::from_secs(10),
             controller_ids: 1..=0xFFEF,
             serial: "ORLOP".into(),

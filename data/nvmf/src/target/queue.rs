@@ -30,16 +30,11 @@ pub(super) struct Queue<S: Subsystems> {
     entries: u32,
     flow_control: bool,
     sqhd: Cell<u16>,
-    in_use: RefCell<Identifiers>,
+    /// The command identifiers in use: few enough to be searched.
+    in_use: RefCell<Vec<u16>>,
     transfers: RefCell<Slab<Transfer>>,
     /// Memory for the data of running commands, in pages.
     budget: Semaphore,
-}
-
-/// The command identifiers in use, one bit each.
-struct Identifiers {
-    bits: Box<[u64; 1024]>,
-    count: u32,
 }
 
 /// Data that an R2T has asked for.
@@ -93,7 +88,7 @@ impl<S: Subsystems> Queue<S> {
             entries: shape.entries,
             flow_control: shape.flow_control,
             sqhd: Cell::new(0),
-            in_use: RefCell::new(Identifiers { bits: Box::new([0; 1024]), count: 0 }),
+            in_use: RefCell::default(),
             transfers: RefCell::default(),
             budget: Semaphore::new(limits::CONNECTION_DATA_BYTES / PAGE_BYTES),
         })
@@ -109,14 +104,15 @@ impl<S: Subsystems> Queue<S> {
         let cid = sqe.cid.get();
         {
             let mut in_use = self.in_use.borrow_mut();
-            if in_use.count >= self.entries {
+            if in_use.len() >= self.entries as usize {
                 return Err(Violation::SEQUENCE); // More commands than the queue has entries.
             }
-            if !in_use.insert(cid) {
+            if in_use.contains(&cid) {
                 drop(in_use);
                 self.push_response(cid, StatusCode::COMMAND_ID_CONFLICT, 0);
                 return Ok(());
             }
+            in_use.push(cid);
         }
         self.association.saw_traffic();
         let data = match data {
@@ -146,7 +142,11 @@ impl<S: Subsystems> Queue<S> {
 
     /// Queues the answer to command `cid` and frees its slot.
     pub(super) fn complete(&self, cid: u16, outcome: Result<Reply, StatusCode>) {
-        self.in_use.borrow_mut().remove(cid); // 1
+        {
+            let mut in_use = self.in_use.borrow_mut();
+            let at = in_use.iter().position(|&other| other == cid).expect("a command is answered once"); // 1
+            in_use.swap_remove(at);
+        }
         match outcome {
             Ok(Reply { result, data: Some(data), permit }) if !data.is_empty() => {
                 let success = result == 0 && !self.flow_control;
@@ -284,21 +284,4 @@ impl<S: Subsystems> Queue<S> {
 pub(super) struct HostData {
     pub(super) bytes: DmaBytes,
     _permit: Option<Permit>,
-}
-
-impl Identifiers {
-    fn insert(&mut self, cid: u16) -> bool {
-        let (word, bit) = (usize::from(cid / 64), 1 << (cid % 64));
-        let free = self.bits[word] & bit == 0;
-        self.bits[word] |= bit;
-        self.count += u32::from(free);
-        free
-    }
-
-    fn remove(&mut self, cid: u16) {
-        let (word, bit) = (usize::from(cid / 64), 1 << (cid % 64));
-        assert!(self.bits[word] & bit != 0, "command {cid} is answered once"); // 1
-        self.bits[word] &= !bit;
-        self.count -= 1;
-    }
 }

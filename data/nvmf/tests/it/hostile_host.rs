@@ -644,3 +644,35 @@ fn noise_is_survived() {
         );
     }
 }
+
+#[test]
+fn a_host_that_does_not_read_its_answers_is_not_listened_to() {
+    Bench::run(
+        1,
+        |_| {},
+        async |bench| {
+            let good = bench.connect(|_| {}).await;
+            let (mut admin, _) = RawHost::admin(bench.address, PLAIN).await;
+            let mut get = fabrics::property_get(property::CSTS, false);
+            let chunk: Vec<u8> = (0..1000_u16)
+                .flat_map(|cid| {
+                    get.cid = cid.into();
+                    admin.sealer.command(&get, 0).to_vec()
+                })
+                .collect();
+            let sent = std::cell::Cell::new(0);
+            let sending = async {
+                while sent.get() < 200 {
+                    admin.send(&chunk).await;
+                    sent.set(sent.get() + 1);
+                }
+            };
+            assert!(
+                rt::timeout(Duration::from_secs(5), sending).await.is_err(),
+                "14 MB of commands were taken"
+            );
+            assert!(sent.get() > 10, "{}", sent.get());
+            still_serves(&bench, &good).await;
+        },
+    );
+}
