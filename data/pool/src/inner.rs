@@ -160,7 +160,10 @@ impl<D: Device + 'static> Inner<D> {
         // Every chunk may be dirty; those without a page keep the one they get.
         let pages = chunks + (chunks - self.placed.get().min(chunks));
         let layers = self.layers.borrow().len() as u64;
-        pages + Self::manifest_pages_max(layers, chunks) + SLOTS_MARGIN
+        // A whole manifest beside the present one, and what the next but one may need more than that gives back.
+        let manifest = Self::manifest_pages_max(layers, chunks);
+        let growth = manifest.saturating_sub(self.manifest.borrow().len() as u64);
+        pages + manifest + growth + SLOTS_MARGIN
     }
 
     fn manifest_pages_max(layers: u64, chunks: u64) -> u64 {
@@ -169,7 +172,7 @@ impl<D: Device + 'static> Inner<D> {
 
     /// Whether one more layer leaves room for its checkpoint.
     pub(crate) fn has_room_for_layer(&self) -> bool {
-        let more = LAYER_BYTES_MAX.div_ceil(MANIFEST_PAYLOAD_LEN as u64) * 2;
+        let more = LAYER_BYTES_MAX.div_ceil(MANIFEST_PAYLOAD_LEN as u64) * 3;
         self.space.borrow().alloc.metadata_slots() >= self.slots_needed(0) + more
     }
 
