@@ -197,11 +197,13 @@ impl Running {
 
     async fn report_unopened(&self, state: &State, message: &str) {
         let wish = self.wish.borrow().clone();
+        // Under the epoch of the record: a report of an older one is not looked at.
+        let Ok(known) = state.control.records().read(wish.uuid).await else { return };
         let status = VolumeStatus {
             volume: wish.uuid,
             node: state.config.node.clone(),
             nexus: Uuid::nil(),
-            epoch: 0,
+            epoch: known.record.epoch,
             state: NexusState::Opening,
             device: None,
             target: None,
