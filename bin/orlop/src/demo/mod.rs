@@ -186,6 +186,7 @@ async fn tell(stage: &mut Stage, plant_flip: bool) -> Outcome {
     fill(stage, device).await?;
     lose_a_copy(stage).await?;
     let owner = lose_the_owner(stage).await?;
+    go_on(stage).await?;
     bring_back(stage, &owner).await?;
     verify(stage, "again, after the rebuild").await?;
     let copies = end(stage).await?;
@@ -366,6 +367,18 @@ async fn lose_the_owner(stage: &mut Stage) -> Outcome<String> {
     reopen(stage, device).await?;
     verify(stage, "after the owner's death").await?;
     Ok(owner)
+}
+
+/// Writing goes on at the new owner, while the old one is away and misses it.
+async fn go_on(stage: &mut Stage) -> Outcome {
+    let began = Instant::now();
+    start_load(stage, "third", Duration::ZERO).await?;
+    if let Some(error) = stop_load(stage).await {
+        return Err(Failure::new(format!("a writer met an error at the new owner: {error}")));
+    }
+    let count = stage.ledger.count_since(began);
+    stage.steps.done(&format!("writing goes on there: {count} pieces acknowledged"));
+    Ok(())
 }
 
 /// Makes the volume usable on its new device.
