@@ -207,7 +207,7 @@ impl Booted {
         )))
     }
 
-    /// The same, where a lost guest is a failure; `limit` counts from its start.
+    /// The same, where a lost guest is a failure.
     pub(crate) fn verdict(self, limit: Duration) -> Result<Verdict> {
         match self.end(limit)? {
             Boot::Ended(verdict) => Ok(verdict),

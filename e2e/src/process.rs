@@ -150,13 +150,14 @@ impl Running {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Waits for its end; kills its process group when the time is over.
+    /// Waits for its end, at most `limit` from now; then kills its process group.
     pub(crate) fn wait(mut self, limit: Duration) -> Result<Outcome> {
+        let begun = Instant::now();
         let code = loop {
             if let Some(status) = self.child.try_wait()? {
                 break Some(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)));
             }
-            if self.started.elapsed() > limit {
+            if begun.elapsed() > limit {
                 self.kill_group();
                 self.child.wait()?;
                 break None;
