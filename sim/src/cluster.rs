@@ -229,7 +229,7 @@ impl Cluster {
             let engine = self.machines[index].engine.take();
             if let Some(engine) = engine {
                 let stopping = self.world.spawn_on(self.machines[index].id, async move {
-                    let _ = engine.stop().await;
+                    drop(engine.stop().await);
                 });
                 stopping.await;
             }

@@ -118,7 +118,7 @@ impl Block {
             .iter()
             .filter(|(_, write)| {
                 // Gone for certain: it ended before a safe write began.
-                !latest_safe_start.is_some_and(|safe_start| write.end.is_some_and(|end| end < safe_start))
+                latest_safe_start.is_none_or(|safe_start| write.end.is_none_or(|end| end >= safe_start))
             })
             .map(|(value, _)| if value & ZEROES == 0 { *value } else { 0 })
             .collect();
@@ -197,7 +197,9 @@ mod tests {
                 block.write_ends(value, end, false);
             }
         }
-        reads.iter().for_each(|&(value, start, end)| block.read(value, start, end));
+        for &(value, start, end) in reads {
+            block.read(value, start, end);
+        }
         block
     }
 

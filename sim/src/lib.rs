@@ -134,7 +134,7 @@ async fn tell(world: World, planted: Planted) -> (Totals, Option<String>) {
     let began = world.elapsed();
     let lasting = Duration::from_secs(10 + rt::random_u64() % 50);
     let enough = || {
-        let elapsed = world.elapsed() - began;
+        let elapsed = world.elapsed().saturating_sub(began);
         (workload.totals().completed >= COMPLETED_MIN && elapsed > lasting) || elapsed > FAULTS_MAX
     };
     faults::rage(&cluster, || enough() || workload.violation().is_some()).await;
@@ -165,7 +165,7 @@ async fn tell(world: World, planted: Planted) -> (Totals, Option<String>) {
 
 /// A small volume; in one seed of four one disk is too small for all of it.
 fn sizes() -> Sizes {
-    let full = rt::random_u64() % 4 == 0;
+    let full = rt::random_u64().is_multiple_of(4);
     let large = 128 << 20;
     let small = if full { 24 << 20 } else { large };
     Sizes { volume_bytes: 32 << 20, disk_bytes: [large, large, small] }

@@ -170,8 +170,8 @@ impl Records for NodeControl {
                     answer
                 }
                 Err(lost) => {
-                    if rt::random_u64() % 4 == 0 {
-                        let _ = self.store.replace_now(revision, record);
+                    if rt::random_u64().is_multiple_of(4) {
+                        let _lost = self.store.replace_now(revision, record);
                     }
                     Err(lost)
                 }

@@ -118,7 +118,8 @@ impl Workload {
             };
             let start =
                 self.0.hot[usize::try_from(rt::random_u64() % self.0.hot.len() as u64).expect("few blocks")];
-            let count = if rt::random_u64() % 3 == 0 { 1 + rt::random_u64() % BLOCKS_MAX } else { 1 };
+            let count =
+                if rt::random_u64().is_multiple_of(3) { 1 + rt::random_u64() % BLOCKS_MAX } else { 1 };
             self.perform(operation, start, BlockCount(count)).await;
             rt::sleep(Duration::from_micros(rt::random_u64() % self.0.pause_max_us)).await;
         }

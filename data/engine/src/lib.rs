@@ -156,7 +156,9 @@ impl Engine {
             return Err(in_use);
         }
         state.tasks.take();
-        let _ = state.control.report_node(state.node(NodeState::NotReady, 0)).await;
+        if let Err(error) = state.control.report_node(state.node(NodeState::NotReady, 0)).await {
+            tracing::info!(node = state.config.node, %error, "the store was not told of the end");
+        }
         state.pools.close().await;
         Ok(())
     }
@@ -172,7 +174,7 @@ impl State {
                     addresses.insert(node.name.clone(), address);
                 }
                 Err(_) => {
-                    tracing::warn!(node = node.name, address = node.address, "node has no usable address")
+                    tracing::warn!(node = node.name, address = node.address, "node has no usable address");
                 }
             }
         }

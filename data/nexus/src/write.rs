@@ -173,7 +173,7 @@ impl State {
                 // The association is over; what was asked may or may not have been done. It is asked again only
                 // after a reconnect, before which the member has ended everything of the old association (I3).
                 Err(Status::Gone | Status::TimedOut | Status::Aborted) => {
-                    self.wait_until_lost(member, &leg).await
+                    self.wait_until_lost(member, &leg).await;
                 }
                 Err(status) if self.others_in_sync_up(member) => {
                     // It has lost what was unflushed, or a write: it must be stale before this is acknowledged.

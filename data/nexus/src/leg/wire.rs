@@ -79,8 +79,8 @@ fn whole(low: u32, high: u32) -> u64 {
 }
 
 fn dwords(first: u64, second: u64, third: u64) -> [u32; 6] {
-    let ([a, b], [c, d], [e, f]) = (halves(first), halves(second), halves(third));
-    [a, b, c, d, e, f]
+    let pairs = [halves(first), halves(second), halves(third)];
+    std::array::from_fn(|index| pairs[index / 2][index % 2])
 }
 
 impl Request {
@@ -128,17 +128,17 @@ impl Request {
     /// # Errors
     /// `Invalid` for unknown opcodes and impossible lengths.
     pub(super) fn decode(command: &VendorCommand) -> Result<Self, Status> {
-        let [a, b, c, d, e, f] = command.cdw10_15;
-        let (first, second, third) = (whole(a, b), whole(c, d), whole(e, f));
-        let durability = if d & FUA == 0 { Durability::Cached } else { Durability::Durable };
+        let [low, high, count, flags, last @ ..] = command.cdw10_15;
+        let (first, second, third) = (whole(low, high), whole(count, flags), whole(last[0], last[1]));
+        let durability = if flags & FUA == 0 { Durability::Cached } else { Durability::Durable };
         let data = || command.data.clone().ok_or(Status::Invalid);
         let change = |change| Self::Change { counter: third, lba: Lba(first), change, durability };
         Ok(match command.opcode {
             BEAT => Self::Beat,
             ACCEPT_EPOCH => Self::AcceptEpoch { epoch: first, nexus: Uuid::from_u64_pair(second, third) },
             WRITE => change(Change::Write(data()?)),
-            ZEROES => change(Change::Zeroes(BlockCount(u64::from(c)))),
-            UNMAP => change(Change::Unmap(BlockCount(u64::from(c)))),
+            ZEROES => change(Change::Zeroes(BlockCount(u64::from(count)))),
+            UNMAP => change(Change::Unmap(BlockCount(u64::from(count)))),
             CHANGED_SINCE => {
                 let room = command.data_len.checked_sub(LIST_HEAD_LEN + ENTRY_LEN).ok_or(Status::Invalid)?;
                 let max_extents = (room / ENTRY_LEN + 1).min(ENTRIES_MAX);
@@ -334,10 +334,10 @@ mod tests {
         ) {
             let bytes = data.clone().unwrap_or_default();
             let data = data.map(|data| DmaBytes::copy_of(&data));
-            let _ = Request::decode(&VendorCommand { opcode, cdw10_15, data, data_len });
-            let _ = decode_hello(&bytes);
-            let _ = decode_changed(&bytes);
-            let _ = decode_hashes(&bytes);
+            drop(Request::decode(&VendorCommand { opcode, cdw10_15, data, data_len }));
+            let _hello = decode_hello(&bytes);
+            drop(decode_changed(&bytes));
+            drop(decode_hashes(&bytes));
         }
 
         #[test]
