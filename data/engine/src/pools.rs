@@ -153,7 +153,8 @@ impl Pools {
     }
 
     /// Opens pools again that have failed. Their ports go first; the lock on the disk says when nothing of the old
-    /// opening can write any more. The new opening has a new incarnation, so that nobody takes it for the old one (I5).
+    /// opening can write any more. The new opening has a new incarnation, so that nobody takes it for the old one, and
+    /// a boot id of its own: a disk that failed a flush has lost what was completed, as a power cut does (I5).
     pub(crate) async fn revive(&self, config: &Config) {
         for disk in &self.disks {
             let failed = disk.pool.borrow().as_ref().is_some_and(|pool| pool.info().failed);
@@ -166,7 +167,8 @@ impl Pools {
                 disk.pool.take();
             }
             if disk.pool.borrow().is_none() {
-                match open_or_format(config, &disk.config).await {
+                let config = Config { boot_id: rt::random_uuid(), ..config.clone() };
+                match open_or_format(&config, &disk.config).await {
                     Ok(pool) if pool.info().label.pool == disk.uuid => {
                         tracing::info!(node = config.node, uri = disk.config.uri, "pool is open again");
                         *disk.pool.borrow_mut() = Some(pool);
