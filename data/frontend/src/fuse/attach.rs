@@ -23,7 +23,7 @@ const OPENERS_WAIT: Duration = Duration::from_secs(2);
 const RELEASE_WAIT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(20);
 
-/// What [`attach`] is told.
+/// What [`attach()`] is told.
 #[derive(Clone, Debug)]
 pub struct AttachConfig {
     /// Folder of this engine; mounts are made in its subfolder `fuse`.

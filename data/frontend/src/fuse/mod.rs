@@ -6,7 +6,7 @@
 //!                                                         holder: a second process with the same descriptor
 //! ```
 //!
-//! [`attach`] makes both and serves; [`Attached::detach`] undoes it. When the serving process dies the [`holder`] keeps
+//! [`attach()`] makes both and serves; [`Attached::detach`] undoes it. When the serving process dies the [`holder`] keeps
 //! the descriptor: I/O waits until a restarted process attaches the same volume again, and the kernel then repeats
 //! what was unanswered. The argument why that is safe is in `docs/protocols/fuse.md`.
 //!

@@ -4,7 +4,7 @@
 //!   long or the keep-alive fails, all of it is dead and stays so.
 //! - [`Namespace`]: a device of an association.
 //! - [`Reconnecting`]: a device that outlives associations, for tools.
-//! - [`discover`]: what a target offers.
+//! - [`discover()`]: what a target offers.
 //!
 //! # Invariants
 //! 1. Every command ends exactly once: with its answer, or with `Gone` or `TimedOut` when its association dies.
