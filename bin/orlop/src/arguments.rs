@@ -344,6 +344,9 @@ pub(crate) struct NodeRun {
     /// Carried by its mounts and loop devices, so that a later run knows them.
     #[arg(long)]
     pub(crate) run_id: String,
+    /// Devices outlive this process, held by a second one until it is started again.
+    #[arg(long)]
+    pub(crate) hold_devices: bool,
     /// The folder of its state.
     #[arg(long)]
     pub(crate) data: PathBuf,

@@ -22,6 +22,14 @@ use failure::{OrFail, Outcome};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // The holder closes what it inherited: nothing may be open before it runs.
+    let mut raw = std::env::args_os().skip(1);
+    if raw.next().is_some_and(|first| first == node::HOLDER) {
+        return match frontend::fuse::holder::main(raw) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
     let outcome = match Arguments::try_parse() {
         Ok(arguments) => run(arguments.command),
         Err(error)

@@ -1,5 +1,6 @@
 //! What an engine is told at its start. Only `bin` (and the simulator) fill it in.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use uuid::Uuid;
@@ -41,6 +42,10 @@ pub struct Config {
 pub struct FuseConfig {
     /// Where sockets and mount points go.
     pub state_dir: PathBuf,
-    /// What every mount, loop device and process of this run carries.
+    /// What every mount, loop device and process of this run carries; the same after a restart.
     pub run_id: String,
+    /// The program and arguments that start the second holder of devices; without it they die with this process.
+    pub holder: Option<Vec<OsString>>,
+    /// The process that restarts this one, if there is one: without it nobody waits for a restart.
+    pub supervisor: Option<u32>,
 }

@@ -1,17 +1,49 @@
 //! A volume as a block device of this node, as the intent wishes.
 
-use crate::FuseConfig;
+use crate::{FuseConfig, State};
 use device::Device;
-use frontend::fuse::{AttachConfig, Attached, attach};
+use frontend::fuse::{AttachConfig, Attached, Holder, HolderConfig, attach, attached_loops};
 use model::Volume;
 use nexus::Nexus;
 use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// How long a device waits for this engine to be started again.
+const RESTART_LIMIT: Duration = Duration::from_secs(20);
+
+/// The second holder of this node's devices, where one is wished.
+pub(crate) fn holder(fuse: &FuseConfig) -> Option<Holder> {
+    let config = HolderConfig {
+        state_dir: fuse.state_dir.clone(),
+        command: fuse.holder.clone()?,
+        run_id: fuse.run_id.clone(),
+        limit: RESTART_LIMIT,
+        supervisor: fuse.supervisor,
+    };
+    Some(Holder::new(config))
+}
+
+/// The number of the attachment that an earlier engine gave, if its block device is still there: a path that reconnects
+/// keeps its number (I10). A device that turns out to be dead is made anew under it, which at worst makes the host attach
+/// once more.
+async fn earlier_attachment(fuse: &FuseConfig, volume: Uuid, number_file: &Path) -> Option<u64> {
+    let (run_id, path) = (fuse.run_id.clone(), number_file.to_owned());
+    rt::blocking(move || {
+        let left = attached_loops(&run_id).iter().any(|attached| attached.volume == volume);
+        left.then(|| std::fs::read_to_string(path).ok()?.trim().parse().ok()).flatten()
+    })
+    .await
+}
 
 /// The block device of one volume, if there is one.
 #[derive(Default)]
 pub(crate) struct DeviceNode {
     attached: RefCell<Option<Attached>>,
     size_bytes: Cell<u64>,
+    /// Where the number of the attachment is kept for the engine after this one.
+    number_file: RefCell<Option<PathBuf>>,
     /// Why it is not as wished, in one line.
     message: RefCell<Option<String>>,
 }
@@ -28,10 +60,17 @@ impl DeviceNode {
     }
 
     /// Makes the device, lets it grow, or removes it.
-    pub(crate) async fn follow(&self, config: &FuseConfig, nexus: &Nexus, volume: &Volume, wanted: bool) {
+    pub(crate) async fn follow(
+        &self,
+        state: &State,
+        fuse: &FuseConfig,
+        nexus: &Nexus,
+        volume: &Volume,
+        wanted: bool,
+    ) {
         let present = self.attached.borrow().is_some();
         let followed = match (present, wanted) {
-            (false, true) => self.attach(config, nexus, volume).await,
+            (false, true) => self.attach(state, fuse, nexus, volume).await,
             (true, true) => self.grow(nexus).await,
             (true, false) => self.detach().await,
             (false, false) => Ok(()),
@@ -39,21 +78,35 @@ impl DeviceNode {
         *self.message.borrow_mut() = followed.err();
     }
 
-    async fn attach(&self, config: &FuseConfig, nexus: &Nexus, volume: &Volume) -> Result<(), String> {
-        let attachment = nexus.attach().await.map_err(|status| status.to_string())?;
+    async fn attach(
+        &self,
+        state: &State,
+        fuse: &FuseConfig,
+        nexus: &Nexus,
+        volume: &Volume,
+    ) -> Result<(), String> {
+        let number_file = fuse.state_dir.join(format!("attachment-{}", volume.uuid));
+        let attachment = match earlier_attachment(fuse, volume.uuid, &number_file).await {
+            Some(number) => nexus.resume(number),
+            None => nexus.attach().await.map_err(|status| status.to_string())?,
+        };
+        let (path, text) = (number_file.clone(), attachment.number().to_string());
+        let noted = rt::blocking(move || std::fs::write(path, text)).await;
+        noted.map_err(|error| format!("cannot write {}: {error}", number_file.display()))?;
         let size_bytes = attachment.geometry().size().0;
         let attach_config = AttachConfig {
-            state_dir: config.state_dir.clone(),
+            state_dir: fuse.state_dir.clone(),
             volume_name: volume.name.clone(),
             volume_uuid: volume.uuid,
-            run_id: config.run_id.clone(),
+            run_id: fuse.run_id.clone(),
             block_size: volume.spec.block_size,
             read_only: false,
-            holder: None,
+            holder: state.holder.clone(),
         };
         let attached = attach(attach_config, attachment).await.map_err(|error| error.to_string())?;
         tracing::info!(volume = volume.name, device = %attached.device_path().display(), "volume is attached");
         self.size_bytes.set(size_bytes);
+        *self.number_file.borrow_mut() = Some(number_file);
         *self.attached.borrow_mut() = Some(attached);
         Ok(())
     }
@@ -82,7 +135,14 @@ impl DeviceNode {
     pub(crate) async fn detach(&self) -> Result<(), String> {
         let Some(attached) = self.attached.take() else { return Ok(()) };
         match attached.detach().await {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                let number_file = self.number_file.take();
+                if let Some(path) = number_file {
+                    // A number that stays is not used: there is no device left that could go on.
+                    let _removed = rt::blocking(move || std::fs::remove_file(path)).await;
+                }
+                Ok(())
+            }
             Err(error) => {
                 *self.attached.borrow_mut() = Some(attached);
                 Err(error.to_string())

@@ -32,6 +32,7 @@ use crate::pools::Pools;
 use crate::replicas::Replicas;
 use crate::target::Exports;
 use crate::volume::VolumeTask;
+use frontend::fuse::Holder;
 use model::{Node, NodeState};
 use rt::Task;
 use std::cell::RefCell;
@@ -92,6 +93,8 @@ pub(crate) struct State {
     replicas: Replicas,
     volumes: RefCell<BTreeMap<Uuid, VolumeTask>>,
     tasks: RefCell<Vec<Task<()>>>,
+    /// Keeps devices alive while this process is restarted.
+    pub(crate) holder: Option<Holder>,
     /// Where nodes listened when the store was last read.
     addresses: RefCell<BTreeMap<String, SocketAddr>>,
 }
@@ -105,7 +108,9 @@ impl Engine {
         let pools = Pools::open(&config).await?;
         let exports = Exports::default();
         let (address, target) = target::serve(config.listen, exports.clone(), &pools).await?;
+        let holder = config.fuse.as_ref().and_then(device_node::holder);
         let state = Rc::new(State {
+            holder,
             config,
             control,
             pools,

@@ -187,7 +187,7 @@ impl Running {
         }
         if let Some(fuse) = &state.config.fuse {
             let here = wish.intent.attach.as_ref().is_some_and(|attach| attach.node == state.config.node);
-            self.device.follow(fuse, nexus, &wish, here && self.wanted.get()).await;
+            self.device.follow(state, fuse, nexus, &wish, here && self.wanted.get()).await;
             if !self.wanted.get() && self.device.path().is_some() {
                 *self.refused.borrow_mut() = self.device.message();
                 self.changed.notify();

@@ -29,7 +29,7 @@ pub(crate) async fn run(arguments: &Dev) -> Outcome {
     let mut signals = Signals::new()?;
     let folder = Folder::open(&arguments.data)?;
     let cluster = cluster(&folder, arguments)?;
-    let mut supervisor = Supervisor::start(folder, cluster, arguments.listen).await?;
+    let mut supervisor = Supervisor::start(folder, cluster, arguments.listen, true).await?;
     output::line(&welcome(&supervisor))?;
     watch(&mut supervisor, &mut signals).await?;
     let killed = supervisor.stop().await;

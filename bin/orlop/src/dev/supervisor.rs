@@ -50,6 +50,8 @@ pub(crate) struct Supervisor {
     folder: Folder,
     cluster: Cluster,
     listen: SocketAddr,
+    /// Devices wait for a node to be started again; without it a killed node stands for a dead machine.
+    hold_devices: bool,
     client: Client,
     running: BTreeMap<String, Identity>,
     ended_sender: mpsc::UnboundedSender<Ended>,
@@ -58,7 +60,12 @@ pub(crate) struct Supervisor {
 
 impl Supervisor {
     /// Starts everything and waits until every node is ready.
-    pub(crate) async fn start(folder: Folder, mut cluster: Cluster, listen: SocketAddr) -> Outcome<Self> {
+    pub(crate) async fn start(
+        folder: Folder,
+        mut cluster: Cluster,
+        listen: SocketAddr,
+        hold_devices: bool,
+    ) -> Outcome<Self> {
         let program = std::env::current_exe().or_fail(|| "cannot find this program's own file".into())?;
         wait_for_earlier(&folder).await?;
         remove_leftovers(&cluster.run_id);
@@ -68,7 +75,8 @@ impl Supervisor {
         let client = Client::new(&format!("http://{listen}"))?;
         let (ended_sender, ended) = mpsc::unbounded_channel();
         let running = BTreeMap::new();
-        let mut this = Self { program, folder, cluster, listen, client, running, ended_sender, ended };
+        let mut this =
+            Self { program, folder, cluster, listen, hold_devices, client, running, ended_sender, ended };
         this.start_controller().await?;
         for node in this.cluster.nodes.clone() {
             this.start_node(&node)?;
@@ -172,7 +180,7 @@ impl Supervisor {
         let data = self.folder.of(&node.name)?;
         let disk = format!("file://{}/disk?size={}", data.display(), self.cluster.disk_size_bytes);
         let local = |port| OsString::from(SocketAddr::from((Ipv4Addr::LOCALHOST, port)).to_string());
-        let arguments = [
+        let mut arguments = vec![
             "node".into(),
             "run".into(),
             "--name".into(),
@@ -190,6 +198,7 @@ impl Supervisor {
             "--api".into(),
             self.client.base().into(),
         ];
+        arguments.extend(self.hold_devices.then(|| "--hold-devices".into()));
         self.spawn(&node.name, &arguments)
     }
 

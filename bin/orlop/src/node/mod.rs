@@ -17,6 +17,8 @@ use store::{Client, Remote};
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
+/// The first argument of the process that holds devices while a node is started again; see `main`.
+pub(crate) const HOLDER: &str = "fuse-holder";
 /// How often a controller that does not answer is asked again.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -89,11 +91,17 @@ fn config(arguments: &NodeRun, cluster: Uuid) -> Outcome<Config> {
         listen: arguments.listen,
         metrics_address: Some(arguments.metrics.to_string()),
         nexus: nexus::Config::default(),
-        fuse: rustix::process::geteuid().is_root().then(|| fuse(arguments)),
+        fuse: if rustix::process::geteuid().is_root() { Some(fuse(arguments)?) } else { None },
     })
 }
 
 /// Without root there are no mounts and no loop devices: volumes are then reached by the target only.
-fn fuse(arguments: &NodeRun) -> FuseConfig {
-    FuseConfig { state_dir: arguments.data.clone(), run_id: arguments.run_id.clone() }
+fn fuse(arguments: &NodeRun) -> Outcome<FuseConfig> {
+    let program = std::env::current_exe().or_fail(|| "cannot find this program's own file".into())?;
+    Ok(FuseConfig {
+        state_dir: arguments.data.clone(),
+        run_id: arguments.run_id.clone(),
+        holder: arguments.hold_devices.then(|| vec![program.into(), HOLDER.into()]),
+        supervisor: arguments.parent,
+    })
 }

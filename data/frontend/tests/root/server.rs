@@ -108,6 +108,7 @@ fn holder(limit_ms: &str, pairs: &BTreeMap<String, String>) -> Result<Holder, St
         state_dir: pairs["state"].clone().into(),
         command: vec![program.into(), "fuse-holder".into()],
         run_id: pairs["run"].clone(),
+        supervisor: None,
         limit,
     }))
 }

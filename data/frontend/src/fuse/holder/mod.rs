@@ -50,6 +50,8 @@ pub struct HolderConfig {
     pub run_id: String,
     /// How long I/O waits for a restarted engine before it fails with `EIO`.
     pub limit: Duration,
+    /// The process that restarts engines, if there is one: once it is gone, too, I/O fails at once.
+    pub supervisor: Option<u32>,
 }
 
 /// Runs the holder process; `arguments` are those behind the hidden subcommand. Returns when it is not needed any more.
@@ -57,12 +59,15 @@ pub struct HolderConfig {
 /// # Errors
 /// `Invalid` for arguments that no [`Holder`] writes.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> Result<(), Error> {
-    let (mut socket, mut limit) = (None, None);
+    let (mut socket, mut limit, mut supervisor) = (None, None, None);
     let mut arguments = arguments;
     while let (Some(name), value) = (arguments.next(), arguments.next()) {
         match (name.to_str(), value) {
             (Some("--socket"), Some(path)) => socket = Some(PathBuf::from(path)),
             (Some("--limit-ms"), Some(text)) => limit = text.to_str().and_then(|text| text.parse().ok()),
+            (Some("--supervisor"), Some(text)) => {
+                supervisor = text.to_str().and_then(|text| text.parse().ok());
+            }
             (Some("--run-id"), Some(_)) => {}
             _ => {
                 return Err(Error::new(
@@ -75,7 +80,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> Result<(), Error> {
     let (Some(socket), Some(limit)) = (socket, limit) else {
         return Err(Error::new(ErrorKind::Invalid, "the holder is started by the engine, not by hand"));
     };
-    process::run(process::Options { socket, limit: Duration::from_millis(limit) })
+    process::run(process::Options { socket, limit: Duration::from_millis(limit), supervisor })
         .map_err(|error| Error::os("the holder cannot go on", error))
 }
 
@@ -321,6 +326,7 @@ fn spawn(config: &HolderConfig) -> Result<(Child, OwnedFd, OwnedFd), Error> {
         .arg(config.limit.as_millis().to_string())
         .arg("--run-id")
         .arg(&config.run_id)
+        .args(config.supervisor.iter().flat_map(|pid| ["--supervisor".to_owned(), pid.to_string()]))
         .stdin(listener)
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -35,6 +35,8 @@ pub(crate) struct Options {
     pub(crate) socket: PathBuf,
     /// How long a volume waits for an engine.
     pub(crate) limit: Duration,
+    /// The process that starts engines: without it none will come, and no volume waits.
+    pub(crate) supervisor: Option<u32>,
 }
 
 struct Held {
@@ -48,6 +50,8 @@ struct Process {
     options: Options,
     /// Device and inode of the socket's name.
     socket: Option<(u64, u64)>,
+    /// Becomes readable when the supervisor ends.
+    supervisor: Option<OwnedFd>,
     engines: Vec<OwnedFd>,
     had_engine: bool,
     held: BTreeMap<Uuid, Held>,
@@ -70,6 +74,12 @@ fn identity(socket: &Path) -> Option<(u64, u64)> {
     std::fs::symlink_metadata(socket).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
+/// A descriptor that becomes readable when the process ends.
+fn watch(pid: u32) -> Option<OwnedFd> {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)?;
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
+}
+
 /// Holds descriptors until nobody needs it any more; the listening socket is standard input.
 pub(crate) fn run(options: Options) -> io::Result<()> {
     close_inherited()?;
@@ -84,8 +94,15 @@ pub(crate) fn run(options: Options) -> io::Result<()> {
     let listener = io::stdin().as_fd().try_clone_to_owned()?;
     let end_unused = now() + options.limit;
     let socket = identity(&options.socket);
-    let mut process =
-        Process { options, socket, engines: Vec::new(), had_engine: false, held: BTreeMap::new() };
+    let supervisor = options.supervisor.and_then(watch);
+    let mut process = Process {
+        options,
+        socket,
+        supervisor,
+        engines: Vec::new(),
+        had_engine: false,
+        held: BTreeMap::new(),
+    };
     loop {
         process.expire(now());
         let unused = process.engines.is_empty() && process.held.is_empty();
@@ -115,6 +132,9 @@ impl Process {
     fn wait(&mut self, listener: &OwnedFd, wake: Option<Duration>) -> io::Result<()> {
         let mut fds = vec![PollFd::new(listener, PollFlags::IN)];
         fds.extend(self.engines.iter().map(|engine| PollFd::new(engine, PollFlags::IN)));
+        // While an engine lives its supervisor is nobody's business here.
+        let watched = self.supervisor.as_ref().filter(|_| self.engines.is_empty() && !self.held.is_empty());
+        fds.extend(watched.map(|supervisor| PollFd::new(supervisor, PollFlags::IN)));
         let timeout =
             wake.map(|wake| Timespec::try_from(wake.saturating_sub(now())).expect("limits are no ages"));
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
@@ -122,6 +142,7 @@ impl Process {
             Err(error) => return Err(error.into()),
         }
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let alone = watched.is_some() && ready.last() == Some(&true);
         for (engine, ready) in std::mem::take(&mut self.engines).into_iter().zip(&ready[1..]) {
             if !ready || self.serve(&engine) {
                 self.engines.push(engine);
@@ -132,6 +153,10 @@ impl Process {
         }
         if self.engines.is_empty() {
             let deadline = now() + self.options.limit;
+            if alone {
+                self.supervisor = None;
+                self.held.values_mut().for_each(|held| held.deadline = Some(now()));
+            }
             for held in self.held.values_mut() {
                 // Only the first moment without an engine counts.
                 held.deadline.get_or_insert(deadline);
