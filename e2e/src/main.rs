@@ -29,7 +29,7 @@ struct Arguments {
     /// The release build of `orlop`; `cargo xtask e2e` makes it and names it in ORLOP.
     #[arg(long, env = "ORLOP", default_value = "target/release/orlop")]
     orlop: PathBuf,
-    /// The journeys to run; without a name all of them but those that the product still owes.
+    /// The journeys to run; all of them if none is named.
     names: Vec<String>,
 }
 
@@ -76,9 +76,6 @@ fn run(arguments: &Arguments) -> Result<bool> {
             for journey in journeys::ALL {
                 println!("{:<12} {}", journey.name, journey.what);
             }
-            for journey in journeys::OWED {
-                println!("{:<12} (not yet: run it by name) {}", journey.name, journey.what);
-            }
             Ok(true)
         }
         None => travel(&arguments.names, &std::path::absolute(&arguments.orlop)?),
@@ -90,7 +87,7 @@ fn travel(names: &[String], orlop: &Path) -> Result<bool> {
     ensure!(rustix::process::geteuid().is_root(), "the journeys mount, kill and install: run them as root");
     let mut chosen: Vec<&Journey> = Vec::new();
     for name in names {
-        let Some(journey) = journeys::ALL.iter().chain(journeys::OWED).find(|j| j.name == name) else {
+        let Some(journey) = journeys::ALL.iter().find(|journey| journey.name == name) else {
             bail!("no journey is called {name}: `--list` names them");
         };
         chosen.push(journey);

@@ -19,14 +19,12 @@ pub(crate) const ALL: &[Journey] = &[
     kernel::INITIATOR,
     volume::DEMO,
     volume::UNPRIVILEGED,
+    volume::KILLS,
     volume::TEN,
+    dev::MOUNTED,
     dev::CONTROLLER,
     dev::ORPHANS,
     kernel::VOLUME,
     database::SQLITE,
     database::POSTGRES,
 ];
-
-/// What the product still owes: run by name, not with the others, until they pass. Both need the second holder of the
-/// FUSE descriptor in the engine, so that a device outlives the engine that serves it.
-pub(crate) const OWED: &[Journey] = &[volume::KILLS, dev::MOUNTED];
