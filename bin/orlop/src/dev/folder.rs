@@ -178,7 +178,7 @@ impl Drop for Folder {
     fn drop(&mut self) {
         // Closing is not enough: a child that another thread is just starting holds a copy of every descriptor until
         // it runs its program. An error leaves what closing does.
-        let _ = self.lock.unlock();
+        self.lock.unlock().ok();
     }
 }
 
