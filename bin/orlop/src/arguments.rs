@@ -68,7 +68,10 @@ Examples:
 const BENCH_EXAMPLES: &str = "\
 Examples:
   orlop bench 'null://?size=1GiB' --rw randread
-  orlop bench 'file:///tmp/disk?size=1GiB' --rw randwrite --depth 1
+  orlop bench data --depth 1
+  orlop bench /dev/loop0 --rw randread
+  orlop bench 'file:///tmp/disk?size=1GiB' --rw randwrite --depth 1 --fill
+  orlop bench nvme+tcp://127.0.0.1:4420/nqn.2026-11.io.orlop:volume:data
   orlop bench 'mem://?size=256MiB' --rw write --block-size 128KiB --seconds 2 -o json";
 
 const CHECK_EXAMPLES: &str = "\
@@ -267,7 +270,7 @@ pub(crate) struct VolumeResize {
 /// Options of `orlop bench`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Bench {
-    /// What to measure: a device URI, or the name of an attached volume.
+    /// What to measure: a device URI, the path of a file or block device, or the name of an attached volume.
     pub(crate) target: String,
     /// What to do.
     #[arg(long, value_enum, default_value_t)]
@@ -281,6 +284,15 @@ pub(crate) struct Bench {
     /// For how long.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub(crate) seconds: u32,
+    /// Write every block once before measuring; overwrites what is there.
+    #[arg(long)]
+    pub(crate) fill: bool,
+    /// Format the device as a pool, and measure a new thin volume in it; refused if it carries anything.
+    #[arg(long)]
+    pub(crate) pool: bool,
+    /// Serve the device over NVMe/TCP until standard input ends, instead of measuring it; prints what to measure.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) serve: Option<SocketAddr>,
     #[command(flatten)]
     pub(crate) api: Api,
     #[command(flatten)]

@@ -28,6 +28,43 @@ pub(super) struct Measured {
     pub(super) cpu_seconds: f64,
 }
 
+/// What an I/O that failed said, and where.
+pub(super) type Failed = (Status, Lba);
+
+/// Bytes of one write while a device is filled, and how many are under way.
+const FILL_BYTES: u64 = 256 << 10;
+const FILL_DEPTH: u32 = 8;
+
+/// Writes every block once and flushes: what was never written is read faster than what was.
+pub(super) async fn fill<D: Device + Clone + 'static>(device: D) -> Result<(), Failed> {
+    let geometry = device.geometry();
+    let blocks_per_io = FILL_BYTES / u64::from(geometry.block_size);
+    let next = Rc::new(Cell::new(0));
+    let workers: Vec<_> = (0..FILL_DEPTH)
+        .map(|_| {
+            let (device, next) = (device.clone(), Rc::clone(&next));
+            rt::spawn(async move {
+                let data = random_data(usize::try_from(FILL_BYTES).expect("256 KiB"));
+                loop {
+                    let lba = Lba(next.get());
+                    let blocks = blocks_per_io.min(geometry.blocks.0.saturating_sub(lba.0));
+                    if blocks == 0 {
+                        return Ok(());
+                    }
+                    next.set(lba.0 + blocks);
+                    let len = usize::try_from(blocks * u64::from(geometry.block_size)).expect("256 KiB");
+                    let write = device.write(lba, data.slice(0..len), Durability::Cached);
+                    write.await.map_err(|status| (status, lba))?;
+                }
+            })
+        })
+        .collect();
+    for worker in workers {
+        worker.await?;
+    }
+    device.flush().await.map_err(|status| (status, Lba(0)))
+}
+
 /// What the workers share.
 struct Load<D> {
     device: D,
@@ -41,7 +78,7 @@ struct Load<D> {
 }
 
 /// Runs the plan on `device`; the first I/O that fails ends it.
-pub(super) async fn drive<D: Device + 'static>(device: D, plan: Plan) -> Result<Measured, (Status, Lba)> {
+pub(super) async fn drive<D: Device + 'static>(device: D, plan: Plan) -> Result<Measured, Failed> {
     let geometry = device.geometry();
     let blocks_per_io = plan.block_len as u64 / u64::from(geometry.block_size);
     let (start, cpu_start) = (rt::now(), cpu_seconds());
@@ -64,7 +101,7 @@ pub(super) async fn drive<D: Device + 'static>(device: D, plan: Plan) -> Result<
 }
 
 impl<D: Device> Load<D> {
-    async fn work(self: Rc<Self>) -> Result<(), (Status, Lba)> {
+    async fn work(self: Rc<Self>) -> Result<(), Failed> {
         let mut random = rt::random_u64() | 1;
         let data = random_data(self.plan.block_len);
         let mut buf = DmaBuf::new(self.plan.block_len);

@@ -12,24 +12,32 @@ const BUCKETS: usize = 60 * 32;
 pub(crate) struct Histogram {
     counts: Vec<u64>,
     total: u64,
+    sum: u128,
     max: u64,
 }
 
 impl Histogram {
     pub(crate) fn new() -> Self {
-        Self { counts: vec![0; BUCKETS], total: 0, max: 0 }
+        Self { counts: vec![0; BUCKETS], total: 0, sum: 0, max: 0 }
     }
 
     /// Adds one value.
     pub(crate) fn record(&mut self, value: u64) {
         self.counts[bucket(value)] += 1;
         self.total += 1;
+        self.sum += u128::from(value);
         self.max = self.max.max(value);
     }
 
     /// How many values there are.
     pub(crate) fn total(&self) -> u64 {
         self.total
+    }
+
+    /// The mean, exact; 0 of nothing.
+    #[expect(clippy::cast_precision_loss, reason = "figures for people: 52 bits are enough")]
+    pub(crate) fn mean(&self) -> f64 {
+        if self.total == 0 { 0.0 } else { self.sum as f64 / self.total as f64 }
     }
 
     /// The largest value, exact.
@@ -83,6 +91,7 @@ mod tests {
         assert_eq!(histogram.per_mille(500), 0);
         (1..=1000).for_each(|value| histogram.record(value));
         assert_eq!((histogram.total(), histogram.max(), histogram.per_mille(1000)), (1000, 1000, 1000));
+        assert!((histogram.mean() - 500.5).abs() < 1e-9);
         let median = histogram.per_mille(500);
         assert!((500..=516).contains(&median), "{median}");
     }

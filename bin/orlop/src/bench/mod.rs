@@ -5,15 +5,18 @@
 
 mod drive;
 mod histogram;
+mod subject;
 
 use crate::arguments::Bench;
 use crate::client::Client;
 use crate::failure::{Failure, Kind, OrFail, Outcome};
 use crate::{commands, opened, output};
-use device::{DeviceUri, Geometry};
+use device::{Device, DeviceUri, Geometry};
 use drive::{Measured, Plan};
 use serde::Serialize;
+use std::os::unix::fs::FileTypeExt;
 use std::time::Duration;
+use subject::Subject;
 
 /// What the benchmark does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -61,6 +64,7 @@ struct Report {
 
 #[derive(Debug, Serialize)]
 struct Latency {
+    mean: f64,
     p50: f64,
     p99: f64,
     #[serde(rename = "p99.9")]
@@ -70,36 +74,60 @@ struct Latency {
 
 /// Runs `orlop bench`.
 pub(crate) fn run(arguments: &Bench) -> Outcome {
-    let uri = if arguments.target.contains("://") {
-        opened::parse(&arguments.target)?
-    } else {
-        crate::wait_for(device_of(&arguments.target, &arguments.api.api))?
-    };
+    let uri = target(arguments)?;
     let reactor =
         rt::os::Reactor::new(rt::os::Config::default()).or_fail(|| "cannot start the I/O engine".into())?;
     let report = reactor.run(measure(uri, arguments.clone()))?;
-    output::show(arguments.output.output, &report, table)
+    report.map_or(Ok(()), |report| output::show(arguments.output.output, &report, table))
+}
+
+/// What the user means: a URI, the path of a file or block device, or a volume.
+fn target(arguments: &Bench) -> Outcome<DeviceUri> {
+    let target = arguments.target.as_str();
+    if target.contains("://") {
+        return opened::parse(target);
+    }
+    if !target.starts_with('/') {
+        return crate::wait_for(device_of(target, &arguments.api.api));
+    }
+    let kind = std::fs::metadata(target).or_fail(|| format!("cannot open {target}"))?.file_type();
+    let scheme = if kind.is_block_device() { "disk" } else { "file" };
+    // What a URI gives a meaning to is written as bytes.
+    let escape = |path: &str| path.replace('%', "%25").replace('?', "%3F");
+    opened::parse(&format!("{scheme}://{}", escape(target)))
 }
 
 /// The device of an attached volume.
 async fn device_of(volume: &str, api: &str) -> Outcome<DeviceUri> {
     let seen = commands::volume::view(&Client::new(api)?, volume).await?;
     match seen.status.device {
-        Some(path) if path.starts_with('/') => opened::parse(&format!("disk://{path}")),
+        Some(path) if path.starts_with('/') => {
+            opened::parse(&format!("disk://{path}?block_size={}", seen.spec.block_size))
+        }
         Some(uri) => opened::parse(&uri),
         None => Err(Failure::new(format!("volume {volume:?} has no device"))
             .hint(format!("run `orlop volume attach {volume}` first"))),
     }
 }
 
-async fn measure(uri: DeviceUri, arguments: Bench) -> Outcome<Report> {
-    let access = if arguments.rw.writes() { rt::Access::Write } else { rt::Access::Read };
-    let device = opened::open(&uri, access, PATIENCE).await?;
-    let plan = plan(device::Device::geometry(&device), &arguments)?;
-    let measured = drive::drive(device, plan).await.map_err(|(status, lba)| {
+/// Measures, or serves, which gives no report.
+async fn measure(uri: DeviceUri, arguments: Bench) -> Outcome<Option<Report>> {
+    let writes = arguments.rw.writes() || arguments.fill || arguments.serve.is_some();
+    let access = if writes { rt::Access::Write } else { rt::Access::Read };
+    let device = Subject::open(&uri, access, arguments.pool).await?;
+    let failed = |(status, lba): drive::Failed| {
         Failure::new(format!("{} at block {}: {status}", arguments.target, lba.0))
-    })?;
-    Ok(report(&arguments, &measured))
+    };
+    if arguments.fill {
+        drive::fill(device.clone()).await.map_err(failed)?;
+    }
+    if let Some(listen) = arguments.serve {
+        return device.serve(listen).await.map(|()| None);
+    }
+    let plan = plan(device.geometry(), &arguments)?;
+    let measured = drive::drive(device.clone(), plan).await.map_err(failed)?;
+    device.close().await?;
+    Ok(Some(report(&arguments, &measured)))
 }
 
 /// Checks that the question fits the device.
@@ -124,8 +152,6 @@ fn plan(geometry: Geometry, arguments: &Bench) -> Outcome<Plan> {
 }
 
 const BLOCK_SIZE_MAX: u64 = 64 << 20;
-/// How long a target that goes away may take to come back.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 #[expect(clippy::cast_precision_loss, reason = "figures for people: 52 bits are enough")]
 fn report(arguments: &Bench, measured: &Measured) -> Report {
@@ -143,6 +169,7 @@ fn report(arguments: &Bench, measured: &Measured) -> Report {
         iops: per_second,
         megabytes_per_second: per_second * arguments.block_size.0 as f64 / 1e6,
         latency_microseconds: Latency {
+            mean: latencies.mean() / 1000.0,
             p50: microseconds(latencies.per_mille(500)),
             p99: microseconds(latencies.per_mille(990)),
             p99_9: microseconds(latencies.per_mille(999)),
@@ -158,11 +185,16 @@ fn table(report: &Report) -> String {
     let row = vec![
         format!("{iops:.0}"),
         format!("{megabytes_per_second:.1}"),
+        format!("{:.1}", latency.mean),
         format!("{:.1}", latency.p50),
         format!("{:.1}", latency.p99),
         format!("{:.1}", latency.p99_9),
         format!("{:.1}", latency.max),
         format!("{cpu_seconds:.2} of {seconds:.2}"),
     ];
-    output::table(&["IOPS", "MB/S", "P50 US", "P99 US", "P99.9 US", "MAX US", "CPU SECONDS"], vec![row], "")
+    output::table(
+        &["IOPS", "MB/S", "MEAN US", "P50 US", "P99 US", "P99.9 US", "MAX US", "CPU SECONDS"],
+        vec![row],
+        "",
+    )
 }

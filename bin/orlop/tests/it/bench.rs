@@ -1,6 +1,8 @@
 //! `orlop bench` on devices that need nothing.
 
-use crate::program::{refused, run};
+use crate::program::{orlop, refused, run};
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 
 /// Every pattern on one device; the writes come first, because a file is made by writing.
 fn check(uri: &str) {
@@ -13,10 +15,9 @@ fn check(uri: &str) {
         assert!((number("iops") * number("seconds") / number("ios") - 1.0).abs() < 1e-6, "{report}");
         assert!((number("megabytesPerSecond") / number("iops") - 0.004_096).abs() < 1e-6, "{report}");
         let latency = &report["latencyMicroseconds"];
-        let figures: Vec<f64> = ["p50", "p99", "p99.9", "max"]
-            .iter()
-            .map(|name| latency[*name].as_f64().expect("a report has it"))
-            .collect();
+        let latency = |name: &str| latency[name].as_f64().expect("a report has it");
+        let figures = ["p50", "p99", "p99.9", "max"].map(latency);
+        assert!(latency("mean") > 0.0 && latency("mean") <= latency("max"), "{report}");
         assert!(figures[0] > 0.0 && figures.is_sorted(), "{report}");
         assert_eq!((report["rw"].as_str(), report["depth"].as_u64()), (Some(rw), Some(4)));
     }
@@ -34,6 +35,29 @@ fn a_benchmark_of_every_pattern_gives_sound_figures() {
 }
 
 #[test]
+fn a_device_is_served_to_initiators_until_standard_input_ends() {
+    let mut command = orlop(&["bench", "mem://?size=8MiB", "--fill", "--serve", "127.0.0.1:0"]);
+    let mut target = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut uri = String::new();
+    BufReader::new(target.stdout.take().unwrap()).read_line(&mut uri).unwrap();
+    check(uri.trim());
+    drop(target.stdin.take());
+    assert!(target.wait().unwrap().success());
+}
+
+#[test]
+fn a_pool_is_measured_on_an_empty_device_and_left_clean() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("disk").display().to_string();
+    let file = format!("file://{path}?size=128MiB");
+    let run = run(&["bench", &file, "--pool", "--fill", "--rw", "randwrite", "--seconds", "1"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    let check = crate::program::run(&["check", &file]);
+    assert!(check.code == 0 && check.stdout.contains("closed in order"), "{check:?}");
+    refused(&["bench", &path, "--pool"], 5, &["is not empty", "--pool formats an empty device only"]);
+}
+
+#[test]
 fn a_table_is_for_people() {
     let run = run(&["bench", "null://?size=1MiB", "--seconds", "1"]);
     assert!(run.stdout.starts_with("IOPS") && run.stdout.lines().count() == 2, "{run:?}");
@@ -44,6 +68,8 @@ fn what_cannot_be_measured_is_named() {
     let temp = tempfile::tempdir().unwrap();
     let missing = format!("file://{}/missing", temp.path().display());
     refused(&["bench", &missing], 1, &["missing"]);
+    refused(&["bench", "/no/such/file"], 1, &["cannot open /no/such/file"]);
+    refused(&["bench", "mem://?size=256KiB", "--pool", "--seconds", "1"], 1, &["mem://"]);
     refused(&["bench", "mem://"], 2, &["device URI \"mem://\""]);
     refused(&["bench", "tape://x"], 2, &["\"tape\" is not a known scheme"]);
     refused(&["bench", "mem://?size=lots"], 2, &["is not a size"]);

@@ -118,6 +118,11 @@ fn volumes_live_on_when_dev_is_started_again() {
     dev.refused(&["volume", "resize", "data", "--size", "1MiB"], 5, &["cannot shrink"]);
     dev.refused(&["volume", "create", "UPPER", "--size", "1MiB"], 1, &["UPPER"]);
     dev.refused(&["bench", "data", "--seconds", "1"], 1, &["volume \"data\" has no device", "attach"]);
+    // A block device as root, a target otherwise: both are measured by the volume's name.
+    assert_eq!(dev.run(&["volume", "attach", "data"]).code, 0);
+    let report = dev.json(&["bench", "data", "--rw", "randwrite", "--fill", "--seconds", "1"]);
+    assert!(report["ios"].as_f64() > Some(0.0), "{report}");
+    assert_eq!(dev.run(&["volume", "detach", "data"]).code, 0);
     let data = temp.path().to_str().unwrap();
     refused(
         &["dev", "--data", data, "--listen", "127.0.0.1:0"],
