@@ -182,12 +182,6 @@ impl DmaBuf {
     pub(crate) fn ring(&self) -> u64 {
         self.region.ring()
     }
-
-    /// Where the bytes are, for a driver that hands them to the kernel while it holds the buffer.
-    pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {
-        // SAFETY: offset lies within the region's allocation.
-        unsafe { self.region.start().as_ptr().add(self.offset) }
-    }
 }
 
 impl Deref for DmaBuf {
@@ -312,11 +306,11 @@ mod tests {
     #[test]
     fn memory_is_reused_and_aligned() {
         let address = {
-            let mut buf = DmaBuf::new(100);
-            buf.as_mut_ptr() as usize
+            let buf = DmaBuf::new(100);
+            buf.as_ptr() as usize
         };
         assert_eq!(address % BLOCK_ALIGN, 0);
-        let mut again = DmaBuf::new(4096);
-        assert_eq!(again.as_mut_ptr() as usize, address);
+        let again = DmaBuf::new(4096);
+        assert_eq!(again.as_ptr() as usize, address);
     }
 }

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 pub struct Fd(OsFd);
 
 impl Fd {
-    /// Takes over `fd`, which must be non-blocking if it can be.
+    /// Takes over `fd` and makes it non-blocking: nothing behind it may wait for a disk.
     ///
     /// # Panics
     /// In the simulator, which has no kernel.
@@ -21,13 +21,17 @@ impl Fd {
         })
     }
 
-    /// Reads once: first into `head`, then into `data` (`readv`); returns the count of bytes and both buffers.
+    /// Reads once, when there is something: first into `head`, then into `data` (`readv`); returns the count of bytes
+    /// and both buffers. Ready at once, without a turn of the reactor, where there is something already.
     pub async fn read_parts(&self, head: Vec<u8>, data: DmaBuf) -> (Result<usize, Errno>, Vec<u8>, DmaBuf) {
         self.0.read_parts(head, data).await
     }
 
     /// Writes all parts in one call (`writev`); returns the count of bytes.
-    pub async fn write_parts(&self, parts: Vec<Part>) -> Result<usize, Errno> {
+    ///
+    /// # Panics
+    /// With more than four parts.
+    pub async fn write_parts(&self, parts: &[Part]) -> Result<usize, Errno> {
         self.0.write_parts(parts).await
     }
 }

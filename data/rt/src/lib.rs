@@ -30,7 +30,7 @@ pub use buf::{BLOCK_ALIGN, DmaBuf, DmaBytes, Part};
 pub use context::{random_bytes, random_u64, random_uuid};
 pub use file::{Access, Durability, File, OpenOptions};
 pub use rustix::io::Errno;
-pub use task::{Task, blocking, race, spawn};
+pub use task::{Task, blocking, race, spawn, yield_now};
 pub use time::{Elapsed, Instant, now, sleep, sleep_until, timeout};
 
 /// Bounded channels between threads (control and reactors), asynchronous on both ends.

@@ -28,6 +28,8 @@ const WRITE_BYTES_MAX: u32 = 1 << 20;
 const BACKGROUND_MAX: u16 = 256;
 /// Requests being executed; above the kernel's own bound, so that it never holds back a flush behind writes.
 const REQUESTS_MAX: usize = 512;
+/// After so many requests read without a pause those that were read get their turn.
+const READS_IN_A_ROW: u32 = 8;
 /// Payloads up to this length are copied out of the large read buffer, which then serves the next request.
 const COPY_BYTES_MAX: usize = 128 << 10;
 const PAGE_BYTES: usize = 4096;
@@ -94,12 +96,12 @@ impl Connection {
     /// Asks the kernel to send every request again that an earlier server read and did not answer.
     pub(crate) async fn resend(&self) -> Result<(), Errno> {
         self.session.set(Some(init_flags::HAS_RESEND));
-        self.fd.write_parts(vec![Part::Bytes(abi::notify_resend())]).await.map(drop)
+        self.fd.write_parts(&[Part::Bytes(abi::notify_resend())]).await.map(drop)
     }
 
     /// Tells the kernel that the device has grown, so that it asks for the size again.
     pub(crate) async fn size_changed(&self) -> Result<(), Errno> {
-        match self.fd.write_parts(vec![Part::Bytes(abi::notify_attributes_changed(abi::FILE))]).await {
+        match self.fd.write_parts(&[Part::Bytes(abi::notify_attributes_changed(abi::FILE))]).await {
             // The kernel does not hold the inode: then it holds no old size either.
             Ok(_) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error),
@@ -112,7 +114,7 @@ impl Connection {
         self.counters.set(counters);
     }
 
-    async fn send(&self, parts: Vec<Part>) {
+    async fn send(&self, parts: &[Part]) {
         match self.fd.write_parts(parts).await {
             // Nobody waits any more: the request was interrupted, or the file system is gone.
             Ok(_) | Err(Errno::NOENT | Errno::NODEV | Errno::CONNABORTED) => {}
@@ -159,7 +161,12 @@ pub(crate) async fn serve<D: Device + 'static>(
 impl<D: Device + 'static> Server<D> {
     async fn run(self: Rc<Self>) -> Ended {
         let mut spare = Buffers::new();
+        let mut read = 0;
         let ended = loop {
+            read += 1;
+            if read % READS_IN_A_ROW == 0 {
+                rt::yield_now().await;
+            }
             let slot = self.slots.acquire(1).await;
             let (head, data) = spare.take();
             let (result, head, data) = self.connection.fd.read_parts(head, data).await;
@@ -324,7 +331,7 @@ impl<D: Device + 'static> Server<D> {
                 }
                 Err(errno) => vec![Part::Bytes(server.refusal(unique, errno))],
             };
-            server.send(reply).await;
+            server.send(&reply).await;
             drop((turn, slot));
         })
         .detach();
@@ -435,10 +442,10 @@ impl<D: Device + 'static> Server<D> {
     }
 
     async fn answer(&self, reply: Vec<u8>) {
-        self.send(vec![Part::Bytes(reply)]).await;
+        self.send(&[Part::Bytes(reply)]).await;
     }
 
-    async fn send(&self, parts: Vec<Part>) {
+    async fn send(&self, parts: &[Part]) {
         self.connection.send(parts).await;
     }
 }

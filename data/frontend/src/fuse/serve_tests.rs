@@ -73,7 +73,7 @@ struct Answer {
 
 impl Kernel {
     async fn send(&self, request: Vec<u8>) {
-        self.fd.write_parts(vec![Part::Bytes(request)]).await.unwrap();
+        self.fd.write_parts(&[Part::Bytes(request)]).await.unwrap();
     }
 
     async fn answer(&self) -> Answer {

@@ -47,12 +47,8 @@ pub(super) enum Kind {
     },
     /// `sendmsg` of a whole message.
     Send(Box<Gather>),
-    /// `readv` at the current position.
-    ReadVectored(Box<Scatter>),
-    /// `writev` at the current position.
-    WriteVectored(Box<Gather>),
-    /// Wait until the descriptor is readable.
-    Readable,
+    /// Wait until the descriptor is ready for these.
+    Ready(PollFlags),
     /// The next connection of a listener: a descriptor that belongs to whoever takes the result.
     Accept,
     Connect(Box<SocketAddrAny>),
@@ -94,23 +90,6 @@ impl Gather {
 
 const IOV_MAX: usize = 1024;
 
-/// Two buffers and the vector of pointers to them.
-pub(super) struct Scatter {
-    pub(super) head: Vec<u8>,
-    pub(super) data: DmaBuf,
-    iovecs: [libc::iovec; 2],
-}
-
-impl Scatter {
-    pub(super) fn new(mut head: Vec<u8>, mut data: DmaBuf) -> Self {
-        let iovecs = [
-            libc::iovec { iov_base: head.as_mut_ptr().cast(), iov_len: head.len() },
-            libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() },
-        ];
-        Self { head, data, iovecs }
-    }
-}
-
 impl Call {
     /// The call with pointers in place of owners. They stay valid as long as `self` lives, even when it is moved:
     /// everything pointed at is on the heap.
@@ -142,12 +121,7 @@ impl Call {
                 Raw::Receive { fd, pointer, len, whole: *whole }
             }
             Kind::Send(gather) => Raw::Send { fd, header: &raw const gather.header },
-            Kind::ReadVectored(scatter) => Raw::ReadVectored { fd, iovecs: scatter.iovecs.as_ptr() },
-            Kind::WriteVectored(gather) => {
-                let count = u32::try_from(gather.iovecs.len()).expect("at most IOV_MAX");
-                Raw::WriteVectored { fd, iovecs: gather.iovecs.as_ptr(), count }
-            }
-            Kind::Readable => Raw::Readable { fd },
+            Kind::Ready(events) => Raw::Ready { fd, events: *events },
             Kind::Accept => Raw::Accept { fd },
             Kind::Connect(address) => {
                 Raw::Connect { fd, address: address.as_ptr().cast(), len: address.addr_len() }
@@ -188,9 +162,7 @@ pub(super) enum Raw {
     Allocate { fd: RawFd, offset_bytes: u64, len_bytes: u64, mode: i32 },
     Receive { fd: RawFd, pointer: *mut u8, len: u32, whole: bool },
     Send { fd: RawFd, header: *const libc::msghdr },
-    ReadVectored { fd: RawFd, iovecs: *const libc::iovec },
-    WriteVectored { fd: RawFd, iovecs: *const libc::iovec, count: u32 },
-    Readable { fd: RawFd },
+    Ready { fd: RawFd, events: PollFlags },
     Accept { fd: RawFd },
     Connect { fd: RawFd, address: *const libc::sockaddr, len: u32 },
 }
@@ -198,9 +170,6 @@ pub(super) enum Raw {
 // SAFETY: plain numbers and pointers; whoever dereferences them (`perform`, the kernel) does so while the operation's
 // slot keeps the memory (invariant 1 of the crate), on whichever thread.
 unsafe impl Send for Raw {}
-
-/// `position` of a call that reads or writes at the file's own position.
-const CURRENT: u64 = u64::MAX;
 
 impl Raw {
     /// Whether a disk does the work.
@@ -215,13 +184,14 @@ impl Raw {
 
     /// Whether it must not be attempted before the descriptor is ready.
     pub(super) fn waits_first(self) -> bool {
-        matches!(self, Self::ReadVectored { .. } | Self::WriteVectored { .. } | Self::Readable { .. })
+        matches!(self, Self::Ready { .. })
     }
 
     /// What the descriptor must be ready for.
     pub(super) fn awaited(self) -> PollFlags {
         match self {
-            Self::Send { .. } | Self::WriteVectored { .. } | Self::Connect { .. } => PollFlags::OUT,
+            Self::Ready { events, .. } => events,
+            Self::Send { .. } | Self::Connect { .. } => PollFlags::OUT,
             _ => PollFlags::IN,
         }
     }
@@ -233,9 +203,7 @@ impl Raw {
         | Self::Allocate { fd, .. }
         | Self::Receive { fd, .. }
         | Self::Send { fd, .. }
-        | Self::ReadVectored { fd, .. }
-        | Self::WriteVectored { fd, .. }
-        | Self::Readable { fd }
+        | Self::Ready { fd, .. }
         | Self::Accept { fd }
         | Self::Connect { fd, .. }) = self;
         // SAFETY: the operation's slot keeps the descriptor open until the completion.
@@ -266,9 +234,7 @@ impl Raw {
                     libc::recv(fd, pointer.cast(), len as usize, dont_wait)
                 }
                 Self::Send { fd, header } => libc::sendmsg(fd, header, dont_wait | libc::MSG_NOSIGNAL),
-                Self::ReadVectored { fd, iovecs } => libc::readv(fd, iovecs, 2),
-                Self::WriteVectored { fd, iovecs, count } => libc::writev(fd, iovecs, count.cast_signed()),
-                Self::Readable { .. } => isize::from(libc::POLLIN),
+                Self::Ready { events, .. } => isize::try_from(events.bits()).expect("sixteen bits"),
                 Self::Accept { fd } => {
                     let none = std::ptr::null_mut();
                     libc::accept4(fd, none, none.cast(), libc::SOCK_CLOEXEC) as isize
@@ -317,13 +283,7 @@ impl Raw {
                 let flags = (libc::MSG_NOSIGNAL | libc::MSG_WAITALL).cast_unsigned();
                 opcode::SendMsg::new(types::Fd(fd), header).flags(flags).build()
             }
-            Self::ReadVectored { fd, iovecs } => {
-                opcode::Readv::new(types::Fd(fd), iovecs, 2).offset(CURRENT).build()
-            }
-            Self::WriteVectored { fd, iovecs, count } => {
-                opcode::Writev::new(types::Fd(fd), iovecs, count).offset(CURRENT).build()
-            }
-            Self::Readable { fd } => opcode::PollAdd::new(types::Fd(fd), POLL_IN).build(),
+            Self::Ready { fd, events } => opcode::PollAdd::new(types::Fd(fd), events.bits().into()).build(),
             Self::Accept { fd } => {
                 let none = std::ptr::null_mut();
                 opcode::Accept::new(types::Fd(fd), none, none.cast()).flags(libc::SOCK_CLOEXEC).build()
@@ -332,8 +292,6 @@ impl Raw {
         }
     }
 }
-
-const POLL_IN: u32 = libc::POLLIN.cast_unsigned() as u32;
 
 /// The result of a completion: a count (or a descriptor), or an error.
 pub(super) fn count_of(result: i32) -> Result<usize, Errno> {

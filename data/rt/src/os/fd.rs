@@ -1,8 +1,15 @@
-//! Other descriptors: read when they are readable.
+//! Other descriptors: read and written on the reactor's own thread as soon as they are ready.
+//!
+//! A queue of the kernel such as `/dev/fuse` never makes its caller wait for a disk: what a call costs is a copy. A
+//! submission would add a turn of the loop for each message.
 
 use super::Handle;
-use super::call::{Gather, Kind, Scatter};
+use super::call::Kind;
 use crate::{DmaBuf, Errno, Part};
+use rustix::event::PollFlags;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::{IoSlice, IoSliceMut};
+use std::array;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
@@ -12,37 +19,50 @@ pub(crate) struct OsFd {
     fd: Rc<OwnedFd>,
 }
 
+/// What one write consists of, at most.
+const PARTS_MAX: usize = 4;
+
 impl OsFd {
     pub(crate) fn new(os: &Handle, fd: OwnedFd) -> Self {
+        let set = fcntl_getfl(&fd).and_then(|flags| fcntl_setfl(&fd, flags | OFlags::NONBLOCK));
+        set.expect("an open descriptor can be made non-blocking");
         Self { os: os.clone(), fd: Rc::new(fd) }
     }
 
     pub(crate) async fn read_parts(
         &self,
-        head: Vec<u8>,
-        data: DmaBuf,
+        mut head: Vec<u8>,
+        mut data: DmaBuf,
     ) -> (Result<usize, Errno>, Vec<u8>, DmaBuf) {
-        let mut scatter = Box::new(Scatter::new(head, data));
-        loop {
-            let (result, call) = self.os.start(&self.fd, Kind::ReadVectored(scatter)).await;
-            let Kind::ReadVectored(back) = call.kind else { unreachable!("a call keeps its kind") };
-            scatter = back;
-            match result {
+        let result = loop {
+            let mut parts = [IoSliceMut::new(&mut head), IoSliceMut::new(&mut data)];
+            match rustix::io::readv(&self.fd, &mut parts) {
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
-                    if let (Err(error), _) = self.os.start(&self.fd, Kind::Readable).await {
-                        return (Err(error), scatter.head, scatter.data);
+                    if let Err(error) = self.ready(PollFlags::IN).await {
+                        break Err(error);
                     }
                 }
-                result => return (result, scatter.head, scatter.data),
+                result => break result,
+            }
+        };
+        (result, head, data)
+    }
+
+    pub(crate) async fn write_parts(&self, parts: &[Part]) -> Result<usize, Errno> {
+        assert!(parts.len() <= PARTS_MAX, "a message has at most {PARTS_MAX} parts");
+        let slices: [IoSlice<'_>; PARTS_MAX] =
+            array::from_fn(|index| IoSlice::new(parts.get(index).map_or(&[], |part| part)));
+        loop {
+            match rustix::io::writev(&self.fd, &slices[..parts.len()]) {
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => self.ready(PollFlags::OUT).await?,
+                result => return result,
             }
         }
     }
 
-    pub(crate) async fn write_parts(&self, parts: Vec<Part>) -> Result<usize, Errno> {
-        let mut gather = Box::new(Gather::new());
-        gather.parts = parts;
-        gather.point(0);
-        self.os.start(&self.fd, Kind::WriteVectored(gather)).await.0
+    async fn ready(&self, events: PollFlags) -> Result<(), Errno> {
+        self.os.start(&self.fd, Kind::Ready(events)).await.0.map(drop)
     }
 }

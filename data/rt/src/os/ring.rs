@@ -227,13 +227,11 @@ pub(crate) fn probe(registered_bytes: usize) -> io::Result<Probed> {
     Ok(Probed { missing, registered_bytes })
 }
 
-const USED: [(&str, u8); 14] = [
+const USED: [(&str, u8); 12] = [
     ("READ", opcode::Read::CODE),
     ("WRITE", opcode::Write::CODE),
     ("READ_FIXED", opcode::ReadFixed::CODE),
     ("WRITE_FIXED", opcode::WriteFixed::CODE),
-    ("READV", opcode::Readv::CODE),
-    ("WRITEV", opcode::Writev::CODE),
     ("FSYNC", opcode::Fsync::CODE),
     ("FALLOCATE", opcode::Fallocate::CODE),
     ("RECV", opcode::Recv::CODE),

@@ -184,7 +184,7 @@ fn a_descriptor_is_read_into_two_buffers_and_written_from_parts() {
         });
         rt::sleep(Duration::from_millis(1)).await;
         let parts = vec![Part::Bytes(b"head".to_vec()), Part::Data(DmaBytes::copy_of(b"tail!"))];
-        assert_eq!(writer.write_parts(parts).await, Ok(9));
+        assert_eq!(writer.write_parts(&parts).await, Ok(9));
         assert_eq!(waiting.await, (Ok(9), b"head".to_vec(), b"tail!".to_vec()));
     });
 }
