@@ -4,7 +4,7 @@ use crate::arguments::Check;
 use crate::failure::{Failure, OrFail, Outcome};
 use crate::opened;
 use crate::output;
-use device::ByteCount;
+use device::{ByteCount, DeviceUri};
 use pool::CheckReport;
 use rt::Access;
 use serde::Serialize;
@@ -50,7 +50,11 @@ struct Problem {
 
 /// Runs `orlop check`.
 pub(crate) fn run(arguments: &Check) -> Outcome {
-    let uri = opened::parse(&arguments.uri)?;
+    let mut uri = opened::parse(&arguments.uri)?;
+    if let DeviceUri::File { size, .. } = &mut uri {
+        // A size would make a file that is not there.
+        *size = None;
+    }
     let reactor =
         rt::os::Reactor::new(rt::os::Config::default()).or_fail(|| "cannot start the I/O engine".into())?;
     let checked = reactor.run(async {

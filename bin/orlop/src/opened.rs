@@ -34,7 +34,12 @@ pub(crate) async fn open(uri: &DeviceUri, access: Access, patience: Duration) ->
     let address = address.last().ok_or_else(|| Failure::new(format!("host {host:?} has no address")))?;
     let options = ConnectOptions::new(address, nqn.as_str(), HOST_NQN, rt::random_uuid());
     let device = Reconnecting::connect(options, *nsid, patience).await;
-    device.map(Opened::Remote).map_err(|error| Failure::new(format!("{uri}: {error}")))
+    let device = device.map_err(|error| Failure::new(format!("{uri}: {error}")))?;
+    if device.geometry().blocks.0 == 0 {
+        return Err(Failure::new(format!("{uri}: the target has no namespace {nsid} there"))
+            .hint("a volume is namespace 1: leave `nsid` out"));
+    }
+    Ok(Opened::Remote(device))
 }
 
 impl Device for Opened {

@@ -279,13 +279,13 @@ pub(crate) async fn resize_volume(
         let view = View::load(&app.client).await?;
         change(&app, &name, &if_match, |volume| {
             let before_bytes = volume.spec.size_bytes;
+            volume.spec.size_bytes = size_bytes;
+            volume.validate()?;
             if size_bytes < before_bytes {
                 let (from, to) = (model::SizeText(before_bytes), model::SizeText(size_bytes));
                 let detail = format!("{} cannot shrink from {from} to {to}", object(&name));
                 return Err(Problem::in_the_way(detail, "make a smaller volume and copy the data"));
             }
-            volume.spec.size_bytes = size_bytes;
-            volume.validate()?;
             check_growth(&view, app.overcommit, &volume.intent.members, before_bytes, size_bytes)
                 .map_err(|why| Problem::no_place(&object(&name), &why))
         })

@@ -153,6 +153,13 @@ pub(crate) fn explain(path: &Path, error: io::Error) -> Error {
         io::ErrorKind::PermissionDenied => {
             (ErrorKind::Io, format!("permission to open {path} is denied: run as its owner or as root"))
         }
+        io::ErrorKind::FileTooLarge => (
+            ErrorKind::WrongSize,
+            format!("{path} would be larger than its file system allows: choose a smaller size"),
+        ),
+        io::ErrorKind::IsADirectory => {
+            (ErrorKind::NotFound, format!("{path} is a folder: name a file or a disk"))
+        }
         _ => (ErrorKind::Io, format!("cannot open {path}: {error}")),
     };
     Error::with_source(kind, message, error)

@@ -96,7 +96,9 @@ impl<D: Device + 'static> Pool<D> {
             if let Some(what) = found {
                 return Err(Error::new(
                     ErrorKind::Occupied,
-                    format!("the device carries {what}: choose another one, or overwrite it with force"),
+                    format!(
+                        "the device carries {what}: choose another one, or blank it first if nobody needs what is on it"
+                    ),
                 ));
             }
         }

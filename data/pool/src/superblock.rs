@@ -242,7 +242,7 @@ impl Superblock {
             [Err(Unreadable::Foreign), Err(Unreadable::Foreign)] => {
                 return Err(Error::new(
                     ErrorKind::NotAPool,
-                    "the device is not an Orlop pool: format it first",
+                    "the device is not an Orlop pool: name one that a node has used",
                 ));
             }
             [Err(first), Err(second)] => {
@@ -259,7 +259,8 @@ impl Superblock {
             return Err(Error::new(
                 ErrorKind::Damaged,
                 format!(
-                    "pool {} was made on a device of {}, but this one has {}: it has been cut short",
+                    "pool {} was made on a device of {}, but this one has {}: it has been cut short; \
+                     keep a copy of it, and rebuild its replicas from other pools",
                     chosen.name,
                     ByteCount(chosen.device_bytes),
                     ByteCount(device_bytes)

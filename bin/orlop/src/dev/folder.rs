@@ -11,10 +11,12 @@
 //!
 //! Invariants:
 //! 1. Nothing in the folder is written before the lock is held, and files that matter are replaced as a whole.
+//! 2. A cluster that has never run leaves nothing but its logs: what is wrong with it is not there the next time.
 
 use crate::failure::{Failure, Kind, OrFail, Outcome};
 use crate::process::Identity;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
@@ -59,17 +61,33 @@ impl Cluster {
     }
 }
 
+const CLUSTER: &str = "cluster.json";
+const PROCESSES: &str = "processes.json";
+const LOG: &str = "log";
+
 /// The folder, locked for this process until dropped.
 #[derive(Debug)]
 pub(crate) struct Folder {
     path: PathBuf,
     lock: File,
+    /// No cluster has run here yet (invariant 2).
+    is_new: Cell<bool>,
+    /// Folders in it that this process has made.
+    made: RefCell<Vec<PathBuf>>,
 }
 
 impl Folder {
+    /// Whether a cluster has run in the folder of this path.
+    pub(crate) fn has_cluster(path: &Path) -> bool {
+        path.join(CLUSTER).exists()
+    }
+
     /// Makes the folder if need be and takes its lock.
     pub(crate) fn open(path: &Path) -> Outcome<Self> {
-        fs::create_dir_all(path).or_fail(|| format!("cannot make the data folder {}", path.display()))?;
+        fs::create_dir_all(path).map_err(|error| {
+            Failure::new(format!("cannot make the data folder {}: {error}", path.display()))
+                .hint("choose another folder with --data")
+        })?;
         let path =
             path.canonicalize().or_fail(|| format!("cannot find the data folder {}", path.display()))?;
         let name = path.join("lock");
@@ -97,7 +115,13 @@ impl Folder {
         }
         let wrote = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
         wrote.or_fail(|| format!("cannot write {}", name.display()))?;
-        Ok(Self { path, lock })
+        let is_new = Cell::new(!Self::has_cluster(&path));
+        Ok(Self { path, lock, is_new, made: RefCell::default() })
+    }
+
+    /// The cluster runs: from now on the folder keeps it.
+    pub(crate) fn keep(&self) {
+        self.is_new.set(false);
     }
 
     /// Where it is, as an absolute path without links.
@@ -108,18 +132,22 @@ impl Folder {
     /// The folder of one process, made if need be.
     pub(crate) fn of(&self, name: &str) -> Outcome<PathBuf> {
         let path = self.path.join(name);
-        fs::create_dir_all(&path).or_fail(|| format!("cannot make {}", path.display()))?;
+        match fs::create_dir(&path) {
+            Ok(()) => self.made.borrow_mut().push(path.clone()),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(Failure::new(format!("cannot make {}: {error}", path.display()))),
+        }
         Ok(path)
     }
 
     /// The log of one process.
     pub(crate) fn log(&self, name: &str) -> Outcome<PathBuf> {
-        Ok(self.of("log")?.join(format!("{name}.log")))
+        Ok(self.of(LOG)?.join(format!("{name}.log")))
     }
 
     /// What earlier runs have left, if there was one.
     pub(crate) fn cluster(&self) -> Outcome<Option<Cluster>> {
-        let Some(cluster) = self.load::<Cluster>("cluster.json")? else { return Ok(None) };
+        let Some(cluster) = self.load::<Cluster>(CLUSTER)? else { return Ok(None) };
         if cluster.version != VERSION {
             return Err(Failure::new(format!(
                 "the data folder {} has format {}, this program knows format {VERSION}",
@@ -133,17 +161,17 @@ impl Folder {
 
     /// Keeps the cluster for the next run.
     pub(crate) fn keep_cluster(&self, cluster: &Cluster) -> Outcome {
-        self.replace("cluster.json", cluster)
+        self.replace(CLUSTER, cluster)
     }
 
     /// The processes of the last run.
     pub(crate) fn processes(&self) -> Outcome<BTreeMap<String, Identity>> {
-        Ok(self.load("processes.json")?.unwrap_or_default())
+        Ok(self.load(PROCESSES)?.unwrap_or_default())
     }
 
     /// Keeps the processes of this run.
     pub(crate) fn keep_processes(&self, processes: &BTreeMap<String, Identity>) -> Outcome {
-        self.replace("processes.json", processes)
+        self.replace(PROCESSES, processes)
     }
 
     fn load<T: DeserializeOwned>(&self, name: &str) -> Outcome<Option<T>> {
@@ -176,6 +204,15 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
+        if self.is_new.get() {
+            // Invariant 2. What cannot be removed is named by the next start.
+            for name in [CLUSTER, PROCESSES] {
+                let _left = fs::remove_file(self.path.join(name));
+            }
+            for folder in self.made.take().iter().filter(|folder| !folder.ends_with(LOG)) {
+                let _left = fs::remove_dir_all(folder);
+            }
+        }
         // Closing is not enough: a child that another thread is just starting holds a copy of every descriptor until
         // it runs its program. An error leaves what closing does.
         self.lock.unlock().ok();
@@ -207,6 +244,7 @@ mod tests {
         let mut cluster = Cluster::new(3, 1 << 30, Uuid::from_u128(1));
         cluster.nodes[1].port = 4420;
         folder.keep_cluster(&cluster).unwrap();
+        folder.keep();
 
         let refused = Folder::open(&path).unwrap_err();
         assert!(refused.is(Kind::Conflict));
@@ -215,6 +253,25 @@ mod tests {
 
         drop(folder);
         assert_eq!(Folder::open(&path).unwrap().cluster().unwrap(), Some(cluster));
+    }
+
+    #[test]
+    fn a_cluster_that_never_ran_leaves_its_logs_only() {
+        let temp = tempfile::tempdir().unwrap();
+        fs::create_dir(temp.path().join("node-2")).unwrap();
+        let names = || {
+            let mut names: Vec<_> =
+                fs::read_dir(temp.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        let folder = Folder::open(temp.path()).unwrap();
+        folder.keep_cluster(&Cluster::new(2, 1 << 30, Uuid::from_u128(1))).unwrap();
+        fs::write(folder.of("node-1").unwrap().join("disk"), "x").unwrap();
+        fs::write(folder.of("node-2").unwrap().join("disk"), "x").unwrap();
+        fs::write(folder.log("node-1").unwrap(), "why").unwrap();
+        drop(folder);
+        assert_eq!(names(), ["lock", "log", "node-2"], "what was there before stays");
     }
 
     #[test]

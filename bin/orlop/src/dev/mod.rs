@@ -27,6 +27,11 @@ const RESTART_DELAY_MAX: Duration = Duration::from_secs(30);
 /// Runs `orlop dev`.
 pub(crate) async fn run(arguments: &Dev) -> Outcome {
     let mut signals = Signals::new()?;
+    if !Folder::has_cluster(&arguments.data) {
+        // Before there is a folder that would have to go again.
+        disk_size(arguments)?;
+        ports::check_free(arguments.listen)?;
+    }
     let folder = Folder::open(&arguments.data)?;
     let cluster = cluster(&folder, arguments)?;
     let mut supervisor = Supervisor::start(folder, cluster, arguments.listen, true).await?;
@@ -43,13 +48,8 @@ pub(crate) async fn run(arguments: &Dev) -> Outcome {
 /// The cluster of the folder, new or as it was.
 fn cluster(folder: &Folder, arguments: &Dev) -> Outcome<Cluster> {
     let Some(cluster) = folder.cluster()? else {
-        let size = arguments.disk_size.unwrap_or(DISK_SIZE_DEFAULT);
-        if size.0 < DISK_SIZE_MIN.0 || !size.0.is_multiple_of(1 << 20) {
-            return Err(Failure::new(format!("a disk of {size} is not possible"))
-                .hint(format!("give --disk-size as whole MiB, at least {DISK_SIZE_MIN}")));
-        }
         let nodes = arguments.nodes.unwrap_or(NODES_DEFAULT);
-        return Ok(Cluster::new(nodes, size.0, process::random_uuid()?));
+        return Ok(Cluster::new(nodes, disk_size(arguments)?.0, process::random_uuid()?));
     };
     let path = folder.path().display();
     let has = cluster.nodes.len();
@@ -63,6 +63,16 @@ fn cluster(folder: &Folder, arguments: &Dev) -> Outcome<Cluster> {
             .hint("leave --disk-size out, or choose another folder with --data"));
     }
     Ok(cluster)
+}
+
+/// The size of the disks of a new cluster.
+fn disk_size(arguments: &Dev) -> Outcome<ByteCount> {
+    let size = arguments.disk_size.unwrap_or(DISK_SIZE_DEFAULT);
+    if size.0 < DISK_SIZE_MIN.0 || !size.0.is_multiple_of(1 << 20) {
+        return Err(Failure::new(format!("a disk of {size} is not possible"))
+            .hint(format!("give --disk-size as whole MiB, at least {DISK_SIZE_MIN}")));
+    }
+    Ok(size)
 }
 
 /// Ctrl-C, and the other ways to be asked to end.

@@ -82,6 +82,7 @@ impl Supervisor {
             this.start_node(&node)?;
         }
         this.wait_until_ready().await?;
+        this.folder.keep();
         Ok(this)
     }
 

@@ -1,7 +1,10 @@
 //! The program as its users meet it: its real binary, its output and its exit codes.
 
+mod bad_input;
 mod bench;
+mod cluster;
 mod dev;
 mod help;
 mod program;
 mod usage;
+mod volume;

@@ -1,6 +1,9 @@
 //! Running the binary under test.
 
+use rustix::process::{Pid, Signal, kill_process};
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
 
 /// What a run gave.
 #[derive(Debug)]
@@ -22,9 +25,23 @@ pub(crate) fn run(arguments: &[&str]) -> Run {
     finish(&mut orlop(arguments))
 }
 
-/// Runs `command` to its end.
+/// A command that runs longer than this hangs, or does what it should have refused. `volume` waits for up to a minute.
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// Runs `command` to its end; kills it, which is exit code -1, if it does not come to one.
 pub(crate) fn finish(command: &mut Command) -> Run {
-    let Output { status, stdout, stderr } = command.output().expect("the binary starts");
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a pid");
+    let (ended, end) = channel::<()>();
+    let guard = std::thread::spawn(move || {
+        if end.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
+            // It has not been waited for: the pid is still its own.
+            let _just_ended = kill_process(pid, Signal::KILL);
+        }
+    });
+    let Output { status, stdout, stderr } = child.wait_with_output().expect("it can be waited for");
+    drop(ended);
+    guard.join().expect("it does not panic");
     let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
     Run { code: status.code().unwrap_or(-1), stdout: text(stdout), stderr: text(stderr) }
 }

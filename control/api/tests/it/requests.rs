@@ -88,6 +88,7 @@ async fn bad_input_is_told_what_to_do_and_changes_nothing() {
         cluster.ask("POST", "/api/v1/volumes/data/resize", &body).await
     };
     resize(gib / 2).await.is_problem(409, "cannot shrink from 1 GiB to 512 MiB");
+    resize(0).await.is_problem(422, "not a multiple of 1 MiB");
     resize(gib + 1).await.is_problem(422, "not a multiple of 1 MiB");
     resize(50 * gib).await.is_problem(409, "49 GiB free");
     let untouched = cluster.client.get::<Volume>("data").await.unwrap().unwrap();
