@@ -23,6 +23,12 @@ struct StateLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct VolumeLabels {
+    volume: String,
+    state: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PoolLabels {
     node: String,
     pool: String,
@@ -40,6 +46,7 @@ struct RequestLabels {
 pub(crate) struct Metrics {
     registry: Arc<Registry>,
     volumes: Family<StateLabels, Gauge>,
+    volume_state: Family<VolumeLabels, Gauge>,
     nodes: Family<StateLabels, Gauge>,
     pool_capacity: Family<PoolLabels, Gauge>,
     pool_used: Family<PoolLabels, Gauge>,
@@ -51,6 +58,7 @@ impl Metrics {
     pub(crate) fn new(client: &Client) -> Self {
         let mut registry = Registry::default();
         let volumes = Family::default();
+        let volume_state = Family::default();
         let nodes = Family::default();
         let pool_capacity = Family::default();
         let pool_used = Family::default();
@@ -58,6 +66,11 @@ impl Metrics {
         let request_seconds =
             Histogram::new([0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0]);
         registry.register("orlop_volumes", "Volumes by state", volumes.clone());
+        registry.register(
+            "orlop_volume_state",
+            "1 for the state that the volume is in",
+            volume_state.clone(),
+        );
         registry.register("orlop_nodes", "Nodes by state", nodes.clone());
         let bytes = || Unit::Bytes;
         registry.register_with_unit("orlop_pool_capacity", "Room for data", bytes(), pool_capacity.clone());
@@ -73,6 +86,7 @@ impl Metrics {
         Self {
             registry: Arc::new(registry),
             volumes,
+            volume_state,
             nodes,
             pool_capacity,
             pool_used,
@@ -88,15 +102,16 @@ impl Metrics {
             self.nodes.get_or_create(&state(&each)).set(gauge(count));
         }
         let around = view.surroundings();
-        let states: Vec<VolumeState> = view
-            .volumes
-            .values()
-            .map(|volume| {
-                let record = view.record(volume.value.uuid).map(|record| &record.value);
-                let status = view.status(volume.value.uuid).map(|status| &status.value);
-                model::explain(&volume.value, record, status, &around).state
-            })
-            .collect();
+        let mut states = Vec::new();
+        self.volume_state.clear();
+        for volume in view.volumes.values().map(|volume| &volume.value) {
+            let record = view.record(volume.uuid).map(|record| &record.value);
+            let reported = view.status(volume.uuid).map(|status| &status.value);
+            let found = model::explain(volume, record, reported, &around).state;
+            let labels = VolumeLabels { volume: volume.name.clone(), state: found.to_string() };
+            self.volume_state.get_or_create(&labels).set(1);
+            states.push(found);
+        }
         for each in VolumeState::ALL {
             let count = states.iter().filter(|found| **found == each).count();
             self.volumes.get_or_create(&state(&each)).set(gauge(count));

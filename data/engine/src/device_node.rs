@@ -1,5 +1,6 @@
 //! A volume as a block device of this node, as the intent wishes.
 
+use crate::meter::{Meter, Metered};
 use crate::{FuseConfig, State};
 use device::Device;
 use frontend::fuse::{AttachConfig, Attached, Holder, HolderConfig, attach, attached_loops};
@@ -7,6 +8,7 @@ use model::Volume;
 use nexus::Nexus;
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -65,12 +67,13 @@ impl DeviceNode {
         state: &State,
         fuse: &FuseConfig,
         nexus: &Nexus,
+        meter: &Rc<Meter>,
         volume: &Volume,
         wanted: bool,
     ) {
         let present = self.attached.borrow().is_some();
         let followed = match (present, wanted) {
-            (false, true) => self.attach(state, fuse, nexus, volume).await,
+            (false, true) => self.attach(state, fuse, nexus, meter, volume).await,
             (true, true) => self.grow(nexus).await,
             (true, false) => self.detach().await,
             (false, false) => Ok(()),
@@ -83,6 +86,7 @@ impl DeviceNode {
         state: &State,
         fuse: &FuseConfig,
         nexus: &Nexus,
+        meter: &Rc<Meter>,
         volume: &Volume,
     ) -> Result<(), String> {
         let number_file = fuse.state_dir.join(format!("attachment-{}", volume.uuid));
@@ -103,7 +107,8 @@ impl DeviceNode {
             read_only: false,
             holder: state.holder.clone(),
         };
-        let attached = attach(attach_config, attachment).await.map_err(|error| error.to_string())?;
+        let metered = Metered::new(attachment, Rc::clone(meter));
+        let attached = attach(attach_config, metered).await.map_err(|error| error.to_string())?;
         tracing::info!(volume = volume.name, device = %attached.device_path().display(), "volume is attached");
         self.size_bytes.set(size_bytes);
         *self.number_file.borrow_mut() = Some(number_file);

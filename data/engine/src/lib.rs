@@ -17,6 +17,7 @@ mod config;
 mod control;
 mod device_node;
 mod dial;
+mod meter;
 mod metrics;
 mod pools;
 mod replicas;
@@ -25,6 +26,7 @@ mod volume;
 
 pub use config::{Config, FuseConfig, PoolConfig};
 pub use control::{Control, ControlError, ControlFuture};
+pub use meter::IoMetrics;
 pub use metrics::{EngineMetrics, VolumeMetrics};
 pub use volume::VolumeHandle;
 

@@ -1,6 +1,8 @@
 //! What an engine counts, read at each scrape.
 
 use crate::State;
+use crate::meter::IoMetrics;
+use std::time::Duration;
 
 /// One volume's figures.
 #[derive(Clone, Debug)]
@@ -9,6 +11,10 @@ pub struct VolumeMetrics {
     pub name: String,
     /// What its nexus says.
     pub status: nexus::NexusStatus,
+    /// What its hosts did, by operation.
+    pub io: Vec<IoMetrics>,
+    /// The longest that a write has waited since the nexus opened, or still waits.
+    pub write_stall_max: Duration,
 }
 
 /// A snapshot of an engine's figures.
@@ -28,7 +34,12 @@ impl EngineMetrics {
             .values()
             .filter_map(|task| {
                 let handle = task.handle()?;
-                Some(VolumeMetrics { name: task.name(), status: handle.nexus.status() })
+                Some(VolumeMetrics {
+                    name: task.name(),
+                    status: handle.nexus.status(),
+                    io: task.meter().read(),
+                    write_stall_max: task.meter().stall_max_now(),
+                })
             })
             .collect();
         Self { volumes, pools: state.pools.reports(&state.config) }

@@ -1,6 +1,7 @@
 //! What this node's target exports: its replicas, for nexuses elsewhere, and its open volumes, for initiators.
 
 use crate::Error;
+use crate::meter::{Meter, Metered};
 use crate::pools::{Pools, Ports};
 use device::{BlockCount, Device, Geometry, Lba, Status};
 use nexus::leg::{ReplicaNamespace, ReplicaSession, replica_of_nqn};
@@ -30,14 +31,15 @@ pub(crate) struct Exports(Rc<RefCell<BTreeMap<String, Export>>>);
 
 struct Export {
     nexus: Nexus,
+    meter: Rc<Meter>,
     /// A host that reconnects keeps the number of its attachment (I10).
     attachments: BTreeMap<Uuid, u64>,
 }
 
 impl Exports {
     /// Serves a volume.
-    pub(crate) fn add(&self, name: &str, nexus: &Nexus) {
-        let export = Export { nexus: nexus.clone(), attachments: BTreeMap::new() };
+    pub(crate) fn add(&self, name: &str, nexus: &Nexus, meter: &Rc<Meter>) {
+        let export = Export { nexus: nexus.clone(), meter: Rc::clone(meter), attachments: BTreeMap::new() };
         self.0.borrow_mut().insert(volume_nqn(name), export);
     }
 
@@ -47,20 +49,20 @@ impl Exports {
     }
 
     /// The attachment of a host: its old one, or a new one.
-    async fn attach(&self, nqn: &str, host: Uuid) -> Result<Attachment, ConnectError> {
-        let (nexus, known) = {
+    async fn attach(&self, nqn: &str, host: Uuid) -> Result<Metered<Attachment>, ConnectError> {
+        let (nexus, meter, known) = {
             let exports = self.0.borrow();
             let export = exports.get(nqn).ok_or(ConnectError::UnknownSubsystem)?;
-            (export.nexus.clone(), export.attachments.get(&host).copied())
+            (export.nexus.clone(), Rc::clone(&export.meter), export.attachments.get(&host).copied())
         };
         if let Some(number) = known {
-            return Ok(nexus.resume(number));
+            return Ok(Metered::new(nexus.resume(number), meter));
         }
         let attachment = nexus.attach().await.map_err(|_| ConnectError::Busy)?;
         if let Some(export) = self.0.borrow_mut().get_mut(nqn) {
             export.attachments.insert(host, attachment.number());
         }
-        Ok(attachment)
+        Ok(Metered::new(attachment, meter))
     }
 }
 
@@ -121,14 +123,14 @@ impl Subsystems for Served {
 /// One association with something that this node exports.
 enum Exported {
     Replica(Rc<ReplicaSession>),
-    Volume(Attachment),
+    Volume(Metered<Attachment>),
 }
 
 /// The namespace of either.
 #[derive(Clone)]
 enum Namespace {
     Replica(ReplicaNamespace),
-    Volume(Attachment),
+    Volume(Metered<Attachment>),
 }
 
 impl Session for Exported {
@@ -148,7 +150,7 @@ impl Session for Exported {
     fn identity(&self, _nsid: u32) -> NamespaceIdentity {
         match self {
             Self::Replica(session) => session.identity(),
-            Self::Volume(attachment) => NamespaceIdentity { uuid: attachment.volume() },
+            Self::Volume(attachment) => NamespaceIdentity { uuid: attachment.inner().volume() },
         }
     }
 

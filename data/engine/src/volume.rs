@@ -3,6 +3,7 @@
 use crate::State;
 use crate::device_node::DeviceNode;
 use crate::dial::dial;
+use crate::meter::Meter;
 use device::Status;
 use model::{Generation, MemberPhase, MemberRecord, MemberStatus, NexusState, Rebuild, Volume, VolumeStatus};
 use nexus::{Nexus, NexusStatus};
@@ -38,6 +39,7 @@ struct Running {
     changed: Event,
     nexus: RefCell<Option<Nexus>>,
     device: DeviceNode,
+    meter: Rc<Meter>,
     /// Why the volume cannot end now.
     refused: RefCell<Option<String>>,
     over: Cell<bool>,
@@ -53,6 +55,7 @@ impl VolumeTask {
             changed: Event::new(),
             nexus: RefCell::default(),
             device: DeviceNode::default(),
+            meter: Rc::default(),
             refused: RefCell::default(),
             over: Cell::new(false),
             reported: RefCell::default(),
@@ -84,6 +87,11 @@ impl VolumeTask {
     /// The volume's name.
     pub(crate) fn name(&self) -> String {
         self.volume.wish.borrow().name.clone()
+    }
+
+    /// What counts the I/O of its hosts.
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.volume.meter
     }
 
     /// Its nexus, while it is open.
@@ -134,7 +142,8 @@ impl Running {
         let name = self.wish.borrow().name.clone();
         tracing::info!(volume = name, nexus = %nexus.id(), epoch = nexus.epoch(), "volume is open");
         *self.nexus.borrow_mut() = Some(nexus.clone());
-        state.exports.add(&name, &nexus);
+        self.meter.opened();
+        state.exports.add(&name, &nexus, &self.meter);
         self.changed.notify();
         while nexus.stopped().is_none() {
             self.follow_wish(state, &nexus).await;
@@ -187,7 +196,8 @@ impl Running {
         }
         if let Some(fuse) = &state.config.fuse {
             let here = wish.intent.attach.as_ref().is_some_and(|attach| attach.node == state.config.node);
-            self.device.follow(state, fuse, nexus, &wish, here && self.wanted.get()).await;
+            let wanted = here && self.wanted.get();
+            self.device.follow(state, fuse, nexus, &self.meter, &wish, wanted).await;
             if !self.wanted.get() && self.device.path().is_some() {
                 *self.refused.borrow_mut() = self.device.message();
                 self.changed.notify();
@@ -240,7 +250,7 @@ impl Running {
             size_bytes: seen.record.size_bytes,
             stable: Generation::ZERO,
             members: members(&seen),
-            write_stall_max_ms: 0,
+            write_stall_max_ms: u64::try_from(self.meter.stall_max().as_millis()).unwrap_or(u64::MAX),
             message,
         };
         self.write_report(state, status).await;

@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: &NodeRun) -> Outcome {
             // The reactor may have ended by itself.
             let _ended = end.send(()).await;
         });
-        metrics::serve(arguments.metrics, arguments.name.clone(), questions).await?;
+        metrics::serve(arguments.metrics, arguments.name.clone(), questions, client.clone()).await?;
         cluster(&client).await
     })?;
     let config = config(arguments, cluster)?;

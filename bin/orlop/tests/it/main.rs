@@ -5,6 +5,7 @@ mod bench;
 mod cluster;
 mod dev;
 mod help;
+mod metrics;
 mod program;
 mod usage;
 mod volume;
