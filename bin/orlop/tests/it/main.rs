@@ -4,6 +4,7 @@ mod bad_input;
 mod bench;
 mod cluster;
 mod dev;
+mod docs;
 mod help;
 mod metrics;
 mod program;
