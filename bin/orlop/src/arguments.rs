@@ -287,6 +287,9 @@ pub(crate) struct Bench {
     /// Write every block once before measuring; overwrites what is there.
     #[arg(long)]
     pub(crate) fill: bool,
+    /// Fill and write with blocks that say where they belong, and compare everything at the end.
+    #[arg(long, conflicts_with = "serve")]
+    pub(crate) verify: bool,
     /// Format the device as a pool, and measure a new thin volume in it; refused if it carries anything.
     #[arg(long)]
     pub(crate) pool: bool,

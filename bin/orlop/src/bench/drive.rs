@@ -2,6 +2,7 @@
 
 use super::Pattern;
 use super::histogram::Histogram;
+use super::stamp::Stamp;
 use device::{Device, Lba, Status};
 use rt::{DmaBuf, DmaBytes, Durability, Instant};
 use std::cell::{Cell, RefCell};
@@ -15,6 +16,8 @@ pub(super) struct Plan {
     pub(super) block_len: usize,
     pub(super) depth: u32,
     pub(super) duration: Duration,
+    /// What is written says where it belongs.
+    pub(super) stamp: Option<Stamp>,
 }
 
 /// What came out.
@@ -31,38 +34,56 @@ pub(super) struct Measured {
 /// What an I/O that failed said, and where.
 pub(super) type Failed = (Status, Lba);
 
-/// Bytes of one write while a device is filled, and how many are under way.
+/// Bytes of one I/O while all of a device is written or read.
 const FILL_BYTES: u64 = 256 << 10;
-const FILL_DEPTH: u32 = 8;
 
 /// Writes every block once and flushes: what was never written is read faster than what was.
-pub(super) async fn fill<D: Device + Clone + 'static>(device: D) -> Result<(), Failed> {
+pub(super) async fn fill<D: Device>(device: &D, stamp: Option<Stamp>) -> Result<(), Failed> {
+    let data = random_data(usize::try_from(FILL_BYTES).expect("256 KiB"));
+    pass(device, async |device, lba, len| {
+        let data = content(stamp, &data, lba, len, device.geometry().block_size);
+        device.write(lba, data, Durability::Cached).await.map_err(|status| (status, lba))
+    })
+    .await?;
+    device.flush().await.map_err(|status| (status, Lba(0)))
+}
+
+/// Reads every block and compares it with its stamp; the first that is wrong.
+pub(super) async fn check<D: Device>(device: &D, stamp: Stamp) -> Result<Option<Lba>, Failed> {
+    let wrong = Cell::new(None);
+    pass(device, async |device, lba, len| {
+        let buf = device.read(lba, DmaBuf::new(len)).await.map_err(|status| (status, lba))?;
+        let found = stamp.wrong(&buf, lba.0, device.geometry().block_size as usize).map(Lba);
+        wrong.set(wrong.get().or(found));
+        Ok(())
+    })
+    .await?;
+    Ok(wrong.get())
+}
+
+/// Does `each` with every part of the device, one after the other.
+async fn pass<D: Device>(
+    device: &D,
+    each: impl AsyncFn(&D, Lba, usize) -> Result<(), Failed>,
+) -> Result<(), Failed> {
     let geometry = device.geometry();
     let blocks_per_io = FILL_BYTES / u64::from(geometry.block_size);
-    let next = Rc::new(Cell::new(0));
-    let workers: Vec<_> = (0..FILL_DEPTH)
-        .map(|_| {
-            let (device, next) = (device.clone(), Rc::clone(&next));
-            rt::spawn(async move {
-                let data = random_data(usize::try_from(FILL_BYTES).expect("256 KiB"));
-                loop {
-                    let lba = Lba(next.get());
-                    let blocks = blocks_per_io.min(geometry.blocks.0.saturating_sub(lba.0));
-                    if blocks == 0 {
-                        return Ok(());
-                    }
-                    next.set(lba.0 + blocks);
-                    let len = usize::try_from(blocks * u64::from(geometry.block_size)).expect("256 KiB");
-                    let write = device.write(lba, data.slice(0..len), Durability::Cached);
-                    write.await.map_err(|status| (status, lba))?;
-                }
-            })
-        })
-        .collect();
-    for worker in workers {
-        worker.await?;
+    let mut next = 0;
+    while next < geometry.blocks.0 {
+        let blocks = blocks_per_io.min(geometry.blocks.0 - next);
+        let len = usize::try_from(blocks * u64::from(geometry.block_size)).expect("256 KiB");
+        each(device, Lba(next), len).await?;
+        next += blocks;
     }
-    device.flush().await.map_err(|status| (status, Lba(0)))
+    Ok(())
+}
+
+/// What is written at `lba`: its stamp, or the same random bytes everywhere.
+fn content(stamp: Option<Stamp>, random: &DmaBytes, lba: Lba, len: usize, block_size: u32) -> DmaBytes {
+    let Some(stamp) = stamp else { return random.slice(0..len) };
+    let mut buf = DmaBuf::new(len);
+    stamp.write(&mut buf, lba.0, block_size as usize);
+    buf.freeze()
 }
 
 /// What the workers share.
@@ -109,7 +130,9 @@ impl<D: Device> Load<D> {
         while now < self.end {
             let lba = Lba(self.place(&mut random) * self.blocks_per_io);
             if self.plan.pattern.writes() {
-                let write = self.device.write(lba, data.clone(), Durability::Cached);
+                let block_size = self.device.geometry().block_size;
+                let data = content(self.plan.stamp, &data, lba, self.plan.block_len, block_size);
+                let write = self.device.write(lba, data, Durability::Cached);
                 write.await.map_err(|status| (status, lba))?;
             } else {
                 buf = self.device.read(lba, buf).await.map_err(|status| (status, lba))?;

@@ -5,6 +5,7 @@
 
 mod drive;
 mod histogram;
+mod stamp;
 mod subject;
 
 use crate::arguments::Bench;
@@ -14,6 +15,7 @@ use crate::{commands, opened, output};
 use device::{Device, DeviceUri, Geometry};
 use drive::{Measured, Plan};
 use serde::Serialize;
+use stamp::Stamp;
 use std::os::unix::fs::FileTypeExt;
 use std::time::Duration;
 use subject::Subject;
@@ -112,20 +114,29 @@ async fn device_of(volume: &str, api: &str) -> Outcome<DeviceUri> {
 
 /// Measures, or serves, which gives no report.
 async fn measure(uri: DeviceUri, arguments: Bench) -> Outcome<Option<Report>> {
-    let writes = arguments.rw.writes() || arguments.fill || arguments.serve.is_some();
+    let stamp = arguments.verify.then(|| Stamp { seed: rt::random_u64() });
+    let fill = arguments.fill || arguments.verify;
+    let writes = arguments.rw.writes() || fill || arguments.serve.is_some();
     let access = if writes { rt::Access::Write } else { rt::Access::Read };
     let device = Subject::open(&uri, access, arguments.pool).await?;
     let failed = |(status, lba): drive::Failed| {
         Failure::new(format!("{} at block {}: {status}", arguments.target, lba.0))
     };
-    if arguments.fill {
-        drive::fill(device.clone()).await.map_err(failed)?;
+    if fill {
+        drive::fill(&device, stamp).await.map_err(failed)?;
     }
     if let Some(listen) = arguments.serve {
         return device.serve(listen).await.map(|()| None);
     }
-    let plan = plan(device.geometry(), &arguments)?;
+    let plan = Plan { stamp, ..plan(device.geometry(), &arguments)? };
     let measured = drive::drive(device.clone(), plan).await.map_err(failed)?;
+    if let Some(stamp) = stamp {
+        let wrong = drive::check(&device, stamp).await.map_err(failed)?;
+        if let Some(lba) = wrong {
+            let target = &arguments.target;
+            return Err(Failure::new(format!("{target}: block {} does not hold what was written", lba.0)));
+        }
+    }
     device.close().await?;
     Ok(Some(report(&arguments, &measured)))
 }
@@ -148,6 +159,7 @@ fn plan(geometry: Geometry, arguments: &Bench) -> Outcome<Plan> {
         block_len: usize::try_from(block_size.0).or_fail(|| "block size".into())?,
         depth: arguments.depth,
         duration: Duration::from_secs(arguments.seconds.into()),
+        stamp: None,
     })
 }
 

@@ -50,7 +50,7 @@ fn a_pool_is_measured_on_an_empty_device_and_left_clean() {
     let temp = tempfile::tempdir().unwrap();
     let path = temp.path().join("disk").display().to_string();
     let file = format!("file://{path}?size=128MiB");
-    let run = run(&["bench", &file, "--pool", "--fill", "--rw", "randwrite", "--seconds", "1"]);
+    let run = run(&["bench", &file, "--pool", "--verify", "--rw", "randwrite", "--seconds", "1"]);
     assert_eq!(run.code, 0, "{run:?}");
     let check = crate::program::run(&["check", &file]);
     assert!(check.code == 0 && check.stdout.contains("closed in order"), "{check:?}");
@@ -61,6 +61,17 @@ fn a_pool_is_measured_on_an_empty_device_and_left_clean() {
 fn a_table_is_for_people() {
     let run = run(&["bench", "null://?size=1MiB", "--seconds", "1"]);
     assert!(run.stdout.starts_with("IOPS") && run.stdout.lines().count() == 2, "{run:?}");
+}
+
+#[test]
+fn data_that_is_not_what_was_written_is_found() {
+    // A device without contents takes every write and gives zeroes.
+    let arguments = ["bench", "null://?size=1MiB", "--verify", "--rw", "randwrite", "--seconds", "1"];
+    refused(&arguments, 1, &["block 0 does not hold what was written"]);
+    assert_eq!(
+        run(&["bench", "mem://?size=1MiB", "--verify", "--rw", "randwrite", "--seconds", "1"]).code,
+        0
+    );
 }
 
 #[test]
