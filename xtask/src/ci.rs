@@ -3,9 +3,9 @@
 use crate::count::Count;
 use crate::stage::{Stages, run};
 use crate::tidy;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Seeds of the simulator in CI.
 const SIM_SEEDS: &str = "200";
@@ -123,6 +123,14 @@ fn release_build(root: &Path, count: &mut Count) -> Result<PathBuf> {
     run(cargo(root, &["build", "--release", "--package", "orlop"]), count)?;
     let metadata = tidy::metadata(root)?;
     Ok(metadata.target_directory.join("release/orlop").into())
+}
+
+/// The same, with nothing on standard output.
+pub(crate) fn release_build_quietly(root: &Path) -> Result<PathBuf> {
+    let mut command = cargo(root, &["build", "--release", "--package", "orlop"]);
+    let status = command.stdout(Stdio::null()).status().context("cannot start cargo")?;
+    ensure!(status.success(), "cargo build ended with {status}");
+    Ok(tidy::metadata(root)?.target_directory.join("release/orlop").into())
 }
 
 /// The cargo that runs this program, in the root of the project.

@@ -1,5 +1,6 @@
-//! Every developer command, the same on a laptop and in CI: `cargo xtask test | ci | tidy | e2e | sim`.
+//! Every developer command, the same on a laptop and in CI: `cargo xtask test | ci | tidy | e2e | sim | bench`.
 
+mod bench;
 mod ci;
 mod count;
 mod stage;
@@ -27,6 +28,14 @@ enum Command {
     Tidy,
     /// Runs the journeys that need root: real mounts, real databases, a real kernel (a release build is made first).
     E2e(ci::PassedOn),
+    /// Measures what the design has a budget for, beside fio or the plain device (a release build is made first).
+    Bench(bench::BenchArguments),
+    /// Cleans up after a run of `bench`.
+    #[command(name = bench::GUARD_COMMAND, hide = true)]
+    BenchGuard {
+        /// The folder of the run.
+        folder: PathBuf,
+    },
     /// Runs the simulator (a release build is made first); arguments are those of `orlop sim`.
     Sim(ci::PassedOn),
 }
@@ -38,6 +47,8 @@ fn main() -> ExitCode {
         Command::Ci(arguments) => ci::ci(&root, &arguments),
         Command::Tidy => tidy::run(&root),
         Command::E2e(rest) => ci::e2e(&root, &rest),
+        Command::Bench(arguments) => bench::run(&arguments, || ci::release_build_quietly(&root)),
+        Command::BenchGuard { folder } => bench::guard(&folder),
         Command::Sim(rest) => ci::sim(&root, &rest),
     };
     match done {
