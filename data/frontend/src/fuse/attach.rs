@@ -2,6 +2,7 @@
 
 use super::cleanup;
 use super::holder::{Holder, STATE_LEN_MAX};
+use super::isolated::isolated;
 use super::loopdev::{self, LoopDevice, Setup};
 use super::mark::Mark;
 use super::mount;
@@ -91,7 +92,7 @@ pub async fn attach<D: Device + 'static>(config: AttachConfig, device: D) -> Res
         return Ok(attached);
     }
     let (left, volume) = (config.mount_dir(), config.volume_uuid);
-    rt::blocking(move || cleanup::clear_leftovers(volume, &left)).await?;
+    isolated(move || cleanup::clear_leftovers(volume, &left)).await?;
     begin(config, mark, device).await
 }
 
@@ -132,7 +133,7 @@ async fn take_over<D: Device + 'static>(
     let serving = RefCell::new(Some(rt::spawn(served)));
     let (loop_device, volume) = (LoopDevice { number: state.loop_number }, config.volume_uuid);
     let is_there = move || loop_device.mark().is_some_and(|mark| mark.volume == volume);
-    if !rt::blocking(is_there).await {
+    if !isolated(is_there).await {
         tracing::warn!(volume = %config.volume_name, "the block device is gone: attaching anew");
         return abandon(config, holder).await;
     }
@@ -185,8 +186,7 @@ async fn begin<D: Device + 'static>(
     let connection = Connection::new(fuse);
     let serving = rt::spawn(serve::serve(Rc::clone(&connection), device, config.block_size, read_only));
     let (file, block_size) = (dir.join(serve::FILE_NAME), config.block_size);
-    let made =
-        rt::blocking(move || LoopDevice::make(&file, &Setup { mark: &mark, block_size, read_only })).await;
+    let made = isolated(move || LoopDevice::make(&file, &Setup { mark: &mark, block_size, read_only })).await;
     let failure = match made {
         Ok(device) => {
             let attached = Attached {
@@ -272,7 +272,7 @@ impl Attached {
             Error::os(format_args!("cannot announce the size of {:?}", self.volume_name), error)
         })?;
         let (file, device) = (self.mount_dir.join(serve::FILE_NAME), self.device);
-        rt::blocking(move || {
+        isolated(move || {
             // The kernel asks for the size when it is looked at.
             std::fs::metadata(&file)
                 .map_err(|error| Error::os(format_args!("cannot look at {}", file.display()), error))?;
@@ -298,7 +298,7 @@ impl Attached {
             holder.release(self.volume_uuid).await?;
         }
         let dir = self.mount_dir.clone();
-        rt::blocking(move || std::fs::remove_dir(&dir))
+        isolated(move || std::fs::remove_dir(&dir))
             .await
             .map_err(|error| Error::os(format_args!("cannot remove {}", self.mount_dir.display()), error))
             .or_else(|error| if self.mount_dir.exists() { Err(error) } else { Ok(()) })
@@ -311,14 +311,10 @@ impl Attached {
         }
         let start = rt::now();
         loop {
-            // Claimed first: from now on nobody can mount it.
-            let claim = rt::blocking(move || device.claim()).await?;
-            let openers = rt::blocking(move || device.openers()).await;
+            let openers = isolated(move || device.release()).await?;
             if openers.is_empty() {
-                rt::blocking(move || claim.release()).await?;
                 break;
             }
-            drop(claim);
             if start.elapsed() > OPENERS_WAIT {
                 let message =
                     format!("{} is open in {}: end it first", device.path().display(), openers.join(", "));
@@ -329,7 +325,7 @@ impl Attached {
         let start = rt::now();
         while rt::blocking(move || device.is_bound()).await {
             if start.elapsed() > RELEASE_WAIT {
-                rt::blocking(move || loopdev::keep(device)).await?;
+                isolated(move || loopdev::keep(device)).await?;
                 let path = device.path();
                 let message = format!("{} was opened while it was released: try again", path.display());
                 return Err(Error::new(ErrorKind::InUse, message));
@@ -343,7 +339,7 @@ impl Attached {
         let start = rt::now();
         loop {
             let dir = self.mount_dir.clone();
-            match rt::blocking(move || mount::unmount(&dir)).await {
+            match isolated(move || mount::unmount(&dir)).await {
                 Ok(()) => return Ok(()),
                 // The loop driver drops the file a moment after the device is gone; a shell may stand in the folder.
                 Err(Errno::BUSY) if start.elapsed() < OPENERS_WAIT => rt::sleep(POLL).await,

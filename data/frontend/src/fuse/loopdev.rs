@@ -232,6 +232,17 @@ impl LoopDevice {
         Ok(claim)
     }
 
+    /// Lets go of the file unless somebody has the device open; returns who has.
+    pub(crate) fn release(self) -> Result<Vec<String>, Error> {
+        // Claimed first: from now on nobody can mount it.
+        let claim = self.claim()?;
+        let openers = self.openers();
+        if openers.is_empty() {
+            claim.release()?;
+        }
+        Ok(openers)
+    }
+
     /// As [`Self::claim`], for a device that nobody serves: there is nothing to write back to.
     pub(crate) fn claim_dead(self) -> Result<Claim, Error> {
         let device = match self.open(OFlags::RDWR | OFlags::EXCL) {

@@ -14,6 +14,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("death::a_holder_that_dies_alone_is_replaced", a_holder_that_dies_alone_is_replaced),
     ("death::nobody_takes_over_in_time", nobody_takes_over_in_time),
     ("death::all_holders_die", all_holders_die),
+    ("death::a_server_that_waits_for_itself_dies", a_server_that_waits_for_itself_dies),
     ("death::a_holder_keeps_nothing_but_its_descriptors", a_holder_keeps_nothing_but_its_descriptors),
 ];
 
@@ -173,6 +174,28 @@ fn all_holders_die() {
     wait_for_end(&mut writing, 5 * SECOND);
     no_process_waits_without_end(&pids);
     assert_clean_next_time(&run, &point, &[HOLDING]);
+}
+
+/// A thread of the server that does I/O on the served device must not keep `/dev/fuse` open when the process is killed:
+/// it would wait for an answer that only this process could give, and the connection would never end.
+fn a_server_that_waits_for_itself_dies() {
+    let run = Run::new("itself");
+    let disk = run.disk("64MiB").replace('?', "%3F");
+    // Making the loop device flushes the file under it.
+    let server = run.start(&format!("fault://?of={disk}&rule=hang,on:flush"), &[]);
+    let tasks = format!("/proc/{}/task", server.pid());
+    let waits = || {
+        std::fs::read_dir(&tasks).expect("it lives").flatten().any(|task| {
+            let stack = std::fs::read_to_string(task.path().join("stack")).unwrap_or_default();
+            stack.contains("fuse_fsync")
+        })
+    };
+    wait_for("a thread that waits for the flush", 5 * SECOND, waits);
+    server.kill_within(5 * SECOND);
+    let mut server = run.serve(&run.disk("64MiB"), &[]);
+    server.tell("detach");
+    drop(server);
+    run.assert_nothing_left();
 }
 
 fn a_holder_keeps_nothing_but_its_descriptors() {

@@ -113,7 +113,8 @@ impl Run {
         self.start(device, more).line()
     }
 
-    fn start(&self, device: &str, more: &[&str]) -> Server {
+    /// Starts a server process whose answer is not waited for.
+    pub(crate) fn start(&self, device: &str, more: &[&str]) -> Server {
         let mut child = Command::new(std::env::current_exe().expect("this program has a path"))
             .arg("serve")
             .args([
@@ -234,6 +235,12 @@ impl Server {
         let counters = self.ask("counters");
         let value = counters.split(' ').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
         value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{name} in {counters:?}"))
+    }
+
+    /// `kill -9`; panics if the process is not gone after `limit`.
+    pub(crate) fn kill_within(mut self, limit: Duration) {
+        self.child.kill().expect("it runs");
+        wait_for("the end of the server", limit, || self.child.try_wait().expect("our child").is_some());
     }
 
     /// `kill -9`, and waits until the process is gone.
