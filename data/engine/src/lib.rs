@@ -37,7 +37,7 @@ use crate::volume::VolumeTask;
 use frontend::fuse::Holder;
 use model::{Node, NodeState};
 use rt::Task;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -49,6 +49,12 @@ use uuid::Uuid;
 const RELIST: Duration = Duration::from_secs(2);
 /// How often it says that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// How long an orderly end waits for volumes: one whose copies are away cannot be closed in order.
+const CLOSE_LIMIT: Duration = Duration::from_secs(10);
+/// How long it then serves its replicas to nexuses elsewhere that may be ending as well.
+const PARTING: Duration = Duration::from_secs(3);
+const PARTING_LOOK: Duration = Duration::from_millis(20);
 
 /// Why an engine could not start.
 #[derive(Debug)]
@@ -95,6 +101,8 @@ pub(crate) struct State {
     replicas: Replicas,
     volumes: RefCell<BTreeMap<Uuid, VolumeTask>>,
     tasks: RefCell<Vec<Task<()>>>,
+    /// No volume is begun any more: one that is just being closed would be opened a second time (invariant 2).
+    ending: Cell<bool>,
     /// Keeps devices alive while this process is restarted.
     pub(crate) holder: Option<Holder>,
     /// Where nodes listened when the store was last read.
@@ -121,6 +129,7 @@ impl Engine {
             replicas: Replicas::default(),
             volumes: RefCell::default(),
             tasks: RefCell::new(vec![target]),
+            ending: Cell::new(false),
             addresses: RefCell::default(),
         });
         let heart = rt::spawn(Rc::clone(&state).beat());
@@ -151,17 +160,31 @@ impl Engine {
     /// Why some volumes cannot end: their device is in use (mounted). They go on; the others are closed.
     pub async fn stop(&self) -> Result<(), Vec<String>> {
         let state = &self.0;
+        state.ending.set(true);
         let tasks = state.volumes.take();
+        let deadline = rt::now() + CLOSE_LIMIT;
         let mut in_use = Vec::new();
         for (uuid, task) in tasks {
-            if let Err((task, reason)) = task.close().await {
-                in_use.push(format!("volume {}: {reason}", task.name()));
-                state.volumes.borrow_mut().insert(uuid, task);
+            let name = task.name();
+            match rt::timeout(deadline - rt::now(), task.close()).await {
+                Ok(Ok(())) => {}
+                Ok(Err((task, reason))) => {
+                    in_use.push(format!("volume {name}: {reason}"));
+                    state.volumes.borrow_mut().insert(uuid, task);
+                }
+                Err(_) => {
+                    tracing::warn!(
+                        volume = name,
+                        "not closed in order in time; its next owner takes it over"
+                    );
+                }
             }
         }
         if !in_use.is_empty() {
+            state.ending.set(false);
             return Err(in_use);
         }
+        state.part().await;
         state.tasks.take();
         if let Err(error) = state.control.report_node(state.node(NodeState::NotReady, 0)).await {
             tracing::info!(node = state.config.node, %error, "the store was not told of the end");
@@ -172,6 +195,14 @@ impl Engine {
 }
 
 impl State {
+    /// Lets nexuses elsewhere finish: when all nodes end together, the copies here are what they flush and close.
+    async fn part(&self) {
+        let deadline = rt::now() + PARTING;
+        while rt::now() < deadline && self.pools.ports().iter().any(|(_, _, port)| port.is_in_use()) {
+            rt::sleep(PARTING_LOOK).await;
+        }
+    }
+
     /// Notes where nodes listen.
     pub(crate) fn learn_addresses(&self, nodes: &[Node]) {
         let mut addresses = self.addresses.borrow_mut();
@@ -237,6 +268,9 @@ impl State {
         let volumes = self.control.volumes().await?;
         let records = self.control.records_of_all().await?;
         self.replicas.converge(self, &volumes, &records).await;
+        if self.ending.get() {
+            return Ok(());
+        }
         let mine = |volume: &model::Volume| volume.intent.owner.as_deref() == Some(self.config.node.as_str());
         for volume in &volumes {
             let running = self.volumes.borrow().contains_key(&volume.uuid);

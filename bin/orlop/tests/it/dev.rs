@@ -61,3 +61,35 @@ fn killing_dev_leaves_no_orphans_and_a_killed_node_comes_back() {
     drop(dev);
     Dev::start(temp.path()).stop();
 }
+
+/// All nodes end at once, and each has copies of volumes that another one is still closing.
+#[test]
+fn a_cluster_that_ends_in_order_owes_nothing_when_it_starts() {
+    let temp = tempfile::tempdir().unwrap();
+    let dev = Dev::start(temp.path());
+    let volumes = ["one", "two", "three"];
+    for (index, volume) in volumes.into_iter().enumerate() {
+        assert_eq!(dev.run(&["volume", "create", volume, "--size", "16MiB"]).code, 0);
+        let node = format!("node-{}", index + 1);
+        assert_eq!(dev.run(&["volume", "attach", volume, "--node", &node]).code, 0);
+        let target = dev.json(&["volume", "get", volume])["status"]["target"].as_str().unwrap().to_owned();
+        let written = dev.run(&["bench", &target, "--rw", "write", "--seconds", "1"]);
+        assert_eq!(written.code, 0, "{written:?}");
+    }
+    let log = |node: u32| std::fs::read_to_string(temp.path().join(format!("log/node-{node}.log"))).unwrap();
+    let before = [1, 2, 3].map(|node| log(node).len());
+    dev.stop();
+    for (node, before) in [1, 2, 3].into_iter().zip(before) {
+        let said = &log(node)[before..];
+        for trouble in ["ERROR", "stale", "fenced", "not closed", "in use"] {
+            assert!(!said.contains(trouble), "node-{node} did not end in order: {said}");
+        }
+    }
+    let dev = Dev::start(temp.path());
+    for volume in volumes {
+        let status = dev.wait_for(volume, "attached again", |status| status["state"] == "Attached");
+        let member = |m: &serde_json::Value| m["state"] == "InSync" && m["rebuilt"].is_null();
+        assert!(status["members"].as_array().unwrap().iter().all(member), "{status}");
+    }
+    dev.stop();
+}

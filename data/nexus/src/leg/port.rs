@@ -119,6 +119,12 @@ impl Port {
         Session { port: self.clone(), state }
     }
 
+    /// Whether a nexus works with the replica now.
+    pub fn is_in_use(&self) -> bool {
+        let admitted = |s: &Rc<SessionState>| s.epoch.get().is_some() && s.refused.get().is_none();
+        self.0.sessions.borrow().iter().any(admitted)
+    }
+
     /// Ends every session, waits for their commands, and lets nobody in any more (deletion, shutdown).
     pub async fn shut(&self) {
         let _accepting = self.0.accepting.lock().await;
