@@ -84,7 +84,8 @@ Examples:
   orlop sim                          20 seeds
   orlop sim --seeds 1000             more of them
   orlop sim --minutes 10             as many as fit
-  orlop sim --seed 4711              one, twice: a replay must be exact";
+  orlop sim --seed 4711              one, twice: a replay must be exact
+  ORLOP_LOG=info orlop sim --seed 4711   with what it logs";
 
 const COMPLETION_EXAMPLES: &str = "\
 Examples:

@@ -36,6 +36,7 @@ struct Failed {
 /// Runs `orlop sim`.
 pub(crate) fn run(arguments: &Sim) -> Outcome {
     let bug = bug(arguments.bug.as_deref())?;
+    log_if_asked();
     // A panic of the code under test is a finding: it is printed with its seed, not as it happens.
     std::panic::set_hook(Box::new(|_| {}));
     let report = match arguments.seed {
@@ -56,6 +57,13 @@ pub(crate) fn run(arguments: &Sim) -> Outcome {
         .hint("the simulation has proved nothing about them"));
     }
     Ok(())
+}
+
+/// Logs are for one seed that is looked into: only where `ORLOP_LOG` says which, and without the time of this machine.
+fn log_if_asked() {
+    let Ok(filter) = tracing_subscriber::EnvFilter::try_from_env("ORLOP_LOG") else { return };
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).without_time();
+    log.with_writer(std::io::stderr).init();
 }
 
 fn bug(name: Option<&str>) -> Outcome<Bug> {

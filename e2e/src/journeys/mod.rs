@@ -19,6 +19,7 @@ pub(crate) const ALL: &[Journey] = &[
     kernel::INITIATOR,
     volume::DEMO,
     volume::UNPRIVILEGED,
+    volume::FLIPPED,
     volume::KILLS,
     volume::TEN,
     dev::MOUNTED,

@@ -26,6 +26,12 @@ pub(crate) const UNPRIVILEGED: Journey = Journey {
     run: unprivileged,
 };
 
+pub(crate) const FLIPPED: Journey = Journey {
+    name: "flipped",
+    what: "one bit of one copy flipped behind everybody's back: the demo finds it, names it and fails",
+    run: flipped,
+};
+
 pub(crate) const KILLS: Journey = Journey {
     name: "kills",
     what: "fio verifies every block on the device while each node in turn is killed, three rounds",
@@ -47,6 +53,26 @@ fn demo(trip: &Trip) -> Result<()> {
 }
 
 fn unprivileged(trip: &Trip) -> Result<()> {
+    check_demo(trip, demo_of_nobody(trip)?)
+}
+
+fn flipped(trip: &Trip) -> Result<()> {
+    let mut command = demo_of_nobody(trip)?;
+    command.arg("--plant-flip");
+    let outcome = trip.run(command, DEMO_LIMIT)?;
+    let last = outcome.output.lines().last().unwrap_or_default();
+    ensure!(outcome.code == Some(1), "the demo ended with {:?}: {last}", outcome.code);
+    let says = last.starts_with("orlop: the copies on ") && last.contains(" differ at byte ");
+    ensure!(says, "it does not say what differs:\n{}", tail(&outcome.output, 5));
+    ensure!(!outcome.output.contains("demo: ok"), "it says that all is well");
+    let left: Vec<_> = fs::read_dir(trip.folder.join("copy/tmp"))?.collect();
+    ensure!(left.is_empty(), "it left something behind: {left:?}");
+    trip.checked(format!("exit code 1; {last}"));
+    Ok(())
+}
+
+/// The demo as a user without rights runs it, from a folder of its own.
+fn demo_of_nobody(trip: &Trip) -> Result<std::process::Command> {
     let copy = trip.folder.join("copy");
     fs::create_dir_all(copy.join("tmp"))?;
     fs::copy(trip.orlop()?, copy.join("orlop")).context("copy the program")?;
@@ -56,7 +82,7 @@ fn unprivileged(trip: &Trip) -> Result<()> {
     command.args(["--reuid", &user, "--regid", &user, "--clear-groups", "--no-new-privs", "--inh-caps=-all"]);
     command.arg("--bounding-set=-all").arg("--").arg(copy.join("orlop")).arg("demo").current_dir(&copy);
     command.env("TMPDIR", copy.join("tmp")).env("HOME", &copy);
-    check_demo(trip, command)
+    Ok(command)
 }
 
 /// Runs a demo to its end; what it printed says what it checked.
