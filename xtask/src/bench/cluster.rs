@@ -133,8 +133,8 @@ impl<'a> Cluster<'a> {
         }
     }
 
-    /// One figure of a node's `/metrics`, for a volume.
-    pub(crate) fn metric(&self, node: &str, metric: &str, volume: &str) -> Result<f64> {
+    /// One figure of a node's `/metrics`: the first line of `metric` that has all of `labels`, such as `volume="x"`.
+    pub(crate) fn metric(&self, node: &str, metric: &str, labels: &[&str]) -> Result<f64> {
         let list = self.json(&["node", "list"])?;
         let nodes = list.as_array().context("a list of nodes")?;
         let address = nodes
@@ -142,10 +142,8 @@ impl<'a> Cluster<'a> {
             .find(|entry| entry["name"] == node)
             .and_then(|entry| entry["metricsAddress"].as_str());
         let text = get(address.with_context(|| format!("{node} has no metrics"))?, "/metrics")?;
-        let label = format!("volume=\"{volume}\"");
-        let line = text.lines().find(|line| line.starts_with(metric) && line.contains(&label));
-        let value = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
-        value.with_context(|| format!("{node} has no {metric} of {volume}"))
+        figure(&text, metric, labels)
+            .with_context(|| format!("{node} has no {metric} of {}", labels.join(", ")))
     }
 
     /// Ctrl-C, and a clean end.
@@ -181,6 +179,13 @@ impl Drop for Cluster<'_> {
     }
 }
 
+/// The value in the first line of `metric` that has all of `labels`.
+fn figure(text: &str, metric: &str, labels: &[&str]) -> Option<f64> {
+    let mut lines = text.lines().filter(|line| line.split(['{', ' ']).next() == Some(metric));
+    let line = lines.find(|line| labels.iter().all(|label| line.contains(label)))?;
+    line.rsplit(' ').next()?.parse().ok()
+}
+
 /// A small HTTP client: one request, the body of the answer.
 fn get(address: &str, path: &str) -> Result<String> {
     use std::io::{Read, Write};
@@ -194,4 +199,22 @@ fn get(address: &str, path: &str) -> Result<String> {
         text.split_once("\r\n\r\n").with_context(|| format!("{address} gave half an answer"))?;
     ensure!(head.contains(" 200 "), "{address}{path}: {}", head.lines().next().unwrap_or_default());
     Ok(body.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_is_that_of_its_metric_and_labels() {
+        let text = "# TYPE orlop_io histogram\n\
+                    orlop_io_sum{volume=\"a\",operation=\"read\"} 1.5\n\
+                    orlop_io_sum{volume=\"a\",operation=\"write\"} 2.5\n\
+                    orlop_io_sum_of_all{volume=\"a\"} 9\n";
+        let of = |metric: &str, labels: &[&str]| figure(text, metric, labels);
+        assert_eq!(of("orlop_io_sum", &["volume=\"a\"", "operation=\"write\""]), Some(2.5));
+        assert_eq!(of("orlop_io_sum", &["volume=\"b\""]), None);
+        assert_eq!(of("orlop_io", &[]), None);
+        assert_eq!(of("orlop_io_sum_of_all", &[]), Some(9.0));
+    }
 }

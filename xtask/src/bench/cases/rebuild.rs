@@ -28,7 +28,9 @@ fn run(bed: &Bed) -> Result<Vec<Line>> {
     let one = cluster.target_of("one")?;
     fio::fill(bed, Path::new(&device), size)?;
     let owner = cluster.owner("three")?.name;
-    let copied = |cluster: &Cluster<'_>| cluster.metric(&owner, "orlop_volume_copied_bytes", "three");
+    let copied = |cluster: &Cluster<'_>| {
+        cluster.metric(&owner, "orlop_volume_copied_bytes_total", &["volume=\"three\""])
+    };
     let mut rounds = Vec::new();
     for _ in bed.rounds("rebuild") {
         let nodes = cluster.nodes()?;
