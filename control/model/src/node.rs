@@ -122,7 +122,8 @@ pub enum ReplicaState {
     Missing,
     /// It is there and cannot be used.
     Failed,
-    /// The record, read from the store, says `Removed`; it is not in the pool, durably, and will not be made again.
+    /// The record, read from the store, says `Removed`; it is not in the pool, durably, and will not be made again. Or
+    /// the pool is not on the node any more, which `message` says.
     Destroyed,
 }
 

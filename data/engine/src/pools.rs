@@ -113,6 +113,11 @@ impl Pools {
         Ok((disk, open))
     }
 
+    /// Whether the pool is one of this node's, open or not.
+    pub(crate) fn knows(&self, pool: Uuid) -> bool {
+        self.disks.iter().any(|disk| disk.uuid == pool)
+    }
+
     /// Whether the pool is open on this node.
     pub(crate) fn has(&self, pool: Uuid) -> bool {
         self.find(pool).is_ok()

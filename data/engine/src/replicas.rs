@@ -70,6 +70,8 @@ impl Replicas {
                     failure = made.err();
                 }
             }
+            // Its disk was taken away or blanked: there is nothing that this node could destroy, now or later.
+            MemberState::Removed if !state.pools.knows(member.pool) => {}
             MemberState::Removed => match state.pools.destroy(member.replica).await {
                 Ok(()) if state.pools.has(member.pool) => {
                     self.destroyed.borrow_mut().insert(member.replica);
@@ -89,13 +91,15 @@ impl Replicas {
             (None, None) if member.state == MemberState::Removed => ReplicaState::Destroyed,
             (None, None) => ReplicaState::Missing,
         };
+        let absent = replica_state == ReplicaState::Destroyed && !state.pools.knows(member.pool);
+        let note = || format!("pool {} is not on this node any more; what is on it stays there", member.pool);
         ReplicaReport {
             replica: member.replica,
             volume: record.volume,
             pool: member.pool,
             state: replica_state,
             used_bytes: port.map_or(0, |port| port.replica().info().used_bytes),
-            message: failure,
+            message: failure.or_else(|| absent.then(note)),
         }
     }
 }

@@ -93,3 +93,20 @@ fn a_cluster_that_ends_in_order_owes_nothing_when_it_starts() {
     }
     dev.stop();
 }
+
+/// A copy that nobody can destroy, because its disk is gone, must not keep its volume from going.
+#[test]
+fn a_volume_whose_disk_is_gone_can_be_deleted() {
+    let temp = tempfile::tempdir().unwrap();
+    let options = ["--nodes", "2", "--disk-size", "64MiB"];
+    let dev = Dev::start_with(temp.path(), &options);
+    assert_eq!(dev.run(&["volume", "create", "data", "--size", "16MiB", "--copies", "2"]).code, 0);
+    dev.stop();
+    std::fs::remove_file(temp.path().join("node-2/disk")).unwrap();
+    let dev = Dev::start_with(temp.path(), &options);
+    let deleted = dev.run(&["volume", "delete", "data"]);
+    assert_eq!(deleted.code, 0, "{deleted:?}");
+    assert_eq!(dev.run(&["volume", "list"]).stdout, "no volumes\n");
+    assert_eq!(dev.run(&["volume", "create", "data", "--size", "16MiB", "--copies", "2"]).code, 0);
+    dev.stop();
+}
