@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// A running `orlop dev`, killed when dropped.
+/// A running `orlop dev`, ended when dropped.
 pub(crate) struct Dev {
     child: Child,
     /// The address of its API.
@@ -124,7 +124,15 @@ impl Dev {
 }
 
 impl Drop for Dev {
+    /// After a failure: an end in order takes mounts and loop devices along, which a kill would leave.
     fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            self.signal(Signal::TERM);
+        }
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let _gone = self.child.kill();
         let _gone = self.child.wait();
     }
