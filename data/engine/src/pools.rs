@@ -54,7 +54,7 @@ impl Pools {
     pub(crate) async fn open(config: &Config) -> Result<Self, Error> {
         let mut disks = Vec::new();
         for pool_config in &config.pools {
-            let pool = open_or_format(config, pool_config)
+            let pool = open_or_format(config, pool_config, false)
                 .await
                 .map_err(|cause| Error::Pool { uri: pool_config.uri.clone(), cause })?;
             let info = pool.info();
@@ -172,8 +172,7 @@ impl Pools {
                 disk.pool.take();
             }
             if disk.pool.borrow().is_none() {
-                let config = Config { boot_id: rt::random_uuid(), ..config.clone() };
-                match open_or_format(&config, &disk.config).await {
+                match open_or_format(config, &disk.config, true).await {
                     Ok(pool) if pool.info().label.pool == disk.uuid => {
                         tracing::info!(node = config.node, uri = disk.config.uri, "pool is open again");
                         *disk.pool.borrow_mut() = Some(pool);
@@ -229,8 +228,8 @@ impl Pools {
     }
 }
 
-/// Opens a pool of this cluster, or formats a blank device as one.
-async fn open_or_format(config: &Config, pool: &PoolConfig) -> Result<Pool<AnyDevice>, String> {
+/// Opens a pool of this cluster (`again`: after it failed or was away), or formats a blank device as one.
+async fn open_or_format(config: &Config, pool: &PoolConfig, again: bool) -> Result<Pool<AnyDevice>, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let uri = pool.uri.parse::<device::uri::DeviceUri>().map_err(|error| text(&error))?;
     let device = device::open(&uri).await.map_err(|error| text(&error))?;
@@ -253,5 +252,10 @@ async fn open_or_format(config: &Config, pool: &PoolConfig) -> Result<Pool<AnyDe
         }
         Err(error) => return Err(text(&error)),
     }
-    Pool::open(device, config.boot_id).await.map_err(|error| text(&error))
+    let opened = if again {
+        Pool::reopen(device, config.boot_id).await
+    } else {
+        Pool::open(device, config.boot_id).await
+    };
+    opened.map_err(|error| text(&error))
 }

@@ -161,7 +161,10 @@ impl State {
         match &answer {
             Ok(_) => member.answered(asked),
             Err(Status::Fenced) => self.stop(Status::Fenced),
-            Err(Status::Gone | Status::TimedOut | Status::Aborted | Status::NoSpace) => {}
+            Err(Status::Gone | Status::TimedOut | Status::Aborted) => {}
+            // What is being rebuilt may get space from its other extents. One in sync must not: every read and write of
+            // this extent waits for it, those that would give space back among them.
+            Err(Status::NoSpace) if !self.in_sync(member) => {}
             Err(status) if !self.in_sync(member) || self.others_in_sync_up(member) => {
                 member.condemn(leg, *status);
             }

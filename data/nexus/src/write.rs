@@ -209,6 +209,13 @@ impl State {
         if self.stopped().is_some() || !outcomes.iter().any(|(_, outcome)| done(outcome)) {
             return;
         }
+        if outcomes.iter().all(|(member, outcome)| done(outcome) || !self.in_sync(member)) {
+            // Those in sync agree: only what is being rebuilt had no space, and is owed the blocks.
+            for (member, _) in outcomes.iter().filter(|(_, outcome)| *outcome == Outcome::Refused) {
+                self.extents_of(lba, blocks).for_each(|extent| member.owed.borrow_mut().insert(extent));
+            }
+            return;
+        }
         let refused = |entry: &&(Rc<Member>, Outcome)| entry.1 == Outcome::Refused && self.in_sync(&entry.0);
         let source = outcomes.iter().find(refused).map(|(member, _)| Rc::clone(member));
         if source.is_some() {

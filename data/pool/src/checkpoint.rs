@@ -67,8 +67,7 @@ impl<D: Device + 'static> Inner<D> {
             if let Err(status) = inner.checkpoint(|_| {}).await {
                 inner.fail("writing a checkpoint", status);
             }
-            inner.running.checkpoint.set(false);
-            inner.progress.notify();
+            inner.end_checkpoint();
         })
         .detach();
     }
@@ -78,6 +77,14 @@ impl<D: Device + 'static> Inner<D> {
         self: &Rc<Self>,
         change: impl Fn(&mut Superblock),
     ) -> Result<(), Status> {
+        self.begin_checkpoint().await;
+        let result = self.checkpoint(change).await;
+        self.end_checkpoint();
+        result
+    }
+
+    /// Waits for the checkpoint that runs, if any, and keeps others from beginning.
+    pub(crate) async fn begin_checkpoint(&self) {
         loop {
             let progress = self.progress.wait();
             if !self.running.checkpoint.get() {
@@ -86,9 +93,11 @@ impl<D: Device + 'static> Inner<D> {
             progress.await;
         }
         self.running.checkpoint.set(true);
-        let result = self.checkpoint(change).await;
+    }
+
+    pub(crate) fn end_checkpoint(&self) {
         self.running.checkpoint.set(false);
-        result
+        self.progress.notify();
     }
 
     async fn checkpoint(self: &Rc<Self>, change: impl Fn(&mut Superblock)) -> Result<(), Status> {

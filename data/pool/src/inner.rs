@@ -4,6 +4,7 @@
 //! 1. After a failed metadata write or flush nothing that needs metadata is promised any more: the pool must be opened
 //!    again, and recovery says what is true.
 
+use crate::checkpoint::write_superblocks;
 use crate::journal::Journal;
 use crate::layer::Layer;
 use crate::layout::{Layout, index};
@@ -141,8 +142,9 @@ impl<D: Device + 'static> Inner<D> {
     }
 
     /// Stops everything that needs metadata, for good.
-    pub(crate) fn fail(&self, doing: &'static str, status: Status) {
+    pub(crate) fn fail(self: &Rc<Self>, doing: &'static str, status: Status) {
         if !self.failed.replace(true) {
+            rt::spawn(Rc::clone(self).note_loss()).detach();
             tracing::error!(
                 pool = %self.superblock.borrow().name,
                 doing,
@@ -152,6 +154,20 @@ impl<D: Device + 'static> Inner<D> {
         }
         self.progress.notify();
         self.drained.notify();
+    }
+
+    /// Writes into the superblock that the pool has failed, for an opening by another process. What a failed flush has
+    /// lost is gone although the machine runs on, and nobody else would know (I5).
+    async fn note_loss(self: Rc<Self>) {
+        self.begin_checkpoint().await;
+        let mut superblock = self.superblock.borrow().clone();
+        // Beyond that of a checkpoint that failed half-way: it does not count, and what it replaces is still there.
+        superblock.sequence += 2;
+        superblock.lost = true;
+        if let Err(status) = write_superblocks(&self.device, &superblock).await {
+            tracing::warn!(pool = %superblock.name, %status, "cannot note that the pool has failed");
+        }
+        self.end_checkpoint();
     }
 
     /// Metadata pages that must stay free for the next checkpoint, with `new_chunks` more in the maps.

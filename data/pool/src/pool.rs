@@ -43,7 +43,7 @@ pub struct PoolLabel {
     pub name: String,
     /// Drawn anew at each opening; nil before the first.
     pub incarnation: Uuid,
-    /// The boot of the machine that opened it.
+    /// The boot of the machine that opened it; another id if the pool may have lost something within that boot.
     pub boot_id: Uuid,
 }
 
@@ -122,6 +122,8 @@ impl<D: Device + 'static> Pool<D> {
             journal_batch: 1,
             manifest_head: 0,
             manifest_pages: 0,
+            machine_boot: Uuid::nil(),
+            lost: false,
         };
         write_new(device, &superblock)
             .await
@@ -133,6 +135,16 @@ impl<D: Device + 'static> Pool<D> {
     /// # Errors
     /// `NotAPool`, `Newer`, `Damaged` with object and offset, or `Io`. Nothing has been changed then, unless writing failed.
     pub async fn open(device: D, boot_id: Uuid) -> Result<Self, Error> {
+        Self::open_anew(device, boot_id, false).await
+    }
+
+    /// As [`Self::open`], for a device that failed or was away while the machine ran: what had completed and was not
+    /// flushed may be lost, so its label gets another boot id.
+    pub async fn reopen(device: D, boot_id: Uuid) -> Result<Self, Error> {
+        Self::open_anew(device, boot_id, true).await
+    }
+
+    async fn open_anew(device: D, boot_id: Uuid, lost: bool) -> Result<Self, Error> {
         let loaded = load(&device).await?;
         if let Some(problem) = loaded.problems.iter().find(|problem| !problem.repairable) {
             return Err(damaged(&loaded.superblock.name, problem));
@@ -143,11 +155,21 @@ impl<D: Device + 'static> Pool<D> {
         device.flush().await.map_err(context)?;
         let inner = assemble(device, loaded);
         let (incarnation, session) = (rt::random_uuid(), rt::random_uuid());
+        let boot = {
+            let superblock = inner.superblock.borrow();
+            match (lost || superblock.lost, superblock.machine_boot == boot_id) {
+                (true, _) => rt::random_uuid(),
+                (false, true) => superblock.boot,
+                (false, false) => boot_id,
+            }
+        };
         let change = |superblock: &mut Superblock| {
             superblock.previous_incarnation = superblock.incarnation;
             superblock.previous_boot = superblock.boot;
             superblock.incarnation = incarnation;
-            superblock.boot = boot_id;
+            superblock.boot = boot;
+            superblock.machine_boot = boot_id;
+            superblock.lost = false;
             superblock.session = session;
             superblock.clean = false;
         };

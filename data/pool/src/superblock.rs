@@ -59,7 +59,9 @@ struct SuperblockDisk {
     journal_batch: U64,
     manifest_head: U64,
     manifest_pages: U64,
-    reserved: [u8; 3772],
+    machine_boot: [u8; 16],
+    lost: U32,
+    reserved: [u8; 3752],
     crc: U32,
 }
 
@@ -80,6 +82,7 @@ pub(crate) struct Superblock {
     /// The layer number that the next replica gets.
     pub(crate) next_layer: u32,
     pub(crate) incarnation: Uuid,
+    /// The time in which nothing that completed was lost: the machine's boot, or drawn after a loss within one.
     pub(crate) boot: Uuid,
     pub(crate) previous_incarnation: Uuid,
     pub(crate) previous_boot: Uuid,
@@ -96,6 +99,10 @@ pub(crate) struct Superblock {
     /// First page of the manifest, plus one; zero while there is none.
     pub(crate) manifest_head: u64,
     pub(crate) manifest_pages: u64,
+    /// The boot of the machine at the last opening.
+    pub(crate) machine_boot: Uuid,
+    /// The pool has failed since: what had completed may be lost, although the machine still runs.
+    pub(crate) lost: bool,
 }
 
 /// Why a copy is not believed.
@@ -144,7 +151,9 @@ impl Superblock {
             journal_batch: U64::new(self.journal_batch),
             manifest_head: U64::new(self.manifest_head),
             manifest_pages: U64::new(self.manifest_pages),
-            reserved: [0; 3772],
+            machine_boot: self.machine_boot.into_bytes(),
+            lost: U32::new(u32::from(self.lost)),
+            reserved: [0; 3752],
             crc: U32::new(0),
         };
         let crc = crc32c(&disk.as_bytes()[..BLOCK_LEN - 4]);
@@ -213,6 +222,8 @@ impl Superblock {
             journal_batch: disk.journal_batch.get(),
             manifest_head: disk.manifest_head.get(),
             manifest_pages: disk.manifest_pages.get(),
+            machine_boot: Uuid::from_bytes(disk.machine_boot),
+            lost: disk.lost.get() != 0,
         })
     }
 
@@ -304,6 +315,8 @@ pub(crate) fn example() -> Superblock {
         journal_batch: 4,
         manifest_head: 65,
         manifest_pages: 1,
+        machine_boot: Uuid::from_u128(8),
+        lost: true,
     }
 }
 

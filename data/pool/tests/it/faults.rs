@@ -6,6 +6,7 @@ use device::{BlockCount, Lba, Mem, Status};
 use pool::{ErrorKind, Pool, Replica, check};
 use rt::{DmaBuf, Durability};
 use std::time::Duration;
+use uuid::Uuid;
 
 const MIB: u64 = 1 << 20;
 /// Where the journal and the extents of a pool of 32 MiB begin, in blocks.
@@ -109,8 +110,24 @@ fn after_a_failed_flush_or_journal_write_the_pool_stops() {
             assert_eq!(after, Err(Status::MediaWrite));
             assert!(replica.accept_epoch(2, NEXUS).await.is_err());
             assert!(bytes(&replica, 0, 64).await.iter().all(|byte| *byte == 1), "reads go on");
+            assert_eq!(pool.info().label.boot_id, BOOT);
+            // The note of the failure is on its way.
+            rt::sleep(Duration::from_secs(1)).await;
             drop((pool, replica));
-            let pool = Pool::open(memory, BOOT).await.expect("recovers");
+            let pool = Pool::open(memory.clone(), BOOT).await.expect("recovers");
+            let lost = pool.info().label.boot_id;
+            assert_ne!(lost, BOOT, "another process in the same boot knows of the loss");
+            drop(pool);
+            let pool = Pool::open(memory.clone(), BOOT).await.expect("recovers");
+            assert_eq!(pool.info().label.boot_id, lost, "and nothing was lost since");
+            drop(pool);
+            let pool = Pool::reopen(memory.clone(), BOOT).await.expect("recovers");
+            let again = pool.info().label.boot_id;
+            assert!(again != lost && again != BOOT);
+            drop(pool);
+            let other = Uuid::from_u128(77);
+            let pool = Pool::open(memory, other).await.expect("recovers");
+            assert_eq!(pool.info().label.boot_id, other, "another boot of the machine");
             let replica = pool.replica(REPLICA).expect("there");
             assert!(bytes(&replica, 0, 64).await.iter().all(|byte| *byte == 1));
             let again = replica.write(generation(1), Lba(0), blocks(2, 1), Durability::Durable).await;
