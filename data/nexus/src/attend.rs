@@ -40,6 +40,10 @@ impl State {
                 }
                 MemberState::Rebuilding { .. } => self.retire(&member).await,
                 MemberState::Stale { .. } | MemberState::New => {
+                    if member.condemned() == Some(Status::NoSpace) {
+                        // Space does not come back in a moment, and each try holds writes up.
+                        rt::sleep(self.config.lease).await;
+                    }
                     member.pardon();
                     if !self.rejoin(&member).await {
                         rt::sleep(self.config.reconnect_pause).await;

@@ -175,8 +175,20 @@ impl State {
         answer
     }
 
-    /// After opening: makes equal what the members in sync are owed.
-    pub(crate) async fn resync(self: Rc<Self>) {
+    /// Sees to it that the members in sync get what they are owed: after opening, after a write that failed for the host,
+    /// and for a member that missed such a write in the moment in which it became in sync.
+    pub(crate) fn start_resync(self: &Rc<Self>) {
+        if !self.resyncing.replace(true) {
+            let state = Rc::clone(self);
+            rt::spawn(async move {
+                state.resync().await;
+                state.resyncing.set(false);
+            })
+            .detach();
+        }
+    }
+
+    async fn resync(&self) {
         let debt = || {
             self.members()
                 .into_iter()
@@ -333,6 +345,7 @@ impl State {
         };
         match finished.await {
             Ok(()) => {
+                self.start_resync();
                 count(&self.counters.rebuilt, 1);
                 tracing::info!(volume = %self.volume, member = %member.replica, node = member.node, bytes = member.copied_bytes.get(), "member is in sync again");
             }
@@ -377,10 +390,10 @@ impl State {
 
     /// Notes on the receiver how far it is, durably.
     async fn note_progress(self: &Rc<Self>, member: &Rc<Member>, leg: &Rc<Leg>) -> Result<(), Status> {
-        let cursor_extent = member.owed.borrow().next(0).unwrap_or_else(|| self.extents());
-        let received_since = {
+        let (cursor_extent, received_since) = {
             let drained = self.drained().await;
-            self.close_generation(&drained)
+            let cursor_extent = member.owed.borrow().next(0).unwrap_or_else(|| self.extents());
+            (cursor_extent, self.close_generation(&drained))
         };
         self.asking(member, leg, leg.flush()).await?;
         let progress = Progress { source_epoch: self.keeper.epoch(), cursor_extent, received_since };

@@ -18,8 +18,9 @@
 //! # Invariants
 //! 1. A write is acknowledged only when every `InSync` member has acknowledged it.
 //! 2. A member that missed or may have missed a write is `Stale` in the store before that write is acknowledged without
-//!    it. A flush that failed on a member makes it `Stale` and is not retried there. A write refused for `NoSpace` makes
-//!    nobody `Stale`; a resync that finds no space on a member does, since everything waits for the resync.
+//!    it. A flush that failed on a member makes it `Stale` and is not retried there. A write that a member in sync
+//!    refuses for `NoSpace` fails and makes nobody `Stale`; a resync that finds no space on a member does, since
+//!    everything waits for the resync.
 //! 3. Members accept the highest epoch only; opening takes the next one in the store first.
 //! 4. The last `InSync` member is never made `Stale`: the volume waits for it.
 //! 5. A member whose pool has another incarnation than the record says is `Stale`, unless nobody better is reachable.

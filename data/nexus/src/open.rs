@@ -78,7 +78,7 @@ pub async fn open(
     for member in state.members() {
         state.keep(rt::spawn(Rc::clone(&state).attend(member)));
     }
-    rt::spawn(Rc::clone(&state).resync()).detach();
+    state.start_resync();
     Ok(Nexus(state))
 }
 

@@ -77,6 +77,8 @@ pub(crate) struct State {
     /// One change of the set of members in sync at a time.
     pub(crate) membership: Mutex<()>,
     tasks: RefCell<Vec<Task<()>>>,
+    /// Whether a resync runs.
+    pub(crate) resyncing: Cell<bool>,
     pub(crate) counters: Counters,
 }
 
@@ -114,6 +116,7 @@ impl State {
             changed: Event::new(),
             membership: Mutex::new(()),
             tasks: RefCell::default(),
+            resyncing: Cell::new(false),
             counters: Counters::default(),
         })
     }

@@ -165,7 +165,7 @@ impl State {
                     member.answered(asked);
                     return Outcome::Done;
                 }
-                Err(Status::NoSpace) => return Outcome::Refused,
+                Err(Status::NoSpace) if self.may_be_in_sync(member) => return Outcome::Refused,
                 Err(Status::Fenced) => {
                     self.stop(Status::Fenced);
                     return Outcome::Stopped(Status::Fenced);
@@ -175,8 +175,9 @@ impl State {
                 Err(Status::Gone | Status::TimedOut | Status::Aborted) => {
                     self.wait_until_lost(member, &leg).await;
                 }
-                Err(status) if self.others_in_sync_up(member) => {
-                    // It has lost what was unflushed, or a write: it must be stale before this is acknowledged.
+                Err(status) if !self.may_be_in_sync(member) || self.others_in_sync_up(member) => {
+                    // It has lost what was unflushed, or a write: it must be stale before this is acknowledged. What
+                    // is being rebuilt is nobody's last copy, and has no say in whether a write fails.
                     member.condemn(&leg, status);
                     self.wait_until_lost(member, &leg).await;
                 }
@@ -209,13 +210,6 @@ impl State {
         if self.stopped().is_some() || !outcomes.iter().any(|(_, outcome)| done(outcome)) {
             return;
         }
-        if outcomes.iter().all(|(member, outcome)| done(outcome) || !self.in_sync(member)) {
-            // Those in sync agree: only what is being rebuilt had no space, and is owed the blocks.
-            for (member, _) in outcomes.iter().filter(|(_, outcome)| *outcome == Outcome::Refused) {
-                self.extents_of(lba, blocks).for_each(|extent| member.owed.borrow_mut().insert(extent));
-            }
-            return;
-        }
         let refused = |entry: &&(Rc<Member>, Outcome)| entry.1 == Outcome::Refused && self.in_sync(&entry.0);
         let source = outcomes.iter().find(refused).map(|(member, _)| Rc::clone(member));
         if source.is_some() {
@@ -237,6 +231,7 @@ impl State {
                 }
             }
         }
+        self.start_resync();
     }
 
     /// Copies blocks from one member to another, in the turn of the caller. Zeroes are unmapped: that needs no space.

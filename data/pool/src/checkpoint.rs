@@ -122,7 +122,11 @@ impl<D: Device + 'static> Inner<D> {
             superblock.manifest_head = written.manifest.first().copied().unwrap_or(0);
             superblock.manifest_pages = written.manifest.len() as u64;
             change(&mut superblock);
-            write_superblocks(&self.device, &superblock).await?;
+            for copy in 0..SUPERBLOCKS.len() {
+                self.doubtful.set(copy);
+                write_superblock(&self.device, &superblock, copy, Durability::Durable).await?;
+            }
+            self.doubtful.set(0);
             self.superblock.replace(superblock);
             self.adopt(snapshot, written);
             return Ok(());
@@ -279,11 +283,22 @@ fn barrier_is_skipped() -> bool {
 
 /// Writes both copies of the superblock, the second only when the first is durable.
 pub(crate) async fn write_superblocks(device: &impl Device, superblock: &Superblock) -> Result<(), Status> {
-    let block = u64::from(device.geometry().block_size);
-    debug_assert!(BLOCK_BYTES.is_multiple_of(block));
-    for (copy, offset) in (0u32..).zip(SUPERBLOCKS) {
-        let bytes = DmaBuf::copy_of(&superblock.encode(copy)).freeze();
-        device.write(Lba(offset / block), bytes, Durability::Durable).await?;
+    for copy in 0..SUPERBLOCKS.len() {
+        write_superblock(device, superblock, copy, Durability::Durable).await?;
     }
     Ok(())
+}
+
+/// Writes one copy of the superblock.
+pub(crate) async fn write_superblock(
+    device: &impl Device,
+    superblock: &Superblock,
+    copy: usize,
+    durability: Durability,
+) -> Result<(), Status> {
+    let block = u64::from(device.geometry().block_size);
+    debug_assert!(BLOCK_BYTES.is_multiple_of(block));
+    let number = u32::try_from(copy).expect("there are two");
+    let bytes = DmaBuf::copy_of(&superblock.encode(number)).freeze();
+    device.write(Lba(SUPERBLOCKS[copy] / block), bytes, durability).await
 }

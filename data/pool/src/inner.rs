@@ -1,10 +1,10 @@
 //! The open pool behind its handles: the device, the state machines over it, and what they share.
 //!
 //! # Invariants
-//! 1. After a failed metadata write or flush nothing that needs metadata is promised any more: the pool must be opened
-//!    again, and recovery says what is true.
+//! 1. After a failed metadata write or flush nothing is promised or shown any more: the pool must be opened again, and
+//!    recovery says what is true.
 
-use crate::checkpoint::write_superblocks;
+use crate::checkpoint::write_superblock;
 use crate::journal::Journal;
 use crate::layer::Layer;
 use crate::layout::{Layout, index};
@@ -34,6 +34,8 @@ pub(crate) struct Inner<D> {
     device_block: u64,
     pub(crate) layout: Layout,
     pub(crate) superblock: RefCell<Superblock>,
+    /// The copy of it that may be torn after a failed write; the other one is whole.
+    pub(crate) doubtful: Cell<usize>,
     pub(crate) space: RefCell<Space>,
     pub(crate) journal: RefCell<Journal>,
     pub(crate) layers: RefCell<BTreeMap<Uuid, Rc<Layer>>>,
@@ -86,6 +88,7 @@ impl<D: Device + 'static> Inner<D> {
             layout: superblock.layout,
             next_layer: Cell::new(superblock.next_layer),
             superblock: RefCell::new(superblock),
+            doubtful: Cell::new(0),
             space: RefCell::new(space),
             journal: RefCell::new(journal),
             layers: RefCell::default(),
@@ -164,7 +167,10 @@ impl<D: Device + 'static> Inner<D> {
         // Beyond that of a checkpoint that failed half-way: it does not count, and what it replaces is still there.
         superblock.sequence += 2;
         superblock.lost = true;
-        if let Err(status) = write_superblocks(&self.device, &superblock).await {
+        // Not durable: it is for the same boot of the machine, and a flush on this disk could lose more. One copy, so
+        // that the whole one stays.
+        let copy = self.doubtful.get();
+        if let Err(status) = write_superblock(&self.device, &superblock, copy, Durability::Cached).await {
             tracing::warn!(pool = %superblock.name, %status, "cannot note that the pool has failed");
         }
         self.end_checkpoint();

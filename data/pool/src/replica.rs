@@ -329,11 +329,12 @@ impl<D: Device + 'static> Replica<D> {
     }
 
     async fn read_run(&self, run: Run, mut buf: DmaBuf) -> Result<DmaBuf, Status> {
-        if let Some(offset) = run.offset {
-            return self.inner.read_at(offset, buf).await;
+        match run.offset {
+            Some(offset) => buf = self.inner.read_at(offset, buf).await?,
+            None => buf.fill(0),
         }
-        buf.fill(0);
-        Ok(buf)
+        // What recovery will not find must not be seen: a failed flush may have lost it, a map may be ahead of its journal.
+        if self.inner.failed.get() { Err(Status::MediaRead) } else { Ok(buf) }
     }
 
     /// Writes parts of blocks: reads the blocks around, in a task of its own, with everybody else kept away.
