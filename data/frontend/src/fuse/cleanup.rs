@@ -83,9 +83,13 @@ fn unmount_lazily(point: &Path) -> Result<(), Error> {
     }
 }
 
-/// Removes what an earlier attachment of `volume` left behind, if nobody uses it.
+/// Removes what an earlier attachment of `volume` at `dir` left behind, if nobody uses it. What another engine on this
+/// machine has of the volume is not ours: its nexus is fenced, and flushing its device could wait for an engine that died.
 pub(crate) fn clear_leftovers(volume: Uuid, dir: &Path) -> Result<(), Error> {
     for (device, _) in ours(|mark| mark.volume == volume) {
+        if device.lies_outside(dir) {
+            continue;
+        }
         let claim = device.claim().or_else(|error| match error.kind() {
             ErrorKind::InUse => Err(error),
             // It cannot be flushed: nobody serves it any more.
@@ -93,10 +97,6 @@ pub(crate) fn clear_leftovers(volume: Uuid, dir: &Path) -> Result<(), Error> {
         })?;
         claim.release()?;
     }
-    for mounted in our_mounts(|mark| mark.volume == volume)? {
-        mount::abort(&mounted.point)
-            .map_err(|error| Error::os(format_args!("cannot unmount {}", mounted.point.display()), error))?;
-    }
-    // A dead mount without its entry in the table would make the folder unusable.
+    // Whether or not the table of mounts has it: a dead mount would make the folder unusable.
     mount::abort(dir).map_err(|error| Error::os(format_args!("cannot unmount {}", dir.display()), error))
 }

@@ -202,6 +202,13 @@ impl LoopDevice {
         Mark::read(std::str::from_utf8(&info.file_name[..end]).ok()?)
     }
 
+    /// Whether the file under it is served at another place than `dir`. Where its mount is gone there is no telling.
+    pub(crate) fn lies_outside(self, dir: &Path) -> bool {
+        let file = std::fs::read_to_string(self.sysfs("loop/backing_file")).unwrap_or_default();
+        let served = Path::new(file.trim_end()).parent();
+        served.is_some_and(|served| served.file_name() == dir.file_name() && served != dir)
+    }
+
     /// Whether there is a file under it.
     pub(crate) fn is_bound(self) -> bool {
         self.sysfs("loop").exists()

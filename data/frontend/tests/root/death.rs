@@ -2,7 +2,7 @@
 
 use crate::Test;
 use crate::attach::fio_verify;
-use crate::run::{Run, Server, kill, path, pause, processes_of, sh, try_sh, wait_for};
+use crate::run::{Run, Server, kill, now, path, pause, processes_of, sh, try_sh, wait_for};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -15,6 +15,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("death::nobody_takes_over_in_time", nobody_takes_over_in_time),
     ("death::all_holders_die", all_holders_die),
     ("death::a_server_that_waits_for_itself_dies", a_server_that_waits_for_itself_dies),
+    ("death::another_engine_does_not_wait_for_a_dead_one", another_engine_does_not_wait_for_a_dead_one),
     ("death::a_holder_keeps_nothing_but_its_descriptors", a_holder_keeps_nothing_but_its_descriptors),
 ];
 
@@ -196,6 +197,26 @@ fn a_server_that_waits_for_itself_dies() {
     server.tell("detach");
     drop(server);
     run.assert_nothing_left();
+}
+
+/// Two engines on one machine, as in `dev`: the volume moves to the other one while the device of the first, which was
+/// killed, still waits for it to come back.
+fn another_engine_does_not_wait_for_a_dead_one() {
+    let run = Run::new("other");
+    let first = run.serve(&run.disk("64MiB"), &[HOLDING]);
+    let kept = first.device.clone();
+    first.kill();
+    let (disk, state) = (run.path("disk2"), format!("state={}", path(&run.path("other"))));
+    let began = now();
+    let mut second = run.serve(&format!("file://{}?size=64MiB", path(&disk)), &[&state]);
+    let took = Duration::from_nanos(now() - began);
+    assert!(took < 5 * SECOND, "{took:?}");
+    assert_ne!(second.device, kept);
+    second.tell("detach");
+    drop(second);
+    let back = run.serve(&run.disk("64MiB"), &[HOLDING]);
+    assert_eq!(back.device, kept, "nobody touched it");
+    end(back, &run);
 }
 
 fn a_holder_keeps_nothing_but_its_descriptors() {
