@@ -13,7 +13,7 @@
 //! # Invariants
 //! 1. No system call that does I/O on a served volume runs on the reactor's thread.
 //! 2. The serving process keeps neither the file nor the loop device open, and its threads that touch them hold no other
-//!    descriptor ([`isolated`]): its death must not wait for its own I/O.
+//!    descriptor (`isolated`): its death must not wait for its own I/O.
 //! 3. Mounts and loop devices carry `orlop:RUN:VOLUME`, and nothing without this mark is ever touched.
 
 mod abi;
