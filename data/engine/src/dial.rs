@@ -14,6 +14,8 @@ use std::time::Duration;
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// How long a command may take before its association is given up (I3: it is asked again only after a reconnect).
 const COMMAND_LIMIT: Duration = Duration::from_secs(4);
+/// How long a member's silence on an idle association may last. While a volume is used its nexus asks far more often.
+const KEEP_ALIVE_MS: u32 = 15_000;
 
 /// The way to members from this node.
 pub(crate) fn dial(state: &Rc<State>) -> Dial {
@@ -33,6 +35,7 @@ async fn connect(state: &Rc<State>, member: MemberRecord) -> Result<Leg, Status>
     let options = ConnectOptions {
         connect_limit: CONNECT_LIMIT,
         command_limit: COMMAND_LIMIT,
+        keep_alive_ms: KEEP_ALIVE_MS,
         ..ConnectOptions::new(address, replica_nqn(member.replica), hostnqn, rt::random_uuid())
     };
     let association = Association::connect(options).await.map_err(|error| {

@@ -17,6 +17,8 @@ use uuid::Uuid;
 
 /// How often a running volume is looked at and reported, if something changed.
 const LOOK: Duration = Duration::from_millis(500);
+/// The same while nobody uses the volume and all its copies are in sync.
+const LOOK_CALM: Duration = Duration::from_secs(2);
 /// The pause before a volume that could not be opened is tried again.
 const REOPEN: Duration = Duration::from_millis(500);
 
@@ -154,7 +156,8 @@ impl Running {
             let over = async {
                 nexus.until_stopped().await;
             };
-            rt::race(over, rt::race(self.changed.wait(), rt::sleep(LOOK))).await;
+            let look = if nexus.is_calm() { LOOK_CALM } else { LOOK };
+            rt::race(over, rt::race(self.changed.wait(), rt::sleep(look))).await;
         }
         state.exports.remove(&name);
         let (end, message) = match nexus.stopped() {

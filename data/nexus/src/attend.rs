@@ -53,7 +53,9 @@ impl State {
         }
     }
 
-    /// Watches a leg that is up until it is not: heartbeats whenever a third of the lease passed without an answer.
+    /// Watches a leg that is up until it is not: heartbeats whenever a third of the lease passed without an answer, and
+    /// none while the volume is calm. The first operation after that starts them again, and is served when they are
+    /// answered (I9).
     async fn watch(&self, member: &Member, leg: &Rc<Leg>) {
         let third = self.config.lease / 3;
         while self.stopped().is_none() && member.condemned().is_none() {
@@ -69,7 +71,11 @@ impl State {
                         false
                     },
                     async {
-                        rt::sleep_until(due).await;
+                        if self.is_calm() {
+                            self.activity.begins().await;
+                        } else {
+                            rt::sleep_until(due).await;
+                        }
                         false
                     },
                 ),
@@ -78,7 +84,7 @@ impl State {
             if over {
                 return;
             }
-            if rt::now() < member.last_answered() + third {
+            if rt::now() < member.last_answered() + third || self.is_calm() {
                 continue;
             }
             let asked = rt::now();

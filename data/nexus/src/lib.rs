@@ -10,6 +10,7 @@
 //! | `read` | the path of a read (I6, I9, I11) |
 //! | `attend` | one task per member: heartbeats, reconnecting, retiring, rejoining (I2, I3, I4, I5) |
 //! | `equal` | making extents equal by hash; rebuild with progress on the receiver (I6, I7) |
+//! | `activity` | whether anybody uses the volume |
 //! | `adopt` | the wished members: taken in, let go |
 //! | `record` | the volume's record: compare-and-swap, lost answers |
 //! | `order` | turns: the order of overlapping operations |
@@ -33,6 +34,7 @@
 //!
 //! (The numbers are those of the design; 8 and 12 belong to snapshots and to a lost store, which are not here yet.)
 
+mod activity;
 mod adopt;
 mod attachment;
 mod attend;

@@ -20,6 +20,7 @@ const LEASE_LOOK: Duration = Duration::from_millis(20);
 impl State {
     /// Fills `buf` from block `lba` on.
     pub(crate) async fn read(self: &Rc<Self>, lba: Lba, buf: DmaBuf) -> Result<DmaBuf, Status> {
+        let _in_use = self.activity.begin();
         let geometry = self.geometry();
         let blocks = geometry.check(lba, buf.len())?;
         let extents = self.extents_of(lba, blocks);

@@ -1,6 +1,7 @@
 //! The state of an open volume, with one owner: the reactor that runs its nexus.
 
 use crate::Planted;
+use crate::activity::Activity;
 use crate::leg::Leg;
 use crate::member::Member;
 use crate::order::{Kind, Order, Turn};
@@ -67,6 +68,7 @@ pub(crate) struct State {
     pub(crate) keeper: Keeper,
     pub(crate) dial: Dial,
     pub(crate) order: Order,
+    pub(crate) activity: Rc<Activity>,
     pub(crate) members: RefCell<Vec<Rc<Member>>>,
     /// The counter of the open generation.
     counter: Cell<u64>,
@@ -110,6 +112,7 @@ impl State {
             keeper,
             dial,
             order: Order::default(),
+            activity: Activity::new(),
             members: RefCell::new(record.members.iter().map(Member::new).collect()),
             counter: Cell::new(1),
             stopped: Cell::new(None),
@@ -212,6 +215,14 @@ impl State {
         }
     }
 
+    /// Whether nobody used the volume for longer than the lease and nothing is to be done for its members: then nobody
+    /// needs to know whether they are well, and an idle volume costs nothing.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.activity.is_calm(self.config.lease)
+            && !self.resyncing.get()
+            && self.members().iter().all(|member| self.in_sync(member) && member.leg().is_some())
+    }
+
     /// Runs `task` as long as this nexus lives.
     pub(crate) fn keep(&self, task: Task<()>) {
         let mut tasks = self.tasks.borrow_mut();
@@ -265,6 +276,11 @@ impl Nexus {
     /// The size of the volume.
     pub fn size(&self) -> ByteCount {
         self.0.geometry().size()
+    }
+
+    /// Whether nobody has used the volume for a while and all its members are in sync.
+    pub fn is_calm(&self) -> bool {
+        self.0.is_calm()
     }
 
     /// Why it does not serve any more: fenced by a newer owner, or closed.

@@ -63,8 +63,9 @@ impl State {
         geometry.check_blocks(lba, blocks)?;
         let start = geometry.offset_bytes(lba);
         let turn = self.arrive(start..start + geometry.offset_bytes(Lba(blocks.0)), Kind::Exclusive);
-        let state = Rc::clone(self);
+        let (state, in_use) = (Rc::clone(self), self.activity.begin());
         shielded(async move {
+            let _in_use = in_use;
             turn.granted().await;
             state.change_in_turn(turn, lba, blocks, change, durability).await
         })
@@ -94,8 +95,9 @@ impl State {
 
     /// Makes everything that completed before this call durable on all members.
     pub(crate) async fn flush(self: &Rc<Self>) -> Result<(), Status> {
-        let state = Rc::clone(self);
+        let (state, in_use) = (Rc::clone(self), self.activity.begin());
         shielded(async move {
+            let _in_use = in_use;
             let outcomes = state.ask_all(&Request::Flush).await;
             state.judge_durable(&outcomes).await
         })
