@@ -54,3 +54,31 @@ impl Drop for InUse {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_is_calm_only_a_while_after_its_last_operation_has_ended() {
+        rt::sim::World::new(1).run(async {
+            let (activity, quiet) = (Activity::new(), Duration::from_secs(3));
+            rt::sleep(Duration::from_secs(2)).await;
+            assert!(!activity.is_calm(quiet));
+            let (first, second) = (activity.begin(), activity.begin());
+            rt::sleep(Duration::from_secs(10)).await;
+            drop(first);
+            rt::sleep(Duration::from_secs(10)).await;
+            assert!(!activity.is_calm(quiet), "one is still under way (invariant 1)");
+            drop(second);
+            assert!(!activity.is_calm(quiet));
+            rt::sleep(Duration::from_secs(4)).await;
+            assert!(activity.is_calm(quiet));
+            let begins = activity.begins();
+            let operation = activity.begin();
+            begins.await;
+            assert!(!activity.is_calm(quiet));
+            drop(operation);
+        });
+    }
+}

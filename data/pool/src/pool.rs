@@ -140,6 +140,9 @@ impl<D: Device + 'static> Pool<D> {
 
     /// As [`Self::open`], for a device that failed or was away while the machine ran: what had completed and was not
     /// flushed may be lost, so its label gets another boot id.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
     pub async fn reopen(device: D, boot_id: Uuid) -> Result<Self, Error> {
         Self::open_anew(device, boot_id, true).await
     }
