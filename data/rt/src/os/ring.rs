@@ -10,9 +10,9 @@ use super::arena::{Arena, CHUNK};
 use super::call::Raw;
 use super::executor::Shared;
 use super::ops::Key;
-use super::spin::{POLL, Spin};
+use super::spin::{Spin, Waited};
 use super::{Wait, boot_time};
-use crate::Errno;
+use crate::{Errno, Instant};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue, types};
 use rustix::process::{Resource, Rlimit};
 use std::collections::VecDeque;
@@ -21,6 +21,7 @@ use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 /// Completions of cancellations, of no interest: the cancelled operation completes by itself.
 const IGNORED: Key = u64::MAX;
@@ -41,6 +42,8 @@ pub(super) struct Ring {
     /// Whether the event descriptor is being watched.
     watching: bool,
     spin: Spin,
+    /// When the last wait ended.
+    last_wait: Instant,
     /// Reads and writes of disks started since the last submission.
     waiting_for_disk: u32,
 }
@@ -57,6 +60,7 @@ impl Ring {
             shared,
             watching: false,
             spin: Spin::new(),
+            last_wait: boot_time(),
             waiting_for_disk: 0,
         })
     }
@@ -127,26 +131,32 @@ impl Ring {
     /// Waits for a completion, a wake or the time: polling first while that pays.
     fn sleep(&mut self, wait: Wait) {
         let start = boot_time();
-        if self.spin.pays() {
+        let found = self.spin.window().is_some_and(|window| self.poll(start, window));
+        if found || !self.shared.fall_asleep() {
             self.enter(None);
-            while boot_time() - start < POLL {
-                for _ in 0..8 {
-                    if self.has_news() {
-                        self.enter(None);
-                        self.spin.note(boot_time() - start);
-                        return;
-                    }
-                    std::hint::spin_loop();
-                }
-            }
-        }
-        if self.shared.fall_asleep() {
+        } else {
             self.enter(Some(wait));
             self.shared.wake_up();
-            self.spin.note(boot_time() - start);
-        } else {
-            self.enter(None);
         }
+        let end = boot_time();
+        let completions = u32::try_from(self.kernel.completion().len()).unwrap_or(u32::MAX);
+        let waited = Waited { waited: end - start, elapsed: end - self.last_wait, completions };
+        self.last_wait = end;
+        self.spin.note(waited, involuntary_switches);
+    }
+
+    /// Looks for news over and over for a time; whether there are any.
+    fn poll(&mut self, start: Instant, window: Duration) -> bool {
+        self.enter(None);
+        while boot_time() - start < window {
+            for _ in 0..8 {
+                if self.has_news() {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+        }
+        false
     }
 
     fn has_news(&mut self) -> bool {
@@ -186,6 +196,19 @@ impl Ring {
             }
         }
     }
+}
+
+/// How often this thread lost its core to somebody else while it had work.
+fn involuntary_switches() -> u64 {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::uninit();
+    // SAFETY: the call writes one `rusage`, or fails; all fields are plain numbers.
+    let usage = unsafe {
+        if libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) != 0 {
+            return 0;
+        }
+        usage.assume_init()
+    };
+    u64::try_from(usage.ru_nivcsw).unwrap_or(0)
 }
 
 impl Drop for Ring {
