@@ -61,6 +61,8 @@ pub(crate) struct Inner {
     pub(crate) volume: Uuid,
     cluster: Uuid,
     planted: Planted,
+    /// An owner is silent, and to be replaced.
+    pub(crate) silenced: Cell<bool>,
     /// Counted by nexuses that have ended since.
     pub(crate) past: RefCell<Totals>,
 }
@@ -90,6 +92,7 @@ impl Cluster {
             volume,
             cluster: Uuid::from_u128(0xC1),
             planted,
+            silenced: Cell::new(false),
             past: RefCell::default(),
         }))
     }
@@ -172,15 +175,16 @@ impl Cluster {
         self.store.create(volume, VolumeRecord::new(self.volume, sizes.volume_bytes, BLOCK_SIZE, members));
     }
 
-    /// The machine whose engine has the volume open, and its nexus.
-    pub(crate) fn owner(&self) -> Option<(usize, nexus::Nexus)> {
+    /// A machine whose engine has the volume open, and its nexus; none of those to be avoided.
+    pub(crate) fn owner(&self, avoided: &[usize]) -> Option<(usize, nexus::Nexus)> {
         let open = |(index, machine): (usize, &Machine)| {
             let engine = machine.engine.borrow().clone()?;
             let handle = engine.volume(self.volume)?;
             handle.nexus.stopped().is_none().then_some((index, handle.nexus))
         };
         // An old owner that does not know better may still be there: clients may talk to either.
-        let owners: Vec<_> = self.machines.iter().enumerate().filter_map(open).collect();
+        let asked = self.machines.iter().enumerate().filter(|(index, _)| !avoided.contains(index));
+        let owners: Vec<_> = asked.filter_map(open).collect();
         let which = usize::try_from(rt::random_u64() % owners.len().max(1) as u64).ok()?;
         owners.into_iter().nth(which)
     }
@@ -189,6 +193,17 @@ impl Cluster {
     pub(crate) fn wished_owner(&self) -> usize {
         let owner = self.store.wished_owner(self.volume);
         self.machines.iter().position(|machine| owner.as_deref() == Some(&machine.name)).unwrap_or(0)
+    }
+
+    /// The machine that the record names as the owner's.
+    pub(crate) fn recorded_owner(&self) -> Option<usize> {
+        let owner = self.store.record(self.volume).owner?;
+        self.machines.iter().position(|machine| machine.name == owner.node)
+    }
+
+    /// Whether a machine has the volume open, rightly or not.
+    pub(crate) fn serves(&self, index: usize) -> bool {
+        self.nexus_of(index).is_some_and(|nexus| nexus.stopped().is_none())
     }
 
     /// The nexus that is open on a machine.

@@ -8,7 +8,8 @@
 //!    flushed one, and what it may have lost is said to be lost (I10);
 //! 2. the volume heals: all members are in sync after a bounded time;
 //! 3. the replicas, read offline from the disks, are equal block by block;
-//! 4. no record was ever changed as none may be (the last member in sync given up, an epoch taken back).
+//! 4. no record was ever changed as none may be (the last member in sync given up, an epoch taken back);
+//! 5. enough happened: a seed of few operations, or of few kinds of faults, has proved nothing.
 
 mod cluster;
 mod faults;
@@ -19,7 +20,7 @@ mod verify;
 mod workload;
 
 pub use nexus::Planted;
-pub use totals::Totals;
+pub use totals::{COMPLETED_MIN, KINDS_MIN, Totals};
 
 use cluster::{Cluster, Sizes};
 use device::Lba;
@@ -28,9 +29,7 @@ use std::fmt;
 use std::time::Duration;
 use workload::Workload;
 
-/// I/Os after which the faults end.
-const COMPLETED_MIN: u64 = 2_000;
-/// Virtual time after which they end in any case.
+/// Virtual time after which the faults end in any case.
 const FAULTS_MAX: Duration = Duration::from_secs(120);
 /// Virtual time within which a volume heals once nothing fails any more.
 const HEALED_WITHIN: Duration = Duration::from_secs(120);
@@ -61,6 +60,15 @@ impl Bug {
         Planted::ALL.iter().find(|(known, _)| *known == name).map(|(_, planted)| Self::Nexus(*planted))
     }
 
+    /// Its name, if there is a bug.
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::JournalWithoutBarrier => Some(JOURNAL),
+            Self::Nexus(planted) => Planted::ALL.iter().find(|(_, p)| *p == planted).map(|(name, _)| *name),
+        }
+    }
+
     /// The names of all bugs.
     pub fn names() -> Vec<&'static str> {
         Planted::ALL.iter().map(|(name, _)| *name).chain([JOURNAL]).collect()
@@ -72,6 +80,8 @@ impl Bug {
 pub struct Outcome {
     /// The seed.
     pub seed: u64,
+    /// What was broken on purpose.
+    pub bug: Bug,
     /// What happened.
     pub totals: Totals,
     /// The hash of everything that happened, in order.
@@ -82,10 +92,18 @@ pub struct Outcome {
     pub violation: Option<String>,
 }
 
+impl Outcome {
+    /// The command that does the same again.
+    pub fn replay(&self) -> String {
+        let bug = self.bug.name().map(|name| format!(" --bug {name}")).unwrap_or_default();
+        format!("orlop sim --seed {}{bug}", self.seed)
+    }
+}
+
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.violation {
-            Some(cause) => write!(f, "seed {}: {cause}; replay: orlop sim --seed {}", self.seed, self.seed),
+            Some(cause) => write!(f, "seed {}: {cause}; replay: {}", self.seed, self.replay()),
             None => write!(f, "seed {}: ok, trace {:016x}, {}", self.seed, self.trace_hash, self.totals),
         }
     }
@@ -109,14 +127,10 @@ pub fn run_seed(seed: u64, bug: Bug) -> Outcome {
             (Totals::default(), Some(format!("panic: {}", text.unwrap_or_default())))
         }
     };
-    let counters = world.counters();
-    totals.crashes = counters.crashes;
-    totals.power_cuts = counters.power_cuts;
-    totals.torn_writes = counters.writes_torn;
-    totals.lost_cache = counters.writes_lost;
-    totals.partitions = counters.partitions;
-    totals.disk_errors = counters.read_errors + counters.write_errors + counters.sync_errors;
-    Outcome { seed, totals, trace_hash: world.trace_hash(), elapsed: world.elapsed(), violation }
+    totals.note(&world.counters());
+    // With a bug planted only what the checks find counts.
+    let violation = violation.or_else(|| if bug == Bug::None { totals.too_little() } else { None });
+    Outcome { seed, bug, totals, trace_hash: world.trace_hash(), elapsed: world.elapsed(), violation }
 }
 
 /// The story of one seed: a cluster, clients and faults; then peace, and the checks.
@@ -133,9 +147,16 @@ async fn tell(world: World, planted: Planted) -> (Totals, Option<String>) {
 
     let began = world.elapsed();
     let lasting = Duration::from_secs(10 + rt::random_u64() % 50);
+    let kinds = || {
+        let mut totals = cluster.store.totals();
+        totals += &cluster.past.borrow();
+        totals.note(&world.counters());
+        totals.fault_kinds()
+    };
     let enough = || {
         let elapsed = world.elapsed().saturating_sub(began);
-        (workload.totals().completed >= COMPLETED_MIN && elapsed > lasting) || elapsed > FAULTS_MAX
+        let done = elapsed > lasting && workload.totals().completed >= COMPLETED_MIN && kinds() >= KINDS_MIN;
+        done || elapsed > FAULTS_MAX
     };
     faults::rage(&cluster, || enough() || workload.violation().is_some()).await;
 
@@ -143,6 +164,11 @@ async fn tell(world: World, planted: Planted) -> (Totals, Option<String>) {
         rt::timeout(HEALED_WITHIN, workload.trim()).await.ok();
     }
     let healed = verify::healed(&cluster, HEALED_WITHIN).await;
+    // Clients that were held up for long do their share in peace.
+    let give_up = world.elapsed() + HEALED_WITHIN;
+    while healed.is_ok() && workload.totals().completed < COMPLETED_MIN && world.elapsed() < give_up {
+        rt::sleep(Duration::from_millis(50)).await;
+    }
     workload.stop();
     for client in clients {
         client.await;

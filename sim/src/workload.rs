@@ -16,6 +16,9 @@ use std::time::Duration;
 
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The longest that a client waits before it does something else, with another owner if there is one. An answer that
+/// comes later counts.
+const IMPATIENCE_MAX_MS: u64 = 2_000;
 /// The most blocks in one operation.
 const BLOCKS_MAX: u64 = 8;
 
@@ -105,8 +108,9 @@ impl Workload {
         self.0.violation.borrow_mut().get_or_insert(cause);
     }
 
-    /// One client: one operation after the other until told to stop.
+    /// One client: one operation after the other until told to stop. It has at most one unanswered on each machine.
     pub(crate) async fn client(self) {
+        let mut unanswered: Vec<(usize, rt::Task<bool>)> = Vec::new();
         while !self.0.stop.get() && self.violation().is_none() {
             let operation = match rt::random_u64() % 100 {
                 0..45 => Operation::Read,
@@ -120,8 +124,23 @@ impl Workload {
                 self.0.hot[usize::try_from(rt::random_u64() % self.0.hot.len() as u64).expect("few blocks")];
             let count =
                 if rt::random_u64().is_multiple_of(3) { 1 + rt::random_u64() % BLOCKS_MAX } else { 1 };
-            self.perform(operation, start, BlockCount(count)).await;
+            unanswered.retain(|(_, asked)| !asked.is_finished());
+            let silent: Vec<usize> = unanswered.iter().map(|(machine, _)| *machine).collect();
+            if let Some((machine, nexus)) = self.0.cluster.owner(&silent) {
+                let workload = self.clone();
+                let asked = async move {
+                    workload.perform_on(machine, &nexus, operation, start, BlockCount(count)).await
+                };
+                let mut asked = rt::spawn(asked);
+                let impatience = Duration::from_millis(rt::random_u64() % IMPATIENCE_MAX_MS);
+                if rt::timeout(impatience, &mut asked).await.is_err() {
+                    unanswered.push((machine, asked));
+                }
+            }
             rt::sleep(Duration::from_micros(rt::random_u64() % self.0.pause_max_us)).await;
+        }
+        for (_, asked) in unanswered {
+            asked.await;
         }
     }
 
@@ -165,13 +184,25 @@ impl Workload {
         }
     }
 
-    /// Performs one operation and notes its history; true if it was done.
+    /// Performs one operation wherever the volume is open, and waits for its end; true if it was done.
     async fn perform(&self, operation: Operation, lba: Lba, count: BlockCount) -> bool {
-        let Some((machine, nexus)) = self.0.cluster.owner() else {
+        let Some((machine, nexus)) = self.0.cluster.owner(&[]) else {
             rt::sleep(Duration::from_millis(10)).await;
             return false;
         };
-        let Some(attachment) = self.attachment(machine, &nexus).await else { return false };
+        self.perform_on(machine, &nexus, operation, lba, count).await
+    }
+
+    /// Performs one operation and notes its history; true if it was done.
+    async fn perform_on(
+        &self,
+        machine: usize,
+        nexus: &Nexus,
+        operation: Operation,
+        lba: Lba,
+        count: BlockCount,
+    ) -> bool {
+        let Some(attachment) = self.attachment(machine, nexus).await else { return false };
         let writes = matches!(operation, Operation::Write(_) | Operation::Zero | Operation::Unmap);
         let value = if writes { self.stamp(operation) } else { 0 };
         let (era, start) = (self.0.era.get(), self.tick());
@@ -183,7 +214,7 @@ impl Workload {
         if self.0.era.get() != era {
             return false; // Of an era that a gap has closed.
         }
-        if self.gapped(&nexus, &attachment) {
+        if self.gapped(nexus, &attachment) {
             self.close_era(end);
             return false;
         }

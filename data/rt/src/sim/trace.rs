@@ -46,6 +46,8 @@ pub struct Counters {
     pub disk_hangs: u64,
     /// Disks that were pulled.
     pub disks_unplugged: u64,
+    /// Pauses of a machine.
+    pub pauses: u64,
     /// Connections that were established.
     pub connections: u64,
     /// Connections that were reset.

@@ -279,6 +279,7 @@ impl World {
     pub fn pause(&self, node: NodeId) {
         let state = &mut *self.shared.state.borrow_mut();
         state.fate.note(Kind::Pause, node.0 as u64, 1);
+        state.fate.counters.pauses += 1;
         state.nodes[node.0].paused = true;
     }
 

@@ -234,6 +234,7 @@ fn a_paused_node_runs_nothing_while_its_clock_goes_on() {
         world.resume(node);
         assert_eq!(Rc::strong_count(&count), 1);
     });
+    assert_eq!(world.counters().pauses, 2);
 }
 
 #[test]
