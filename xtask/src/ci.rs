@@ -57,11 +57,14 @@ pub(crate) fn test(root: &Path, arguments: &TestArguments) -> Result<()> {
     Ok(())
 }
 
-/// Runs the simulator's seeds.
+/// Runs the simulator: its seeds must hold, and each planted bug must be found within as many.
 fn simulate(program: &Path, count: &mut Count) -> Result<()> {
-    let mut command = Command::new(program);
-    command.args(["sim", "--seeds", SIM_SEEDS]);
-    run(command, count)
+    for arguments in [&["sim", "--seeds", SIM_SEEDS][..], &["sim", "--until-found", "--seeds", SIM_SEEDS]] {
+        let mut command = Command::new(program);
+        command.args(arguments);
+        run(command, count)?;
+    }
+    Ok(())
 }
 
 /// `cargo xtask ci`.

@@ -333,6 +333,9 @@ pub(crate) struct Sim {
     /// Ends with the first seed that fails.
     #[arg(long, hide = true)]
     pub(crate) until_failure: bool,
+    /// Runs seeds with the planted bug, or each planted bug, until one finds it; fails where none does.
+    #[arg(long, hide = true, conflicts_with_all = ["seed", "minutes", "until_failure"])]
+    pub(crate) until_found: bool,
     #[command(flatten)]
     pub(crate) output: Output,
 }

@@ -8,5 +8,6 @@ mod docs;
 mod help;
 mod metrics;
 mod program;
+mod sim;
 mod usage;
 mod volume;
