@@ -14,6 +14,7 @@ use crate::attend::Connection;
 use crate::leg::{Change, Hello, Leg};
 use crate::member::Member;
 use crate::owed::Owed;
+use crate::record::{finish_rebuild, node_is_taken};
 use crate::state::{State, count};
 use device::{BlockCount, Lba, Status};
 use futures_util::future::join_all;
@@ -205,7 +206,9 @@ impl State {
 
     /// Lets a stale (or new) member join the writes and starts its rebuild; false if that is not possible now.
     pub(crate) async fn rejoin(self: &Rc<Self>, member: &Rc<Member>) -> bool {
-        if !self.others_in_sync_up(member) {
+        // Beside one of its node it could not become in sync; it waits until it is no longer wished, or that one is away.
+        let taken = self.keeper.with(|record| node_is_taken(record, member.replica));
+        if taken || !self.others_in_sync_up(member) {
             return false;
         }
         let connection = match self.connect(member.replica).await {
@@ -332,18 +335,18 @@ impl State {
         }
         let finished = async {
             self.note_progress(&member, &leg).await?;
-            let in_sync = self.change_entry(&member, move |entry| {
-                let changes = matches!(entry.state, MemberState::Rebuilding { .. });
-                if changes {
-                    entry.state = MemberState::InSync;
-                    entry.incarnation = Some(hello.incarnation);
-                    entry.boot_id = Some(hello.boot_id);
-                }
-                changes
-            });
-            in_sync.await
+            let replica = member.replica;
+            let Hello { incarnation, boot_id, .. } = hello;
+            let swapped =
+                self.change_record(move |record| finish_rebuild(record, replica, incarnation, boot_id)).await;
+            member.changed.notify();
+            swapped
         };
         match finished.await {
+            // Another one of its node was faster.
+            Ok(()) if matches!(self.state_of(&member), MemberState::Rebuilding { .. }) => {
+                member.condemn(&leg, Status::Aborted);
+            }
             Ok(()) => {
                 self.start_resync();
                 count(&self.counters.rebuilt, 1);

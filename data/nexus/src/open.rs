@@ -152,7 +152,10 @@ fn choose(state: &State, before: &Before, present: &[Present]) -> Result<Chosen,
     let in_sync = those(&|i| entry(i).state == MemberState::InSync);
     let whole = |in_sync: Vec<usize>| Ok(Chosen { in_sync, gap: false });
     if before.fresh && !all.is_empty() {
-        return whole(those(&|i| entry(i).state == MemberState::New));
+        let new = those(&|i| entry(i).state == MemberState::New);
+        // One of each node (docs/decisions/0009).
+        let first = |i: &usize| new.iter().all(|other| other >= i || entry(other).node != entry(i).node);
+        return whole(new.iter().copied().filter(first).collect());
     }
     if in_sync.is_empty() {
         if state.config.planted == Planted::StaleTakesOver && !all.is_empty() {

@@ -186,7 +186,76 @@ pub(crate) fn member(record: &VolumeRecord, replica: Uuid) -> Option<&MemberReco
     record.members.iter().find(|member| member.replica == replica)
 }
 
+/// Whether another member on this one's node is in sync. Then this one must not be: two copies that die with one node
+/// count as one (docs/decisions/0009).
+pub(crate) fn node_is_taken(record: &VolumeRecord, replica: Uuid) -> bool {
+    let Some(entry) = member(record, replica) else { return false };
+    let mut others = record.members.iter().filter(|other| other.replica != replica);
+    others.any(|other| other.node == entry.node && other.state == MemberState::InSync)
+}
+
+/// Makes a member that has been given everything `InSync`, unless its node has one that is.
+pub(crate) fn finish_rebuild(
+    record: &mut VolumeRecord,
+    replica: Uuid,
+    incarnation: Uuid,
+    boot_id: Uuid,
+) -> bool {
+    if node_is_taken(record, replica) {
+        return false;
+    }
+    match member_mut(record, replica) {
+        Some(entry) if matches!(entry.state, MemberState::Rebuilding { .. }) => {
+            entry.state = MemberState::InSync;
+            entry.incarnation = Some(incarnation);
+            entry.boot_id = Some(boot_id);
+            true
+        }
+        _ => false,
+    }
+}
+
 /// The record's entry of a replica, to be edited.
 pub(crate) fn member_mut(record: &mut VolumeRecord, replica: Uuid) -> Option<&mut MemberRecord> {
     record.members.iter_mut().find(|member| member.replica == replica)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::Generation;
+
+    #[test]
+    fn a_node_has_one_member_in_sync_at_most() {
+        const REBUILDING: MemberState = MemberState::Rebuilding { since: Generation::ZERO };
+        let id = Uuid::from_u128;
+        let entry = |replica, node: &str, state| MemberRecord {
+            state,
+            ..MemberRecord::new(id(replica), id(replica), node.into())
+        };
+        // Replica 2 was on the disk of n2 that was replaced by the one of replica 4.
+        let mut record = VolumeRecord::new(
+            id(9),
+            1 << 20,
+            4096,
+            vec![
+                entry(1, "n1", MemberState::InSync),
+                entry(2, "n2", MemberState::InSync),
+                entry(4, "n2", REBUILDING),
+            ],
+        );
+        assert!(!finish_rebuild(&mut record, id(4), id(7), id(8)), "the old one may still count");
+        record.members[1].state = MemberState::Stale { since: Generation::ZERO };
+        assert!(!node_is_taken(&record, id(4)));
+        assert!(finish_rebuild(&mut record, id(4), id(7), id(8)));
+        assert_eq!(
+            (record.members[2].state, record.members[2].incarnation),
+            (MemberState::InSync, Some(id(7)))
+        );
+        // The old disk is back.
+        assert!(node_is_taken(&record, id(2)) && !node_is_taken(&record, id(1)));
+        record.members[1].state = REBUILDING;
+        assert!(!finish_rebuild(&mut record, id(2), id(7), id(8)));
+        assert_eq!(record.members[1].state, REBUILDING);
+    }
 }
