@@ -126,6 +126,11 @@ impl Store {
         if in_sync(old) && !in_sync(new) {
             forbidden("I4: the last member in sync was given up".to_owned());
         }
+        let mut nodes = BTreeSet::new();
+        let in_sync = new.members.iter().filter(|m| m.state == MemberState::InSync);
+        if !in_sync.map(|m| &m.node).all(|node| nodes.insert(node)) {
+            forbidden("two members of one node are in sync".to_owned());
+        }
         for after in &new.members {
             let before = old.members.iter().find(|m| m.replica == after.replica).map(|m| m.state);
             match (before, after.state) {
@@ -190,6 +195,11 @@ impl Control for NodeControl {
             self.travel().await.map_err(away)?;
             Ok(self.store.0.nodes.borrow().values().cloned().collect())
         })
+    }
+
+    /// Reports of pools are not kept here: no simulated node loses one.
+    fn pools(&self) -> ControlFuture<'_, Vec<model::Pool>> {
+        Box::pin(async move { self.travel().await.map_err(away).map(|()| Vec::new()) })
     }
 
     fn volumes(&self) -> ControlFuture<'_, Vec<Volume>> {

@@ -343,6 +343,9 @@ pub(crate) struct Sim {
 /// Options of the controller process.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Controller {
+    /// How long a copy may be away before another one is made, for tests: they cannot wait for a minute.
+    #[arg(long, env = "ORLOP_REPLACE_AFTER_SECONDS", value_name = "SECONDS")]
+    pub(crate) replace_after: Option<u64>,
     /// The folder of its store.
     #[arg(long)]
     pub(crate) data: PathBuf,

@@ -6,6 +6,7 @@
 use crate::arguments::Controller;
 use crate::failure::{Failure, OrFail, Outcome};
 use crate::process;
+use std::time::Duration;
 use store::{Client, Embedded};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -27,7 +28,9 @@ async fn serve(arguments: &Controller) -> Outcome {
     let embedded = Embedded::open(&file).map_err(|error| Failure::new(error.to_string()))?;
     let client = Client::new(embedded);
     let cluster = manager::ensure_cluster(&client).await.map_err(|error| Failure::new(error.to_string()))?;
-    let manager = manager::start(client.clone(), manager::Config::default());
+    let mut patience = manager::Config::default();
+    patience.replace_after = arguments.replace_after.map_or(patience.replace_after, Duration::from_secs);
+    let manager = manager::start(client.clone(), patience);
     let config = api::ApiConfig { listen: arguments.listen, client, overcommit: manager::OVERCOMMIT_DEFAULT };
     let server = api::serve(config).await.map_err(|error| Failure::new(error.to_string()))?;
     tracing::info!(address = %server.address(), cluster = %cluster.uuid, "controller runs");

@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use manager::View;
-use model::{ClusterInfo, NodeState, VolumeState};
+use model::{ClusterInfo, NodeState, PoolState, VolumeState};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -118,7 +118,9 @@ impl Metrics {
         }
         self.pool_capacity.clear();
         self.pool_used.clear();
-        for pool in view.pools.values().map(|pool| &pool.value) {
+        // One that is gone may have a successor of the same name.
+        let pools = view.pools.values().map(|pool| &pool.value);
+        for pool in pools.filter(|pool| pool.state != PoolState::Gone) {
             let labels = PoolLabels { node: pool.node.clone(), pool: pool.name.clone() };
             self.pool_capacity.get_or_create(&labels).set(gauge(pool.capacity_bytes));
             self.pool_used.get_or_create(&labels).set(gauge(pool.used_bytes));

@@ -1,7 +1,7 @@
 //! What a volume looks like now, and waiting until it looks as wished.
 
 use crate::{App, Problem, nodes};
-use model::{Node, Pool, Stored, Surroundings, Volume, VolumeView};
+use model::{Node, NodeReplicas, Pool, Stored, Surroundings, Volume, VolumeView};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -25,7 +25,8 @@ pub(crate) async fn complete(app: &App, volume: Stored<Volume>) -> Result<Volume
     let status = app.client.get(&key).await?.map(|status| status.value);
     let nodes: Vec<Node> = nodes::values(app.client.list().await?);
     let pools: Vec<Pool> = nodes::values(app.client.list().await?);
-    let around = Surroundings::new(&nodes, &pools);
+    let replicas: Vec<NodeReplicas> = nodes::values(app.client.list().await?);
+    let around = Surroundings::new(&nodes, &pools, &replicas);
     Ok(model::view(&volume.value, volume.revision, record.as_ref(), status.as_ref(), &around))
 }
 

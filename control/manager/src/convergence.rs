@@ -9,8 +9,8 @@ use crate::{
     testing::{GIB, Scene},
 };
 use model::{
-    Attach, Generation, MemberIntent, MemberRecord, MemberState, NexusState, NodeState, Object, Owner,
-    ReplicaState, Stored, VolumeRecord, VolumeStatus,
+    Attach, Generation, MemberIntent, MemberRecord, MemberState, NexusState, NodeState, Object, Owner, Pool,
+    PoolState, ReplicaState, Stored, VolumeRecord, VolumeStatus,
 };
 use proptest::prelude::*;
 use std::{
@@ -36,6 +36,10 @@ enum Step {
     Delete(usize),
     /// The manager plans on the view of before.
     PlanOnOldView,
+    /// The node's disks are taken away; a new one is there.
+    ReplaceDisk(u128),
+    /// The disks that were taken away from the node are back, beside those that it has.
+    RestoreDisks(u128),
     /// The manager starts anew.
     Restart,
 }
@@ -46,6 +50,8 @@ fn steps(nodes: u128) -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         3 => node.clone().prop_map(Step::Fail),
         3 => node.clone().prop_map(Step::Recover),
+        2 => node.clone().prop_map(Step::ReplaceDisk),
+        1 => node.clone().prop_map(Step::RestoreDisks),
         4 => (1..5_u64).prop_map(Step::Run),
         2 => Just(Step::Run(70)),
         3 => Just(Step::Write),
@@ -68,8 +74,10 @@ struct World {
     up: BTreeSet<u128>,
     /// Volume -> the nexus that runs: its node, its epoch.
     nexuses: BTreeMap<Uuid, (u128, u64)>,
-    /// (node, replica) -> on its disk.
+    /// (node, replica) -> on one of its disks.
     replicas: BTreeSet<(u128, Uuid)>,
+    /// Pools whose disk is not in its node.
+    gone: BTreeSet<Uuid>,
     recorded: BTreeSet<Uuid>,
     placed: BTreeSet<Uuid>,
     revision: u64,
@@ -89,6 +97,7 @@ impl World {
             up: (1..=nodes).collect(),
             nexuses: BTreeMap::new(),
             replicas: BTreeSet::new(),
+            gone: BTreeSet::new(),
             recorded: BTreeSet::new(),
             placed: BTreeSet::new(),
             revision: 1,
@@ -125,7 +134,23 @@ impl World {
                 let old = self.old.clone();
                 self.manage(&old);
             }
+            Step::ReplaceDisk(node) => {
+                let mine = |pool: &&Stored<Pool>| pool.value.node == format!("n{node}");
+                let mine: Vec<Pool> =
+                    self.scene.view.pools.values().filter(mine).map(|pool| pool.value.clone()).collect();
+                let fresh = Pool { uuid: self.scene.new_uuid(), state: PoolState::Online, ..mine[0].clone() };
+                self.gone.extend(mine.iter().map(|pool| pool.uuid));
+                self.scene.add_pool(fresh);
+            }
+            Step::RestoreDisks(node) => self.restore_disks(*node),
             Step::Restart => self.observed = Observed::default(),
+        }
+    }
+
+    fn restore_disks(&mut self, node: u128) {
+        let pools = self.scene.view.pools.values().filter(|pool| pool.value.node == format!("n{node}"));
+        for pool in pools {
+            self.gone.remove(&pool.value.uuid);
         }
     }
 
@@ -159,6 +184,9 @@ impl World {
         let scene = &mut self.scene;
         let actions = plan(view, &self.observed, &config, &mut || scene.new_uuid());
         for action in &actions {
+            if let Action::Volume(volume) = action {
+                keeps_copies_apart(view, &volume.value);
+            }
             self.perform(action);
         }
         !actions.is_empty()
@@ -209,8 +237,11 @@ impl World {
                 }
             }
             Action::DeleteRecord(record) => {
-                let left =
-                    |member: &MemberRecord| self.replicas.iter().any(|(_, left)| *left == member.replica);
+                // What is on a disk that was taken away stays there, and is nobody's.
+                let left = |member: &MemberRecord| {
+                    !self.gone.contains(&member.pool)
+                        && self.replicas.iter().any(|(_, left)| *left == member.replica)
+                };
                 let known = view.records.get(&record.value.key());
                 if known.is_some_and(|known| known.revision == record.revision) {
                     assert!(!record.value.members.iter().any(left), "a replica is left without a record");
@@ -240,6 +271,12 @@ impl World {
         known.value.heartbeat += 1;
         let mut changed = known.value.state == NodeState::NotReady;
         known.value.state = NodeState::Ready;
+        for pool in self.scene.view.pools.values_mut().filter(|pool| pool.value.node == name) {
+            let state =
+                if self.gone.contains(&pool.value.uuid) { PoolState::Gone } else { PoolState::Online };
+            changed |= pool.value.state != state;
+            pool.value.state = state;
+        }
         changed |= self.keep_replicas(node, &name);
         let volumes: Vec<model::Volume> =
             self.scene.view.volumes.values().map(|volume| volume.value.clone()).collect();
@@ -281,9 +318,11 @@ impl World {
             .collect();
         let mut changed = false;
         for member in &members {
-            let here = self.replicas.contains(&(node, member.replica));
+            let gone = self.gone.contains(&member.pool);
+            let here = self.replicas.contains(&(node, member.replica)) && !gone;
             let state = match member.state {
-                MemberState::New => {
+                MemberState::Removed if gone => ReplicaState::Destroyed,
+                MemberState::New if !gone => {
                     self.replicas.insert((node, member.replica));
                     changed |= !here;
                     ReplicaState::Present
@@ -310,7 +349,8 @@ impl World {
 
     /// Whether its node is up and has made it.
     fn is_there(&self, member: &MemberRecord) -> bool {
-        self.is_up(member) && self.replicas.iter().any(|(_, replica)| *replica == member.replica)
+        let made = self.replicas.iter().any(|(_, replica)| *replica == member.replica);
+        self.is_up(member) && made && !self.gone.contains(&member.pool)
     }
 
     fn open(&mut self, node: u128, name: &str, record: &VolumeRecord) -> Option<VolumeRecord> {
@@ -340,7 +380,7 @@ impl World {
         self.nexuses.remove(&record.volume);
         self.report_nexus(record, NexusState::Closed);
         let all_flushed =
-            record.members.iter().all(|member| member.state != MemberState::InSync || self.is_up(member));
+            record.members.iter().all(|member| member.state != MemberState::InSync || self.is_there(member));
         VolumeRecord { version: record.version + 1, owner: None, clean: all_flushed, ..record.clone() }
     }
 
@@ -359,20 +399,28 @@ impl World {
         let good = next.members.iter().filter(|member| member.state == MemberState::InSync && wanted(member));
         let enough = good.count() >= 1;
         let destroyed = |member: &MemberRecord| {
-            member.state == MemberState::Removed
-                && self.is_up(member)
-                && !self.replicas.iter().any(|(_, replica)| *replica == member.replica)
+            let made = self.replicas.iter().any(|(_, replica)| *replica == member.replica);
+            let left = made && !self.gone.contains(&member.pool);
+            member.state == MemberState::Removed && self.is_up(member) && !left
         };
         next.members.retain(|member| !destroyed(member));
-        for member in &mut next.members {
+        for index in 0..next.members.len() {
+            let member = &next.members[index];
             let up = self.is_there(member);
-            member.state = match member.state {
+            let in_sync =
+                |other: &&MemberRecord| other.replica != member.replica && other.state == MemberState::InSync;
+            let taken = next.members.iter().filter(in_sync).any(|other| other.node == member.node);
+            let another = next.members.iter().filter(in_sync).any(|other| self.is_there(other));
+            next.members[index].state = match member.state {
                 MemberState::Removed => MemberState::Removed,
                 _ if !wanted(member) && enough => MemberState::Removed,
-                MemberState::New | MemberState::Stale { .. } if up => {
+                // One that is not reached is retired, but never the last one (I4).
+                MemberState::InSync if !up && another => STALE,
+                MemberState::New | MemberState::Stale { .. } if up && another && !taken => {
                     MemberState::Rebuilding { since: Generation::ZERO }
                 }
-                MemberState::Rebuilding { .. } if up => MemberState::InSync,
+                MemberState::Rebuilding { .. } if up && another && !taken => MemberState::InSync,
+                MemberState::Rebuilding { .. } => STALE,
                 state => state,
             };
         }
@@ -389,12 +437,12 @@ impl World {
         for volume in self.nexuses.keys().copied().collect::<Vec<_>>() {
             let Some(stored) = self.scene.view.record(volume).cloned() else { continue };
             let mut next = stored.value;
-            let here = |member: &MemberRecord| member.state == MemberState::InSync && self.is_up(member);
+            let here = |member: &MemberRecord| member.state == MemberState::InSync && self.is_there(member);
             if next.epoch != self.nexuses[&volume].1 || !next.members.iter().any(here) {
                 continue;
             }
             for member in &mut next.members {
-                if member.state == MemberState::InSync && !self.is_up(member) {
+                if member.state == MemberState::InSync && !self.is_there(member) {
                     member.state = STALE;
                 }
             }
@@ -439,6 +487,9 @@ impl World {
             let got: BTreeSet<Uuid> = record.members.iter().map(|member| member.replica).collect();
             assert_eq!(wanted.len(), usize::try_from(volume.spec.copies).unwrap(), "{volume:?}");
             assert!(wanted.is_subset(&got), "{volume:?} {record:?}");
+            let nodes: BTreeSet<&str> =
+                volume.intent.members.iter().map(|member| member.node.as_str()).collect();
+            assert_eq!(nodes.len(), wanted.len(), "two copies on one node: {volume:?}");
             for member in &record.members {
                 let state =
                     if wanted.contains(&member.replica) { MemberState::InSync } else { MemberState::Removed };
@@ -454,6 +505,17 @@ impl World {
             assert!(record.clean || owner.is_some());
             assert_eq!(volume.message, None);
         }
+    }
+}
+
+/// No node gets a second copy, unless it has said that the pool of the first is gone.
+fn keeps_copies_apart(view: &View, after: &model::Volume) {
+    let before = &view.volumes[&after.name].value.intent.members;
+    let members = &after.intent.members;
+    for added in members.iter().filter(|member| !before.contains(member)) {
+        let beside = |other: &&MemberIntent| other.node == added.node && *other != added;
+        let count = members.iter().filter(beside).all(|other| view.is_gone(other.pool));
+        assert!(count, "{added:?} is beside a copy that could count: {after:?}");
     }
 }
 
@@ -484,6 +546,7 @@ proptest! {
             world.step(step);
         }
         world.up = (1..=nodes).collect();
+        (1..=nodes).for_each(|node| world.restore_disks(node));
         let mut quiet = 0;
         for _ in 0..400 {
             quiet = if world.second() { 0 } else { quiet + 1 };

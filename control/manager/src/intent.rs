@@ -1,13 +1,13 @@
 //! Where a volume should live: its copies, and the node of its nexus. Pure; all of it wishes.
 //!
 //! 1. A copy is added before another is given up: what is no longer wanted leaves the intent only when as many copies
-//!    as the user wants are `InSync`, on nodes that are ready. So the last good copy is never given up.
+//!    as the user wants are `InSync` and there, each on a node of its own. So the last good copy is never given up.
 //! 2. An attached volume's nexus stays where the volume is attached: whoever uses the device there decides. One that is
 //!    attached nowhere runs a nexus only while there is work for it, on any node that has a good copy.
 
 use crate::{NoPlace, place, plan::Planning};
 use model::{MemberIntent, MemberState, NexusState, Rebuild, Volume, VolumeRecord};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 /// The volume with the intent that it should have.
 pub(crate) fn wish(planning: &mut Planning<'_>, volume: &Volume) -> Volume {
@@ -49,12 +49,16 @@ fn members(
         volume.intent.members.retain(|member| !lost(member));
     }
     let members = &volume.intent.members;
-    let good = |member: &&MemberIntent| {
-        state(member) == Some(MemberState::InSync) && planning.view.is_ready(&member.node) && !lost(member)
-    };
-    if members.len() > copies && members.iter().filter(good).count() >= copies {
-        // Invariant 1. The copy beside the nexus is the one that reads prefer.
-        let mut kept: Vec<MemberIntent> = members.iter().filter(good).cloned().collect();
+    // Invariant 1. A copy that is away for a moment is no reason to give up one that is there.
+    let there = |member: &MemberIntent| !planning.observed.is_lost(member, Duration::ZERO);
+    let mut nodes = BTreeSet::new();
+    let good = members.iter().filter(|member| {
+        let in_sync = state(member) == Some(MemberState::InSync);
+        in_sync && planning.view.is_ready(&member.node) && there(member) && nodes.insert(&member.node)
+    });
+    let mut kept: Vec<MemberIntent> = good.cloned().collect();
+    if members.len() > copies && kept.len() >= copies {
+        // The copy beside the nexus is the one that reads prefer.
         kept.sort_by_key(|member| Some(&member.node) != volume.intent.owner.as_ref());
         kept.truncate(copies);
         volume.intent.members = kept;

@@ -110,7 +110,8 @@ fn beat_of(node: &Node) -> Beat {
 
 fn absent_in(view: &View) -> BTreeSet<Subject> {
     let nodes = view.nodes.values().filter(|node| node.value.state == NodeState::NotReady);
-    let pools = view.pools.values().filter(|pool| pool.value.state == PoolState::Failed);
+    let away = |state| matches!(state, PoolState::Failed | PoolState::Gone);
+    let pools = view.pools.values().filter(|pool| away(pool.value.state));
     let replicas = view.replicas.values().flat_map(|node| &node.value.replicas);
     let broken = |state| matches!(state, ReplicaState::Missing | ReplicaState::Failed);
     let replicas = replicas.filter(|report| broken(report.state));
@@ -189,7 +190,7 @@ mod tests {
         let mut scene = Scene::with_nodes(3);
         let members = scene.volume("a", 3, &[1, 2, 3]).intent.members.clone();
         scene.node_mut(1).state = NodeState::NotReady;
-        scene.pool_mut(2).state = PoolState::Failed;
+        scene.pool_mut(2).state = PoolState::Gone;
         scene.report(3, members[2].replica, ReplicaState::Missing);
         let mut observed = Observed::default();
         for now in 100..=160 {

@@ -1,6 +1,7 @@
 //! Where copies go: distinct nodes first, then room, then spread. Pure and deterministic.
 //!
-//! 1. No node gets two copies of a volume.
+//! 1. No node gets two copies of a volume that could both count: a node that has said that a copy's pool is gone may get
+//!    another one in another pool (docs/decisions/0009).
 //! 2. A pool gets a copy only if the whole size fits into what is free now, and what was promised of it stays within
 //!    its capacity times the over-commit.
 //! 3. All or nothing: a volume that does not fit gets no place at all.
@@ -122,7 +123,8 @@ pub fn place(
     wanted: usize,
     new_uuid: &mut dyn FnMut() -> Uuid,
 ) -> Result<Vec<MemberIntent>, NoPlace> {
-    let taken: BTreeSet<&str> = present.iter().map(|member| member.node.as_str()).collect();
+    let could_count = present.iter().filter(|member| !view.is_gone(member.pool));
+    let taken: BTreeSet<&str> = could_count.map(|member| member.node.as_str()).collect();
     let mut best: BTreeMap<&str, Candidate<'_>> = BTreeMap::new();
     for pool in view.pools.values().map(|pool| &pool.value) {
         let usable = pool.state == PoolState::Online && view.is_ready(&pool.node);
@@ -178,6 +180,7 @@ pub fn check_growth(
     let pools: Vec<Candidate<'_>> = members
         .iter()
         .filter_map(|member| view.pool(member.pool))
+        .filter(|pool| pool.state != PoolState::Gone)
         .map(|pool| Candidate::of(pool, &promised, overcommit))
         .collect();
     let with_room = pools.iter().filter(|pool| pool.room_bytes >= more_bytes).count();
@@ -261,6 +264,8 @@ mod tests {
         assert_eq!(place_in(&scene, GIB, &[], 3).unwrap(), "n4 n1 n3", "a node without room is left out");
         scene.pool_mut(1).state = PoolState::Degraded;
         assert_eq!(place_in(&scene, GIB, &[], 2).unwrap(), "n4 n3");
+        scene.pool_mut(3).state = PoolState::Gone;
+        assert!(place_in(&scene, GIB, &[], 2).is_err(), "nothing is placed on a disk that is gone");
         let present = scene.volume_mut("a").intent.members[2..].to_vec();
         assert_eq!(place_in(&scene, GIB, &present, 1).unwrap(), "n4", "never a second on one node");
     }

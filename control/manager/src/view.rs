@@ -1,7 +1,8 @@
 //! Everything that the manager knows: a copy of what the store holds, with revisions.
 
 use model::{
-    Node, NodeReplicas, NodeState, Object, Pool, Stored, Surroundings, Volume, VolumeRecord, VolumeStatus,
+    Node, NodeReplicas, NodeState, Object, Pool, PoolState, Stored, Surroundings, Volume, VolumeRecord,
+    VolumeStatus,
 };
 use std::collections::BTreeMap;
 use store::{Change, Client, Result};
@@ -48,7 +49,13 @@ impl View {
     /// What `model::explain` and `model::view` look up.
     pub fn surroundings(&self) -> Surroundings<'_> {
         let nodes = self.nodes.values().map(|node| &node.value);
-        Surroundings::new(nodes, self.pools.values().map(|pool| &pool.value))
+        let pools = self.pools.values().map(|pool| &pool.value);
+        Surroundings::new(nodes, pools, self.replicas.values().map(|replicas| &replicas.value))
+    }
+
+    /// Whether the pool's node has said that it runs without it.
+    pub fn is_gone(&self, pool: Uuid) -> bool {
+        self.pool(pool).is_some_and(|pool| pool.state == PoolState::Gone)
     }
 
     /// The pool, if its engine has ever reported it.

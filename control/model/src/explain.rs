@@ -3,8 +3,9 @@
 //! The first thing that applies, in the order of `explain`, is the answer: what blocks the user most comes first.
 
 use crate::{
-    MemberPhase, MemberState, NexusState, Node, NodeState, Pool, PoolState, Rebuild, SizeText, Volume,
-    VolumeIntent, VolumeRecord, VolumeSpec, VolumeStatus,
+    MemberPhase, MemberRecord, MemberState, NexusState, Node, NodeReplicas, NodeState, Pool, PoolState,
+    Rebuild, ReplicaReport, ReplicaState, SizeText, Volume, VolumeIntent, VolumeRecord, VolumeSpec,
+    VolumeStatus,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -82,15 +83,56 @@ pub struct Explanation {
 pub struct Surroundings<'a> {
     ready: BTreeSet<&'a str>,
     pools: BTreeMap<Uuid, &'a Pool>,
+    /// (node, replica) as that node reports it.
+    replicas: BTreeMap<(&'a str, Uuid), &'a ReplicaReport>,
 }
 
 impl<'a> Surroundings<'a> {
-    /// Of all nodes and pools that there are.
-    pub fn new(nodes: impl IntoIterator<Item = &'a Node>, pools: impl IntoIterator<Item = &'a Pool>) -> Self {
+    /// Of all nodes and pools that there are, and what the nodes say of their replicas.
+    pub fn new(
+        nodes: impl IntoIterator<Item = &'a Node>,
+        pools: impl IntoIterator<Item = &'a Pool>,
+        replicas: impl IntoIterator<Item = &'a NodeReplicas>,
+    ) -> Self {
         let ready = nodes.into_iter().filter(|node| node.state == NodeState::Ready);
+        let reports = replicas
+            .into_iter()
+            .flat_map(|of| of.replicas.iter().map(|report| ((of.node.as_str(), report.replica), report)));
         Self {
             ready: ready.map(|node| node.name.as_str()).collect(),
             pools: pools.into_iter().map(|pool| (pool.uuid, pool)).collect(),
+            replicas: reports.collect(),
+        }
+    }
+
+    /// Why the copy cannot be used now, if its node, its pool or its replica is not there.
+    fn trouble(&self, member: &MemberRecord) -> Option<String> {
+        let MemberRecord { node, pool, replica, state, .. } = member;
+        if !self.ready.contains(node.as_str()) {
+            return Some(format!("node {node} is NotReady"));
+        }
+        match self.pools.get(pool) {
+            None => return Some(format!("pool {pool} of node {node} is not there")),
+            Some(known) if known.state == PoolState::Gone => {
+                return Some(format!("pool {} ({pool}) is gone from node {node} with its disk", known.name));
+            }
+            Some(known) if known.state == PoolState::Failed => {
+                let why = known.message.as_deref().unwrap_or("no reason given");
+                return Some(format!("pool {} of node {node} has failed: {why}", known.name));
+            }
+            Some(_) => {}
+        }
+        let report = self.replicas.get(&(node.as_str(), *replica))?;
+        match report.state {
+            // What is still to be made is not missing.
+            ReplicaState::Missing if *state != MemberState::New => {
+                Some(format!("replica {replica} is missing from node {node}"))
+            }
+            ReplicaState::Failed => {
+                let why = report.message.as_deref().unwrap_or("no reason given");
+                Some(format!("replica {replica} of node {node} has failed: {why}"))
+            }
+            _ => None,
         }
     }
 }
@@ -228,7 +270,7 @@ impl Facts<'_> {
         if made {
             return None;
         }
-        let why = record.members.iter().find_map(|member| self.member_trouble(&member.node, member.pool));
+        let why = record.members.iter().find_map(|member| self.around.trouble(member));
         let why = why.or_else(|| self.status.and_then(|status| status.message.clone()));
         Some((VolumeState::Creating, Some(why.unwrap_or_else(|| "its replicas are being made".into()))))
     }
@@ -240,7 +282,7 @@ impl Facts<'_> {
         let lost: Vec<_> = record
             .members
             .iter()
-            .filter(|member| member.state == MemberState::InSync && !self.is_ready(&member.node))
+            .filter(|member| member.state == MemberState::InSync && self.around.trouble(member).is_some())
             .collect();
         if lost.len() == in_sync {
             return Some((VolumeState::Stalled, Some(self.unreachable())));
@@ -263,9 +305,10 @@ impl Facts<'_> {
                     SizeText(rebuild.done_bytes),
                     SizeText(rebuild.total_bytes)
                 )),
-                (MemberPhase::InSync, _) if self.is_ready(&member.node) => None,
+                (MemberPhase::InSync, _) => self.around.trouble(member),
                 _ => self
-                    .member_trouble(&member.node, member.pool)
+                    .around
+                    .trouble(member)
                     .or_else(|| reported.and_then(|reported| reported.message.clone()))
                     .or_else(|| Some(format!("copy on {} is {phase}", member.node))),
             };
@@ -285,34 +328,25 @@ impl Facts<'_> {
     fn no_copy_ready(&self) -> bool {
         let members = self.record.map_or(&[][..], |record| &record.members);
         let mut in_sync = members.iter().filter(|member| member.state == MemberState::InSync).peekable();
-        in_sync.peek().is_some() && in_sync.all(|member| !self.is_ready(&member.node))
+        in_sync.peek().is_some() && in_sync.all(|member| self.around.trouble(member).is_some())
     }
 
     fn unreachable(&self) -> String {
         let members = self.record.map_or(&[][..], |record| &record.members);
-        let nodes: Vec<&str> = members
-            .iter()
-            .filter(|member| member.state == MemberState::InSync && !self.is_ready(&member.node))
-            .map(|member| member.node.as_str())
-            .collect();
-        if nodes.is_empty() {
+        let in_sync = || members.iter().filter(|member| member.state == MemberState::InSync);
+        let away: Vec<&str> =
+            in_sync().map(|member| member.node.as_str()).filter(|node| !self.is_ready(node)).collect();
+        if !away.is_empty() && away.len() == in_sync().count() {
+            return format!(
+                "every copy that is in sync is on a node that is NotReady ({}); start one",
+                away.join(", ")
+            );
+        }
+        let troubles: Vec<String> = in_sync().filter_map(|member| self.around.trouble(member)).collect();
+        if troubles.is_empty() {
             return "no copy that is in sync, or not the store, can be reached".into();
         }
-        format!("every copy that is in sync is on a node that is NotReady ({}); start one", nodes.join(", "))
-    }
-
-    fn member_trouble(&self, node: &str, pool: Uuid) -> Option<String> {
-        if !self.is_ready(node) {
-            return Some(format!("node {node} is NotReady"));
-        }
-        match self.around.pools.get(&pool) {
-            None => Some(format!("pool {pool} of node {node} is not there")),
-            Some(known) if known.state == PoolState::Failed => {
-                let why = known.message.as_deref().unwrap_or("no reason given");
-                Some(format!("pool {} of node {node} has failed: {why}", known.name))
-            }
-            Some(_) => None,
-        }
+        format!("no copy that is in sync can be reached: {}", troubles.join(", "))
     }
 
     fn node_trouble(&self, node: &str) -> String {
@@ -388,6 +422,9 @@ pub struct MemberView {
     pub replica: Uuid,
     /// Its state in the record.
     pub state: MemberPhase,
+    /// Whether its node is ready and, as far as that node says, its pool is open and its replica there. One that is not
+    /// present does not count, whatever `state` says: nobody may have looked yet.
+    pub present: bool,
     /// Whether the nexus reaches it; none while there is no nexus.
     pub reachable: Option<bool>,
     /// The progress of its rebuild, while there is one.
@@ -414,15 +451,17 @@ pub fn view(
     });
     let members = record.map_or(&[][..], |record| &record.members).iter().map(|member| {
         let seen = live.and_then(|status| status.members.iter().find(|seen| seen.replica == member.replica));
+        let trouble = around.trouble(member);
         MemberView {
             node: member.node.clone(),
             pool: member.pool,
             replica: member.replica,
             state: member.state.into(),
+            present: trouble.is_none(),
             reachable: seen.map(|seen| seen.reachable),
             rebuild: seen.and_then(|seen| seen.rebuild),
             rebuilt: seen.and_then(|seen| seen.rebuilt),
-            message: seen.and_then(|seen| seen.message.clone()),
+            message: seen.and_then(|seen| seen.message.clone()).or(trouble),
         }
     });
     VolumeView {

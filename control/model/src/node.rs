@@ -71,8 +71,10 @@ pub enum PoolState {
     Online,
     /// Reads and overwrites go on, with errors; nothing new is placed on it.
     Degraded,
-    /// Cannot be opened, or the disk is gone.
+    /// Cannot be opened now; its node tries again and again.
     Failed,
+    /// Its node runs without it: the disk was taken away, replaced or blanked. It may come back with its disk.
+    Gone,
 }
 
 impl fmt::Display for PoolState {
@@ -81,6 +83,7 @@ impl fmt::Display for PoolState {
             Self::Online => "Online",
             Self::Degraded => "Degraded",
             Self::Failed => "Failed",
+            Self::Gone => "Gone",
         })
     }
 }

@@ -30,6 +30,9 @@ pub trait Control {
     /// All nodes: where replicas can be reached.
     fn nodes(&self) -> ControlFuture<'_, Vec<Node>>;
 
+    /// All pools that were ever reported.
+    fn pools(&self) -> ControlFuture<'_, Vec<Pool>>;
+
     /// All volumes with their intent.
     fn volumes(&self) -> ControlFuture<'_, Vec<Volume>>;
 

@@ -35,7 +35,7 @@ use crate::replicas::Replicas;
 use crate::target::Exports;
 use crate::volume::VolumeTask;
 use frontend::fuse::Holder;
-use model::{Node, NodeState};
+use model::{Node, NodeState, PoolState};
 use rt::Task;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -107,6 +107,8 @@ pub(crate) struct State {
     pub(crate) holder: Option<Holder>,
     /// Where nodes listened when the store was last read.
     addresses: RefCell<BTreeMap<String, SocketAddr>>,
+    /// The store knows which of this node's pools this engine runs without: they stay the same while it runs.
+    gone_told: Cell<bool>,
 }
 
 impl Engine {
@@ -131,6 +133,7 @@ impl Engine {
             tasks: RefCell::new(vec![target]),
             ending: Cell::new(false),
             addresses: RefCell::default(),
+            gone_told: Cell::new(false),
         });
         let heart = rt::spawn(Rc::clone(&state).beat());
         let converging = rt::spawn(Rc::clone(&state).converge_for_ever());
@@ -240,6 +243,13 @@ impl State {
     async fn beat(self: Rc<Self>) {
         let mut heartbeat = rt::random_u64() >> 1;
         loop {
+            // Before this node is there for new copies.
+            if !self.gone_told.get() {
+                match self.tell_gone_pools().await {
+                    Ok(()) => self.gone_told.set(true),
+                    Err(error) => tracing::debug!(node = self.config.node, %error, "pools not looked for"),
+                }
+            }
             heartbeat += 1;
             if let Err(error) = self.control.report_node(self.node(NodeState::Ready, heartbeat)).await {
                 tracing::debug!(node = self.config.node, %error, "heartbeat not written");
@@ -252,6 +262,19 @@ impl State {
             }
             rt::sleep(HEARTBEAT).await;
         }
+    }
+
+    /// Says which pools of this node this engine was started without: nobody else can know (docs/decisions/0009).
+    async fn tell_gone_pools(&self) -> Result<(), ControlError> {
+        let known = self.control.pools().await?;
+        let gone = |pool: &model::Pool| pool.node == self.config.node && !self.pools.knows(pool.uuid);
+        for pool in known.into_iter().filter(gone) {
+            tracing::warn!(node = self.config.node, pool = %pool.uuid, uri = pool.uri, "pool is gone");
+            let message = "its disk was taken away, replaced or blanked; what is on that disk stays there";
+            let report = model::Pool { state: PoolState::Gone, message: Some(message.to_owned()), ..pool };
+            self.control.report_pool(report).await?;
+        }
+        Ok(())
     }
 
     async fn converge_for_ever(self: Rc<Self>) {

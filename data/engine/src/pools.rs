@@ -181,7 +181,9 @@ impl Pools {
                     }
                     Ok(pool) => {
                         let found = pool.info().label.pool;
-                        *disk.message.borrow_mut() = Some(format!("the disk now holds pool {found}"));
+                        *disk.message.borrow_mut() = Some(format!(
+                            "the disk now holds pool {found}; start this node again to use that one"
+                        ));
                     }
                     Err(cause) => *disk.message.borrow_mut() = Some(cause),
                 }

@@ -6,7 +6,7 @@ use crate::failure::{Failure, Kind, Outcome};
 use crate::output::{self, Format};
 use api::VolumeList;
 use device::ByteCount;
-use model::{MemberView, VolumeSpec, VolumeState, VolumeView};
+use model::{MemberPhase, MemberView, VolumeSpec, VolumeState, VolumeView};
 use serde::Serialize;
 
 /// How long a verb waits for its wish to come true: said to the API as `?wait=`.
@@ -157,7 +157,8 @@ fn overdue(volume: &VolumeView, wanted: &str) -> Failure {
 
 /// Copies in sync of those wanted, such as `2/3`.
 fn copies(volume: &VolumeView) -> String {
-    let in_sync = volume.status.members.iter().filter(|member| member.state == model::MemberPhase::InSync);
+    let members = volume.status.members.iter();
+    let in_sync = members.filter(|member| member.state == MemberPhase::InSync && member.present);
     format!("{}/{}", in_sync.count(), volume.spec.copies)
 }
 
@@ -187,7 +188,7 @@ fn describe(volume: &VolumeView) -> String {
         });
         vec![
             member.node.clone(),
-            member.state.to_string(),
+            if member.present { member.state.to_string() } else { format!("{} (not there)", member.state) },
             rebuild.unwrap_or_else(none),
             member.replica.to_string(),
             member.message.clone().unwrap_or_default(),

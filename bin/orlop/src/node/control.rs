@@ -123,6 +123,10 @@ impl Control for StoreControl {
         self.list()
     }
 
+    fn pools(&self) -> ControlFuture<'_, Vec<Pool>> {
+        self.list()
+    }
+
     fn volumes(&self) -> ControlFuture<'_, Vec<Volume>> {
         self.list()
     }

@@ -23,8 +23,18 @@ impl Dev {
 
     /// The same; a new cluster gets `options`.
     pub(crate) fn start_with(data: &Path, options: &[&str]) -> Self {
-        let options = if data.join("cluster.json").exists() { &[] } else { options };
+        Self::start_as(orlop(&["dev", "--listen", "127.0.0.1:0", "--data"]), data, options)
+    }
+
+    /// The same; a copy that has been away for so many seconds is replaced.
+    pub(crate) fn start_hasty(data: &Path, options: &[&str], replace_after_seconds: u32) -> Self {
         let mut command = orlop(&["dev", "--listen", "127.0.0.1:0", "--data"]);
+        command.env("ORLOP_REPLACE_AFTER_SECONDS", replace_after_seconds.to_string());
+        Self::start_as(command, data, options)
+    }
+
+    fn start_as(mut command: Command, data: &Path, options: &[&str]) -> Self {
+        let options = if data.join("cluster.json").exists() { &[] } else { options };
         let mut child =
             command.arg(data).args(options).stdout(Stdio::piped()).spawn().expect("the binary starts");
         let mut said = BufReader::new(child.stdout.take().expect("it is piped"));

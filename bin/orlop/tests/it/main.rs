@@ -8,6 +8,7 @@ mod docs;
 mod help;
 mod metrics;
 mod program;
+mod replace;
 mod sim;
 mod usage;
 mod volume;

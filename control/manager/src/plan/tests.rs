@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::testing::Scene;
-use model::{Attach, Generation, MemberStatus, Rebuild};
+use model::{Attach, Generation, MemberStatus, Pool, PoolState, Rebuild};
 
 const STALE: MemberState = MemberState::Stale { since: Generation::ZERO };
 
@@ -180,6 +180,73 @@ fn a_lost_copy_is_replaced_and_given_up_last() {
     scene.record_mut("a").members[3].state = MemberState::Rebuilding { since: Generation::ZERO };
     scene.node_mut(3).state = NodeState::Ready;
     assert_eq!(wish_after(&scene, 0), "n1 n2 n3 / n1 / -", "the old one came back first");
+}
+
+/// The disk of n2 was replaced while the volume was closed: n2 is there, with another pool.
+#[test]
+fn a_lost_disk_is_replaced_on_its_own_node() {
+    let mut scene = Scene::with_nodes(3);
+    scene.recorded("a", 3, &[1, 2, 3], MemberState::InSync);
+    let fresh = Pool { uuid: Uuid::from_u128(222), ..scene.pool_mut(2).clone() };
+    scene.add_pool(fresh);
+    scene.pool_mut(2).state = PoolState::Failed;
+    let says = "n1 n2 n3 / - / copy on n2 is lost; no place for a new copy: 1 copy needs as many nodes, \
+                0 can take one; start more nodes, or ask for fewer copies";
+    assert_eq!(wish_after(&scene, 60), says, "it may be open again in a moment, and count");
+    scene.pool_mut(2).state = PoolState::Gone;
+    assert_eq!(wish_after(&scene, 59), "unchanged");
+    assert_eq!(wish_after(&scene, 60), "n1 n2 n3 n2 / n1 / -", "and somebody who makes it");
+    let [Action::Volume(wished)] = &plan_after(&scene, 60)[..] else { panic!("no wish") };
+    assert_eq!(wished.value.intent.members[3].pool, Uuid::from_u128(222));
+
+    let spare = MemberRecord::new(Uuid::from_u128(77), Uuid::from_u128(222), "n2".into());
+    scene.add_member("a", &spare);
+    scene.volume_mut("a").intent.owner = Some("n1".into());
+    serve(&mut scene, "n1");
+    scene.record_mut("a").members[1].state = STALE;
+    scene.record_mut("a").members[3].state = MemberState::Rebuilding { since: Generation::ZERO };
+    assert_eq!(
+        wish_after(&scene, 60),
+        "unchanged",
+        "the old one is not given up before the new one is there"
+    );
+    scene.record_mut("a").members[3].state = MemberState::InSync;
+    scene.node_mut(3).state = NodeState::NotReady;
+    assert_eq!(wish_after(&scene, 0), "unchanged", "nor before as many as wanted are there");
+    scene.node_mut(3).state = NodeState::Ready;
+    let [Action::Volume(wished)] = &plan_after(&scene, 0)[..] else { panic!("no wish") };
+    let kept = |wished: &Stored<Volume>| {
+        let members = wished.value.intent.members.iter();
+        members.map(|member| member.replica).collect::<BTreeSet<_>>()
+    };
+    let record = scene.record_mut("a").clone();
+    let replica = |index: usize| record.members[index].replica;
+    assert_eq!(kept(wished), BTreeSet::from([replica(0), replica(2), replica(3)]));
+
+    // The old disk comes back, beside the new one, and its copy is made equal first.
+    scene.pool_mut(2).state = PoolState::Online;
+    scene.record_mut("a").members[1].state = MemberState::InSync;
+    scene.record_mut("a").members[3].state = STALE;
+    let [Action::Volume(wished)] = &plan_after(&scene, 0)[..] else { panic!("no wish") };
+    assert_eq!(kept(wished), BTreeSet::from([replica(0), replica(1), replica(2)]));
+    // What no nexus writes would still not make one node count twice.
+    scene.record_mut("a").members[3].state = MemberState::InSync;
+    scene.record_mut("a").members[2].state = STALE;
+    assert_eq!(wish_after(&scene, 0), "unchanged");
+}
+
+/// A copy that is away for a moment is no reason to give up one that is there.
+#[test]
+fn what_is_given_up_is_what_is_not_there() {
+    let mut scene = Scene::with_nodes(4);
+    scene.recorded("a", 3, &[1, 2, 3], MemberState::InSync);
+    let spare = MemberRecord {
+        state: MemberState::InSync,
+        ..MemberRecord::new(Uuid::from_u128(77), Uuid::from_u128(24), "n4".into())
+    };
+    scene.add_member("a", &spare);
+    scene.pool_mut(2).state = PoolState::Gone;
+    assert_eq!(wish_after(&scene, 0), "n1 n3 n4 / n1 / -");
 }
 
 #[test]

@@ -12,6 +12,26 @@ struct Scene {
     status: Option<VolumeStatus>,
     nodes: Vec<Node>,
     pools: Vec<Pool>,
+    replicas: Vec<NodeReplicas>,
+}
+
+impl Scene {
+    fn around(&self) -> Surroundings<'_> {
+        Surroundings::new(&self.nodes, &self.pools, &self.replicas)
+    }
+
+    /// What node `n{index}` says of its copy.
+    fn report(&mut self, index: u128, state: ReplicaState) {
+        let report = ReplicaReport {
+            replica: Uuid::from_u128(10 + index),
+            volume: self.volume.uuid,
+            pool: Uuid::from_u128(20 + index),
+            state,
+            used_bytes: 0,
+            message: None,
+        };
+        self.replicas.push(NodeReplicas { node: name(index), replicas: vec![report] });
+    }
 }
 
 fn name(index: u128) -> String {
@@ -105,18 +125,14 @@ fn attached() -> Scene {
                 message: None,
             })
             .collect(),
+        replicas: Vec::new(),
     }
 }
 
 fn check(what: &str, change: impl FnOnce(&mut Scene), state: VolumeState, says: Option<&str>) {
     let mut scene = attached();
     change(&mut scene);
-    let got = explain(
-        &scene.volume,
-        scene.record.as_ref(),
-        scene.status.as_ref(),
-        &Surroundings::new(&scene.nodes, &scene.pools),
-    );
+    let got = explain(&scene.volume, scene.record.as_ref(), scene.status.as_ref(), &scene.around());
     assert_eq!(got.state, state, "{what}: {got:?}");
     match (says, &got.message) {
         (None, None) => {}
@@ -278,15 +294,6 @@ fn what_it_does_has_one_answer() {
 #[test]
 fn a_dead_nexus_shows_no_device() {
     let mut scene = attached();
-    let show = |scene: &Scene| {
-        view(
-            &scene.volume,
-            9,
-            scene.record.as_ref(),
-            scene.status.as_ref(),
-            &Surroundings::new(&scene.nodes, &scene.pools),
-        )
-    };
     assert_eq!(show(&scene).status.device.as_deref(), Some("/dev/loop7"));
     scene.nodes[0].state = NodeState::NotReady;
     assert_eq!(show(&scene).status.device, None);
@@ -298,14 +305,7 @@ fn a_dead_nexus_shows_no_device() {
 #[test]
 fn the_json_is_what_the_issue_fixes() {
     let scene = attached();
-    let shown = view(
-        &scene.volume,
-        9,
-        scene.record.as_ref(),
-        scene.status.as_ref(),
-        &Surroundings::new(&scene.nodes, &scene.pools),
-    );
-    let json = serde_json::to_value(shown).unwrap();
+    let json = serde_json::to_value(show(&scene)).unwrap();
     assert_eq!(json["spec"]["sizeBytes"], 1 << 30);
     assert_eq!(json["status"]["state"], "Attached");
     assert_eq!(json["status"]["device"], "/dev/loop7");
@@ -315,4 +315,51 @@ fn the_json_is_what_the_issue_fixes() {
     assert_eq!(member["node"], "n1");
     assert_eq!(member["state"], "InSync");
     assert!(member["replica"].is_string() && member["rebuild"].is_null());
+    assert!(member["present"] == true && member["message"].is_null());
+}
+
+/// While nobody has the volume open its record says what was, not what is.
+#[test]
+fn a_copy_that_is_lost_does_not_count_whatever_the_record_says() {
+    let closed = |change: fn(&mut Scene)| {
+        move |scene: &mut Scene| {
+            detach(scene);
+            change(scene);
+        }
+    };
+    check(
+        "disk replaced",
+        closed(|s| s.pools[1].state = PoolState::Gone),
+        Degraded,
+        Some("2 of 3 copies in sync: pool disk0 (00000000-0000-0000-0000-000000000016) is gone from node n2"),
+    );
+    check(
+        "pool failed",
+        closed(|s| s.pools[1].state = PoolState::Failed),
+        Degraded,
+        Some("node n2 has failed"),
+    );
+    check(
+        "replica missing",
+        closed(|s| s.report(2, ReplicaState::Missing)),
+        Degraded,
+        Some("2 of 3 copies in sync: replica 00000000-0000-0000-0000-00000000000c is missing from node n2"),
+    );
+    check("replica there", closed(|s| s.report(2, ReplicaState::Present)), Available, None);
+    check(
+        "all lost",
+        closed(|s| s.pools.iter_mut().for_each(|pool| pool.state = PoolState::Gone)),
+        Stalled,
+        Some("no copy that is in sync can be reached: pool disk0"),
+    );
+    let mut scene = attached();
+    detach(&mut scene);
+    scene.pools[1].state = PoolState::Gone;
+    let members = show(&scene).status.members;
+    assert_eq!(members.iter().map(|member| member.present).collect::<Vec<_>>(), [true, false, true]);
+    assert!(members[1].state == MemberPhase::InSync && members[1].message.is_some(), "{members:?}");
+}
+
+fn show(scene: &Scene) -> VolumeView {
+    view(&scene.volume, 9, scene.record.as_ref(), scene.status.as_ref(), &scene.around())
 }
