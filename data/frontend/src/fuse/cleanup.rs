@@ -86,10 +86,9 @@ fn unmount_lazily(point: &Path) -> Result<(), Error> {
 /// Removes what an earlier attachment of `volume` at `dir` left behind, if nobody uses it. What another engine on this
 /// machine has of the volume is not ours: its nexus is fenced, and flushing its device could wait for an engine that died.
 pub(crate) fn clear_leftovers(volume: Uuid, dir: &Path) -> Result<(), Error> {
-    for (device, _) in ours(|mark| mark.volume == volume) {
-        if device.lies_outside(dir) {
-            continue;
-        }
+    let here = |device: &LoopDevice| device.backing().is_some_and(|backing| backing.may_be_in(dir));
+    let ours = |device: &LoopDevice| device.mark().is_some_and(|mark| mark.volume == volume);
+    for device in loopdev::bound().into_iter().filter(here).filter(ours) {
         let claim = device.claim().or_else(|error| match error.kind() {
             ErrorKind::InUse => Err(error),
             // It cannot be flushed: nobody serves it any more.

@@ -1,11 +1,13 @@
 //! Loop devices: making one over a served file, recognising our own, growing and releasing them. Everything here blocks,
-//! and opening or closing a loop device may do I/O on the volume under it.
+//! and opening or closing a loop device may do I/O on the volume under it. So devices are looked for in sysfs, which
+//! opens none; only one that may be ours is opened, to read the mark that decides.
 //!
 //! # Spec
 //! `include/uapi/linux/loop.h`.
 #![expect(unsafe_code, reason = "the ioctls of the loop driver")]
 
 use super::mark::Mark;
+use super::serve::FILE_NAME;
 use crate::{Error, ErrorKind};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -87,6 +89,31 @@ fn result_of(result: libc::c_int) -> Result<u32, Errno> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct LoopDevice {
     pub(crate) number: u32,
+}
+
+/// Where the file under a loop device is, as the driver shows it; none where it does not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Backing(Option<PathBuf>);
+
+impl Backing {
+    fn read(text: &str) -> Self {
+        let path = text.trim_end_matches('\n');
+        // The kernel's word for a file whose name has been forgotten.
+        Self(Some(path.strip_suffix(" (deleted)").unwrap_or(path).into()))
+    }
+
+    /// Whether it may be a file that a front-end serves: its mark says whether it is.
+    fn may_be_ours(&self) -> bool {
+        self.0.as_ref().is_none_or(|path| path.file_name().is_some_and(|name| name == FILE_NAME))
+    }
+
+    /// Whether it may be the volume that is served in the folder `dir`: not at another place, nor another volume. Where its
+    /// mount is gone there is no telling.
+    pub(crate) fn may_be_in(&self, dir: &Path) -> bool {
+        let folder =
+            self.0.as_ref().and_then(|path| path.parent()).filter(|folder| folder.file_name().is_some());
+        self.may_be_ours() && folder.is_none_or(|folder| folder == dir)
+    }
 }
 
 /// How a loop device is made.
@@ -191,8 +218,9 @@ impl LoopDevice {
 
     /// Its mark, if it is one of ours.
     pub(crate) fn mark(self) -> Option<Mark> {
-        // Looking before opening: an unbound device must stay untouched.
-        if !self.is_bound() {
+        // Looking before opening: what is unbound or somebody else's must stay untouched, and one whose file hangs would
+        // hold this up.
+        if !self.backing()?.may_be_ours() {
             return None;
         }
         let device = self.open(OFlags::RDONLY).ok()?;
@@ -202,11 +230,16 @@ impl LoopDevice {
         Mark::read(std::str::from_utf8(&info.file_name[..end]).ok()?)
     }
 
-    /// Whether the file under it is served at another place than `dir`. Where its mount is gone there is no telling.
-    pub(crate) fn lies_outside(self, dir: &Path) -> bool {
-        let file = std::fs::read_to_string(self.sysfs("loop/backing_file")).unwrap_or_default();
-        let served = Path::new(file.trim_end()).parent();
-        served.is_some_and(|served| served.file_name() == dir.file_name() && served != dir)
+    /// The file under it, if there is one.
+    pub(crate) fn backing(self) -> Option<Backing> {
+        if !self.is_bound() {
+            return None;
+        }
+        Some(match std::fs::read_to_string(self.sysfs("loop/backing_file")) {
+            Ok(text) => Backing::read(&text),
+            // A path that sysfs cannot show.
+            Err(_) => Backing(None),
+        })
     }
 
     /// Whether there is a file under it.
@@ -372,7 +405,26 @@ mod tests {
     #[test]
     fn looking_for_loops_needs_no_rights() {
         for device in bound() {
-            assert!(device.is_bound());
+            assert!(device.backing().is_some());
         }
+    }
+
+    #[test]
+    fn only_what_may_be_ours_is_looked_into() {
+        let dir = Path::new("/data/node-1/fuse/0193");
+        for (text, ours, here) in [
+            ("/data/node-1/fuse/0193/volume\n", true, true),
+            ("/data/node-1/fuse/0193/volume (deleted)\n", true, true),
+            ("/volume\n", true, true),
+            ("/data/node-2/fuse/0193/volume\n", true, false),
+            ("/data/node-1/fuse/0194/volume\n", true, false),
+            ("/var/lib/image.raw\n", false, false),
+            ("/data/node-1/fuse/0193/volume2\n", false, false),
+            ("", false, false),
+        ] {
+            let backing = Backing::read(text);
+            assert_eq!((backing.may_be_ours(), backing.may_be_in(dir)), (ours, here), "{text:?}");
+        }
+        assert!(Backing(None).may_be_ours() && Backing(None).may_be_in(dir), "what is not shown");
     }
 }

@@ -15,6 +15,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("attach::read_only_volumes_refuse_writes", read_only_volumes_refuse_writes),
     ("attach::small_blocks", small_blocks),
     ("attach::errors_of_the_device_are_errors_of_the_disk", errors_of_the_device_are_errors_of_the_disk),
+    ("attach::what_is_not_ours_is_not_opened", what_is_not_ours_is_not_opened),
     ("attach::the_guard_removes_everything", the_guard_removes_everything),
 ];
 
@@ -215,6 +216,23 @@ fn errors_of_the_device_are_errors_of_the_disk() {
     assert_eq!(write("seek=201"), Some(0));
     assert!(server.counter("errors") >= 1);
     server.tell("detach");
+}
+
+fn what_is_not_ours_is_not_opened() {
+    use rustix::fs::inotify;
+    let run = Run::new("foreign");
+    let image = run.path("image");
+    std::fs::File::create(&image).and_then(|file| file.set_len(1 << 20)).expect("an image");
+    let foreign = sh("losetup", &["--find", "--show", path(&image)]).trim().to_owned();
+    let watch =
+        inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC).expect("inotify");
+    inotify::add_watch(&watch, foreign.as_str(), inotify::WatchFlags::OPEN).expect("it can be watched");
+    let mut server = run.serve(&run.disk("16MiB"), &[]);
+    assert_eq!(frontend::fuse::attached_loops(&run.id).len(), 1, "ours is found");
+    let opened = rustix::io::read(&watch, &mut [0; 4096]);
+    server.tell("detach");
+    sh("losetup", &["--detach", &foreign]);
+    assert_eq!(opened, Err(rustix::io::Errno::AGAIN), "{foreign} was opened");
 }
 
 fn the_guard_removes_everything() {
