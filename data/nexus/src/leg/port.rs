@@ -8,6 +8,7 @@
 //! 1. At most one session is admitted at any time, and its epoch is the one that the replica has durably.
 //! 2. A command runs only while its session is admitted; admission is checked when it starts.
 //! 3. `accept_epoch` returns only after every command of every other session has ended.
+//! 4. A session accepts one epoch, ever: a second one would let its own commands of the first run on (I3).
 
 use crate::Planted;
 use crate::leg::Change;
@@ -156,12 +157,16 @@ impl Session {
     /// Makes the replica accept `epoch` of `nexus`, durably, and everybody else go.
     ///
     /// # Errors
-    /// `Fenced` when the replica has seen a higher epoch, or this epoch of another nexus.
+    /// `Fenced` when the replica has seen a higher epoch, or this epoch of another nexus; `Invalid` when this session has
+    /// accepted another epoch before: a nexus opens a new association for each.
     pub async fn accept_epoch(&self, epoch: u64, nexus: Uuid) -> Result<Hello, Status> {
         let port = &self.port.0;
         let _accepting = port.accepting.lock().await;
         if let Some(refused) = self.state.refused.get() {
             return Err(refused);
+        }
+        if self.state.epoch.get().is_some_and(|accepted| accepted != epoch) {
+            return Err(Status::Invalid); // Invariant 4.
         }
         let fence = port.replica.fence();
         let unfenced = port.planted == Planted::NoFence;
@@ -192,10 +197,9 @@ impl Session {
             return Err(refused);
         }
         let epoch = self.state.epoch.get().ok_or(Status::Fenced)?;
-        assert!(
-            epoch == self.port.0.replica.fence().epoch || self.port.0.planted == Planted::NoFence,
-            "port invariant 1: the admitted session has the replica's epoch"
-        );
+        if epoch != self.port.0.replica.fence().epoch && self.port.0.planted != Planted::NoFence {
+            return Err(Status::Fenced); // Invariant 1, whatever the other side sends and when.
+        }
         self.state.running.set(self.state.running.get() + 1);
         Ok(Running(Rc::clone(&self.state)))
     }

@@ -1,0 +1,4 @@
+//! A nexus and its legs through their public interface, on simulated disks.
+
+mod bed;
+mod hostile;
