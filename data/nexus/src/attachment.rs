@@ -9,6 +9,7 @@ use crate::state::{Nexus, State};
 use device::{BlockCount, Device, Geometry, Lba, Status};
 use model::MemberState;
 use rt::{DmaBuf, DmaBytes, Durability};
+use std::cell::Cell;
 use std::rc::Rc;
 use uuid::Uuid;
 
@@ -25,14 +26,15 @@ impl Nexus {
     /// # Errors
     /// `Fenced` when this nexus does not own the volume any more.
     pub async fn attach(&self) -> Result<Attachment, Status> {
-        let before = self.0.keeper.with(|record| record.attachment);
+        // The number is that of the edit that was written: others may attach at the same time.
+        let number = Cell::new(0);
         let numbered = self.0.change_record(|record| {
-            let changes = record.attachment == before;
-            record.attachment = record.attachment.max(before + 1);
-            changes
+            record.attachment += 1;
+            number.set(record.attachment);
+            true
         });
         numbered.await?;
-        Ok(self.resume(before + 1))
+        Ok(self.resume(number.get()))
     }
 
     /// The attachment that a host had before, under its old number.

@@ -1,4 +1,5 @@
 //! A nexus and its legs through their public interface, on simulated disks.
 
+mod attach;
 mod bed;
 mod hostile;
