@@ -24,15 +24,25 @@ impl State {
         let geometry = self.geometry();
         let blocks = geometry.check(lba, buf.len())?;
         let extents = self.extents_of(lba, blocks);
-        if extents.clone().any(|extent| self.is_owed_in_sync(extent)) {
-            return self.read_owed(lba, buf, extents).await;
+        let (start, len) = (geometry.offset_bytes(lba), buf.len());
+        let mut buf = Some(buf);
+        loop {
+            if self.is_any_owed(&extents) {
+                let buf = buf.take().unwrap_or_else(|| DmaBuf::new(len));
+                return self.read_owed(lba, buf, extents).await;
+            }
+            let turn = self.arrive(start..start + len as u64, Kind::Shared);
+            turn.granted().await;
+            // What it waited for, or waits for now, may leave a member owing the extent: then not in this turn.
+            if let Some(data) = self.read_any(lba, blocks, &extents, &mut buf, len).await? {
+                self.lease().await?;
+                return Ok(data);
+            }
         }
-        let start = geometry.offset_bytes(lba);
-        let turn = self.arrive(start..start + buf.len() as u64, Kind::Shared);
-        turn.granted().await;
-        let data = self.read_any(lba, blocks, buf).await?;
-        self.lease().await?;
-        Ok(data)
+    }
+
+    fn is_any_owed(&self, extents: &Range<u64>) -> bool {
+        extents.clone().any(|extent| self.is_owed_in_sync(extent))
     }
 
     /// A read of extents that members in sync are owed: first makes them equal, in its own turn (I6).
@@ -46,25 +56,39 @@ impl State {
         let state = Rc::clone(self);
         shielded(async move {
             turn.granted().await;
-            for extent in extents.clone() {
-                state.settle_in_turn(extent).await?;
+            let len = buf.len();
+            let blocks = state.geometry().check(lba, len)?;
+            let mut buf = Some(buf);
+            loop {
+                for extent in extents.clone() {
+                    state.settle_in_turn(extent).await?;
+                }
+                if let Some(data) = state.read_any(lba, blocks, &extents, &mut buf, len).await? {
+                    state.lease().await?;
+                    return Ok(data);
+                }
             }
-            let blocks = state.geometry().check(lba, buf.len())?;
-            let data = state.read_any(lba, blocks, buf).await?;
-            state.lease().await?;
-            Ok(data)
         })
         .await
     }
 
-    /// Reads from the nearest member in sync that can, trying the next one where a block cannot be read.
-    async fn read_any(&self, lba: Lba, blocks: BlockCount, buf: DmaBuf) -> Result<DmaBuf, Status> {
-        let len = buf.len();
-        let mut buf = Some(buf);
+    /// Reads from the nearest member in sync that can, trying the next one where a block cannot be read; `None` once a
+    /// member in sync is owed any of `extents` (I6).
+    async fn read_any(
+        &self,
+        lba: Lba,
+        blocks: BlockCount,
+        extents: &Range<u64>,
+        buf: &mut Option<DmaBuf>,
+        len: usize,
+    ) -> Result<Option<DmaBuf>, Status> {
         let mut unreadable: Vec<(Rc<Member>, Status)> = Vec::new();
         loop {
             if let Some(status) = self.stopped() {
                 return Err(status);
+            }
+            if self.is_any_owed(extents) {
+                return Ok(None);
             }
             let in_sync: Vec<_> = self.members().into_iter().filter(|member| self.in_sync(member)).collect();
             let untried =
@@ -84,7 +108,7 @@ impl State {
             match leg.read(lba, buf.take().unwrap_or_else(|| DmaBuf::new(len))).await {
                 Ok(data) => {
                     member.answered(asked);
-                    return Ok(data);
+                    return Ok(Some(data));
                 }
                 Err(Status::Fenced) => self.stop(Status::Fenced),
                 Err(Status::Gone | Status::TimedOut | Status::Aborted) => {
