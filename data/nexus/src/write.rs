@@ -98,8 +98,15 @@ impl State {
         let (state, in_use) = (Rc::clone(self), self.activity.begin());
         shielded(async move {
             let _in_use = in_use;
-            let outcomes = state.ask_all(&Request::Flush).await;
-            state.judge_durable(&outcomes).await
+            loop {
+                let outcomes = state.ask_all(&Request::Flush).await;
+                // A flush holds no turn: all that were asked may be stale or let go by now, and one that has joined
+                // meanwhile is in sync instead. Then that one is asked.
+                if outcomes.iter().any(|(_, outcome)| *outcome != Outcome::Retired) {
+                    return state.judge_durable(&outcomes).await;
+                }
+                rt::race(state.changed.wait(), rt::sleep(state.config.reconnect_pause)).await;
+            }
         })
         .await
     }

@@ -3,3 +3,4 @@
 mod attach;
 mod bed;
 mod hostile;
+mod order;
