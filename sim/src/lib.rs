@@ -14,6 +14,8 @@
 mod cluster;
 mod faults;
 pub mod history;
+#[cfg(test)]
+mod scenarios;
 mod store;
 mod totals;
 mod verify;

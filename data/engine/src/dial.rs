@@ -12,7 +12,8 @@ use std::time::Duration;
 
 /// How long a member may take to answer the handshake.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
-/// How long a command may take before its association is given up (I3: it is asked again only after a reconnect).
+/// How long a command may take before its association is given up (I3: it is asked again only after a reconnect). That a
+/// member is not there at all its nexus finds out sooner, by heartbeats: this is for a disk that does not answer.
 const COMMAND_LIMIT: Duration = Duration::from_secs(4);
 /// How long a member's silence on an idle association may last. While a volume is used its nexus asks far more often.
 const KEEP_ALIVE_MS: u32 = 15_000;

@@ -27,7 +27,11 @@ impl State {
         while self.stopped().is_none() {
             if let Some(leg) = member.leg() {
                 self.watch(&member, &leg).await;
-                close_leg(&member).await;
+                // The last words to a member that is silent take time, in which it is already asked anew. What is under
+                // way on the old association ends before the member answers the new one (I3).
+                if let Some(leg) = member.down() {
+                    rt::spawn(async move { leg.close().await }).detach();
+                }
                 self.changed.notify();
                 continue;
             }
@@ -53,8 +57,9 @@ impl State {
         }
     }
 
-    /// Watches a leg that is up until it is not: heartbeats whenever a third of the lease passed without an answer, and
-    /// none while the volume is calm. The first operation after that starts them again, and is served when they are
+    /// Watches a leg that is up until it is not: heartbeats whenever a third of the lease passed without an answer, which
+    /// have two thirds of it to be answered (they wait for no disk: who does not answer them is not there), and none
+    /// while the volume is calm. The first operation after that starts them again, and is served when they are
     /// answered (I9).
     async fn watch(&self, member: &Member, leg: &Rc<Leg>) {
         let third = self.config.lease / 3;
@@ -88,7 +93,7 @@ impl State {
                 continue;
             }
             let asked = rt::now();
-            match rt::timeout(self.config.lease, leg.beat()).await {
+            match rt::timeout(third * 2, leg.beat()).await {
                 Ok(Ok(())) => {
                     member.answered(asked);
                     self.changed.notify();
@@ -116,7 +121,14 @@ impl State {
     async fn regain(self: &Rc<Self>, member: &Rc<Member>) -> bool {
         let give_up = rt::now() + self.config.regain_window;
         loop {
-            match self.connect(member.replica).await {
+            // While writes could go on without it, no attempt lasts longer than the window.
+            let attempt = if self.others_in_sync_up(member) {
+                let rest = give_up - rt::now();
+                rt::timeout(rest, self.connect(member.replica)).await.unwrap_or(Err(Status::TimedOut))
+            } else {
+                self.connect(member.replica).await
+            };
+            match attempt {
                 Ok(connection) => return self.readmit(member, connection).await,
                 Err(Status::Fenced) => {
                     self.stop(Status::Fenced);
