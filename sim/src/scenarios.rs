@@ -4,10 +4,13 @@ use crate::cluster::{Cluster, Sizes};
 use crate::{HEALED_WITHIN, verify};
 use device::{Device, Lba};
 use nexus::{Attachment, Planted};
+use nvmf::{Association, ConnectOptions};
 use rt::sim::World;
 use rt::{DmaBuf, DmaBytes, Durability};
 use std::future::Future;
+use std::net::SocketAddr;
 use std::time::Duration;
+use uuid::Uuid;
 
 const SIZES: Sizes = Sizes { volume_bytes: 8 << 20, disk_bytes: [64 << 20; 3] };
 
@@ -68,4 +71,54 @@ fn a_member_that_is_stopped_holds_writes_up_for_a_bounded_time() {
             verify::healed(&cluster, HEALED_WITHIN).await.expect("it comes back");
         });
     }
+}
+
+const HOST: Uuid = Uuid::from_u128(0x4057);
+const VOLUME_NQN: &str = "nqn.2026-11.io.orlop:volume:vol";
+
+/// Connects the host to the volume, however long that takes.
+async fn connect(cluster: &Cluster) -> Association {
+    let address = SocketAddr::new(cluster.world.address(cluster.machines[0].id), 4420);
+    loop {
+        let options =
+            ConnectOptions::new(address, VOLUME_NQN, "nqn.2026-11.io.orlop:test-host".to_owned(), HOST);
+        match Association::connect(options).await {
+            Ok(association) => return association,
+            Err(_) => rt::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+/// All copies lose power with writes of a host that no flush had covered; its next writes and flushes fail until it has
+/// detached, although the volume is open again and the host only reconnected (I10).
+#[test]
+fn a_host_that_reconnects_after_a_gap_is_told() {
+    tell(7, |cluster| async move {
+        let record = || cluster.store.record(cluster.volume);
+        let association = connect(&cluster).await;
+        let written = association.namespace(1).write(Lba(9), block(1), Durability::Cached).await;
+        assert_eq!(written, Ok(()));
+        let number = record().attachment;
+        (0..3).for_each(|index| cluster.kill(index, true));
+        rt::sleep(Duration::from_secs(1)).await;
+        (0..3).for_each(|index| cluster.start(index));
+        verify::healed(&cluster, HEALED_WITHIN).await.expect("opened again");
+        assert_eq!(record().gap_through, number, "unflushed writes may be lost");
+
+        let association = connect(&cluster).await;
+        assert_eq!(record().hosts.len(), 1);
+        assert_eq!(record().hosts[0].attachment, number, "a path that reconnects keeps its number");
+        let namespace = association.namespace(1);
+        assert!(namespace.write(Lba(9), block(2), Durability::Cached).await.is_err());
+        assert!(namespace.flush().await.is_err());
+
+        association.close().await;
+        rt::sleep(Duration::from_secs(10)).await;
+        assert_eq!(record().hosts, [], "it has detached in order");
+        let association = connect(&cluster).await;
+        assert_eq!(record().hosts[0].attachment, number + 1);
+        let namespace = association.namespace(1);
+        assert_eq!(namespace.write(Lba(9), block(3), Durability::Cached).await, Ok(()));
+        assert_eq!(namespace.flush().await, Ok(()));
+    });
 }

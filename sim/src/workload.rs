@@ -13,12 +13,15 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
+use uuid::Uuid;
 
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The longest that a client waits before it does something else, with another owner if there is one. An answer that
 /// comes later counts.
 const IMPATIENCE_MAX_MS: u64 = 2_000;
+/// The host that all clients are.
+const HOST: Uuid = Uuid::from_u128(0x4057);
 /// The most blocks in one operation.
 const BLOCKS_MAX: u64 = 8;
 
@@ -34,8 +37,10 @@ struct Inner {
     clock: Cell<Moment>,
     values: Cell<Value>,
     era: Cell<u64>,
-    /// The attachment that clients use; all of them share one host.
+    /// The number of the attachment that clients use, in this era; all of them share one host.
     attachment: Cell<Option<u64>>,
+    /// The host has to detach before it attaches anew.
+    detaching: Cell<bool>,
     attaching: rt::sync::Mutex<()>,
     totals: RefCell<Totals>,
     violation: RefCell<Option<String>>,
@@ -75,6 +80,7 @@ impl Workload {
             values: Cell::new(0),
             era: Cell::new(0),
             attachment: Cell::new(None),
+            detaching: Cell::new(false),
             attaching: rt::sync::Mutex::new(()),
             totals: RefCell::default(),
             violation: RefCell::default(),
@@ -313,19 +319,33 @@ impl Workload {
         }
     }
 
-    /// The shared attachment as `nexus` knows it; made where there is none.
+    /// The host's attachment as `nexus` knows it; made where there is none.
     async fn attachment(&self, machine: usize, nexus: &Nexus) -> Option<Attachment> {
         let _one = self.0.attaching.lock().await;
-        if let Some(number) = self.0.attachment.get() {
-            return Some(nexus.resume(number));
-        }
         let (id, nexus) = (self.0.cluster.machines[machine].id, nexus.clone());
         if !self.0.cluster.world.is_running(id) {
             return None;
         }
-        let task = self.0.cluster.world.spawn_on(id, async move { nexus.attach().await.ok() }).fallible();
+        let detaching = self.0.detaching.get();
+        let attaching = async move {
+            if detaching {
+                nexus.detach_host(HOST, || true).await.ok()?;
+            }
+            nexus.attach_host(HOST, |_| true).await.ok()
+        };
+        let task = self.0.cluster.world.spawn_on(id, attaching).fallible();
         let attachment = rt::timeout(PATIENCE, task).await.ok()???;
-        self.0.attachment.set(Some(attachment.number()));
+        self.0.detaching.set(false);
+        let number = attachment.number();
+        match self.0.attachment.get() {
+            // An owner that does not know better: there the host has not attached anew yet.
+            Some(known) if number < known => return None,
+            Some(known) if number > known => {
+                self.violate(format!("I10: attachment {known} became {number} and its host was not told"));
+                return None;
+            }
+            _ => self.0.attachment.set(Some(number)),
+        }
         Some(attachment)
     }
 
@@ -338,6 +358,7 @@ impl Workload {
     fn close_era(&self, now: Moment) {
         self.0.era.set(self.0.era.get() + 1);
         self.0.attachment.set(None);
+        self.0.detaching.set(true);
         let mut blocks = self.0.blocks.borrow_mut();
         for (lba, block) in blocks.iter_mut() {
             if let Err(violation) = block.gap(now) {

@@ -29,7 +29,7 @@ pub use explain::{
 pub use invalid::{Invalid, SizeText};
 pub use node::{ClusterInfo, Node, NodeReplicas, NodeState, Pool, PoolState, ReplicaReport, ReplicaState};
 pub use object::{Kind, Object, Stored, UnknownKind};
-pub use record::{Generation, MemberRecord, MemberState, Owner, VolumeRecord};
+pub use record::{Generation, HostRecord, MemberRecord, MemberState, Owner, VolumeRecord};
 pub use volume::{
     Attach, MemberIntent, MemberPhase, MemberStatus, NexusState, Rebuild, Volume, VolumeIntent, VolumeSpec,
     VolumeStatus, limits,

@@ -46,6 +46,7 @@ impl VolumeRecord {
             block_size,
             attachment: 0,
             gap_through: 0,
+            hosts: Vec::new(),
             members,
         }
     }
@@ -98,6 +99,16 @@ pub struct MemberRecord {
     pub state: MemberState,
 }
 
+/// A host on the target, and the number of its attachment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HostRecord {
+    /// The identifier that the host gives itself.
+    pub host: Uuid,
+    /// Its attachment.
+    pub attachment: u64,
+}
+
 /// The nexus that owns the volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -130,6 +141,23 @@ pub struct VolumeRecord {
     pub attachment: u64,
     /// Attachments up to and with this number may have lost completed, unflushed writes (I10).
     pub gap_through: u64,
+    /// The hosts on the target that have not detached, in the order of their numbers: one that comes back, to whichever
+    /// nexus, goes on under its number (I10). At most [`crate::limits::HOSTS_MAX`].
+    #[serde(default)]
+    pub hosts: Vec<HostRecord>,
     /// The copies.
     pub members: Vec<MemberRecord>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_from_before_hosts_were_kept_is_read() {
+        let old = r#"{"volume": "00000000-0000-0000-0000-000000000001", "version": 3, "epoch": 2, "owner": null,
+            "clean": true, "sizeBytes": 1048576, "blockSize": 4096, "attachment": 7, "gapThrough": 0, "members": []}"#;
+        let record: VolumeRecord = serde_json::from_str(old).unwrap();
+        assert_eq!((record.attachment, record.hosts), (7, Vec::new()));
+    }
 }

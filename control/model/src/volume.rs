@@ -26,6 +26,8 @@ pub mod limits {
     pub const COPIES_MAX: u32 = 5;
     /// The most stripes for now.
     pub const STRIPES_MAX: u32 = 1;
+    /// The most hosts that a record remembers.
+    pub const HOSTS_MAX: usize = 64;
     /// The logical block sizes.
     pub const BLOCK_SIZES_BYTES: [u32; 2] = [512, 4096];
 }

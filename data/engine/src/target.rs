@@ -7,7 +7,7 @@ use device::{BlockCount, Device, Geometry, Lba, Status};
 use nexus::leg::{ReplicaNamespace, ReplicaSession, replica_of_nqn};
 use nexus::{Attachment, Nexus};
 use nvmf::{
-    ConnectError, ConnectRequest, DiscoveryEntry, DiscoveryKind, NamespaceIdentity, Session, Subsystems,
+    AssociationHandle, ConnectError, ConnectRequest, DiscoveryEntry, DiscoveryKind, NamespaceIdentity, Session, Subsystems,
     Target, TargetConfig, VendorCommand, VendorReply,
 };
 use rt::{DmaBuf, DmaBytes, Durability, Task};
@@ -27,42 +27,94 @@ pub(crate) fn volume_nqn(name: &str) -> String {
 
 /// The volumes that are open on this node, by name; a cheap handle.
 #[derive(Clone, Default)]
-pub(crate) struct Exports(Rc<RefCell<BTreeMap<String, Export>>>);
+pub(crate) struct Exports(Rc<RefCell<Open>>);
 
+#[derive(Default)]
+struct Open {
+    volumes: BTreeMap<String, Export>,
+    /// How many associations each host has with each volume, across the lives of its nexus. A host keeps the number of
+    /// its attachment, which is in the record, until its last one has ended in order (I10).
+    hosts: BTreeMap<(String, Uuid), usize>,
+}
+
+#[derive(Clone)]
 struct Export {
     nexus: Nexus,
     meter: Rc<Meter>,
-    /// A host that reconnects keeps the number of its attachment (I10).
-    attachments: BTreeMap<Uuid, u64>,
 }
 
 impl Exports {
     /// Serves a volume.
     pub(crate) fn add(&self, name: &str, nexus: &Nexus, meter: &Rc<Meter>) {
-        let export = Export { nexus: nexus.clone(), meter: Rc::clone(meter), attachments: BTreeMap::new() };
-        self.0.borrow_mut().insert(volume_nqn(name), export);
+        let export = Export { nexus: nexus.clone(), meter: Rc::clone(meter) };
+        self.0.borrow_mut().volumes.insert(volume_nqn(name), export);
     }
 
     /// Serves it no more.
     pub(crate) fn remove(&self, name: &str) {
-        self.0.borrow_mut().remove(&volume_nqn(name));
+        self.0.borrow_mut().volumes.remove(&volume_nqn(name));
     }
 
-    /// The attachment of a host: its old one, or a new one.
-    async fn attach(&self, nqn: &str, host: Uuid) -> Result<Metered<Attachment>, ConnectError> {
-        let (nexus, meter, known) = {
-            let exports = self.0.borrow();
-            let export = exports.get(nqn).ok_or(ConnectError::UnknownSubsystem)?;
-            (export.nexus.clone(), Rc::clone(&export.meter), export.attachments.get(&host).copied())
-        };
-        if let Some(number) = known {
-            return Ok(Metered::new(nexus.resume(number), meter));
-        }
-        let attachment = nexus.attach().await.map_err(|_| ConnectError::Busy)?;
-        if let Some(export) = self.0.borrow_mut().get_mut(nqn) {
-            export.attachments.insert(host, attachment.number());
-        }
+    fn get(&self, nqn: &str) -> Option<Export> {
+        self.0.borrow().volumes.get(nqn).cloned()
+    }
+
+    fn is_connected(&self, nqn: &str, host: Uuid) -> bool {
+        self.0.borrow().hosts.contains_key(&(nqn.to_owned(), host))
+    }
+
+    /// The attachment of a host, and how its association ends.
+    async fn attach(&self, connect: &ConnectRequest) -> Result<Metered<Attachment>, ConnectError> {
+        let (nqn, host) = (&connect.subnqn, connect.hostid);
+        let Export { nexus, meter } = self.get(nqn).ok_or(ConnectError::UnknownSubsystem)?;
+        let connected = Connected::new(self, nqn, host);
+        let attachment = nexus.attach_host(host, |host| self.is_connected(nqn, host)).await;
+        let attachment = attachment.map_err(|status| {
+            tracing::info!(nqn, %host, %status, "a host cannot attach now");
+            ConnectError::Busy
+        })?;
+        rt::spawn(connected.until_detached(connect.association.clone())).detach();
         Ok(Metered::new(attachment, meter))
+    }
+}
+
+/// Counts one association of a host.
+struct Connected {
+    exports: Exports,
+    nqn: String,
+    host: Uuid,
+}
+
+impl Connected {
+    fn new(exports: &Exports, nqn: &str, host: Uuid) -> Self {
+        *exports.0.borrow_mut().hosts.entry((nqn.to_owned(), host)).or_default() += 1;
+        Self { exports: exports.clone(), nqn: nqn.to_owned(), host }
+    }
+
+    /// Waits for the end of the association; if the host has ended its last one in order, it has detached.
+    async fn until_detached(self, association: AssociationHandle) {
+        let (exports, nqn, host) = (self.exports.clone(), self.nqn.clone(), self.host);
+        association.ended().await;
+        drop(self);
+        if !association.ended_in_order().await {
+            return;
+        }
+        let Some(Export { nexus, .. }) = exports.get(&nqn) else { return };
+        // It may have come back meanwhile.
+        if let Err(status) = nexus.detach_host(host, || !exports.is_connected(&nqn, host)).await {
+            tracing::info!(nqn, %host, %status, "a host has detached; it keeps its number");
+        }
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        let mut open = self.exports.0.borrow_mut();
+        let key = (std::mem::take(&mut self.nqn), self.host);
+        match open.hosts.get_mut(&key) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => _ = open.hosts.remove(&key),
+        }
     }
 }
 
@@ -103,12 +155,12 @@ impl Subsystems for Served {
             .detach();
             return Ok(Rc::new(Exported::Replica(session)));
         }
-        let attachment = self.exports.attach(&connect.subnqn, connect.hostid).await?;
+        let attachment = self.exports.attach(connect).await?;
         Ok(Rc::new(Exported::Volume(attachment)))
     }
 
     fn discovery(&self) -> Vec<DiscoveryEntry> {
-        let volumes = self.exports.0.borrow();
+        let open = self.exports.0.borrow();
         let entry = |nqn: &String| DiscoveryEntry {
             kind: DiscoveryKind::Subsystem,
             subnqn: nqn.clone(),
@@ -116,7 +168,7 @@ impl Subsystems for Served {
             port: self.address.get().port(),
             port_id: 1,
         };
-        volumes.keys().map(entry).collect()
+        open.volumes.keys().map(entry).collect()
     }
 }
 

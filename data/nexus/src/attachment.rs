@@ -1,13 +1,16 @@
 //! An attachment: one host's way to the volume, a [`Device`] (I10).
 //!
 //! Each attachment has a number from the record, taken before its first I/O. A path that reconnects keeps its number; so
-//! a host that may have lost completed, unflushed writes is told, and a host that attaches anew is not.
+//! a host that may have lost completed, unflushed writes is told, and a host that attaches anew is not. Hosts on the
+//! target are known by their own identifier, which the record keeps with the number until they have detached; a block
+//! device of a node keeps its number beside itself.
 
 use crate::attend::close_leg;
 use crate::leg::Change;
 use crate::state::{Nexus, State};
 use device::{BlockCount, Device, Geometry, Lba, Status};
-use model::MemberState;
+use model::limits::HOSTS_MAX;
+use model::{HostRecord, MemberState, VolumeRecord};
 use rt::{DmaBuf, DmaBytes, Durability};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -35,6 +38,65 @@ impl Nexus {
         });
         numbered.await?;
         Ok(self.resume(number.get()))
+    }
+
+    /// The attachment of a host on the target: the one that the record has of it, else a new one.
+    ///
+    /// `is_connected` says which hosts have a connection now. Where the record is full, one without is forgotten, after
+    /// a flush: what it had completed is durable then, so that no gap can come to concern it.
+    /// # Errors
+    /// `Fenced` when this nexus does not own the volume any more; `Aborted` where there are too many hosts.
+    pub async fn attach_host(
+        &self,
+        host: Uuid,
+        is_connected: impl Fn(Uuid) -> bool,
+    ) -> Result<Attachment, Status> {
+        let known = |record: &VolumeRecord| record.hosts.iter().find(|h| h.host == host).map(|h| h.attachment);
+        let (before, full) = self.0.keeper.with(|record| (known(record), record.hosts.len() >= HOSTS_MAX));
+        if let Some(number) = before {
+            return Ok(self.resume(number));
+        }
+        let mut gone: Vec<Uuid> = Vec::new();
+        if full {
+            self.0.keeper.with(|record| {
+                gone.extend(record.hosts.iter().map(|h| h.host).filter(|host| !is_connected(*host)));
+            });
+            self.0.flush().await?;
+        }
+        let written = Cell::new(None);
+        let attached = self.0.change_record(|record| {
+            written.set(known(record));
+            if written.get().is_some() {
+                return false;
+            }
+            if record.hosts.len() >= HOSTS_MAX {
+                let gap = record.gap_through;
+                let may_go = |h: &HostRecord| {
+                    gone.contains(&h.host) && !is_connected(h.host) && h.attachment > gap
+                };
+                let Some(oldest) = record.hosts.iter().position(may_go) else { return false };
+                record.hosts.remove(oldest);
+            }
+            record.attachment += 1;
+            record.hosts.push(HostRecord { host, attachment: record.attachment });
+            written.set(Some(record.attachment));
+            true
+        });
+        attached.await?;
+        written.get().map(|number| self.resume(number)).ok_or(Status::Aborted)
+    }
+
+    /// A host has detached in order: when it comes again it is a new attachment. Nothing happens unless `is_gone` still
+    /// says so when the record is changed.
+    pub async fn detach_host(&self, host: Uuid, is_gone: impl Fn() -> bool) -> Result<(), Status> {
+        let detached = self.0.change_record(|record| {
+            let before = record.hosts.len();
+            if is_gone() {
+                record.hosts.retain(|h| h.host != host);
+            }
+            record.hosts.len() != before
+        });
+        detached.await
     }
 
     /// The attachment that a host had before, under its old number.

@@ -210,6 +210,7 @@ pub struct AssociationHandle(Rc<Life>);
 struct Life {
     over: Cell<bool>,
     ended: Cell<bool>,
+    orderly: Cell<bool>,
     running: Cell<usize>,
     changed: rt::sync::Event,
 }
@@ -251,6 +252,24 @@ impl AssociationHandle {
         while !self.0.over.get() || self.0.running.get() > 0 {
             self.0.changed.wait().await;
         }
+    }
+
+    /// The host shut the controller down in order; the Linux host says so after it has closed its I/O queues.
+    pub(crate) fn set_orderly(&self) {
+        self.0.orderly.set(true);
+        self.0.changed.notify();
+    }
+
+    /// Waits until the association has ended and its host has had the time for its last words; whether these were that it
+    /// shuts the controller down in order.
+    pub async fn ended_in_order(&self) -> bool {
+        self.ended().await;
+        let orderly = async {
+            while !self.0.orderly.get() {
+                self.0.changed.wait().await;
+            }
+        };
+        rt::timeout(crate::limits::FAREWELL_LIMIT, orderly).await.is_ok()
     }
 
     /// Registers a command that starts now; `None` once the association is over (invariant 1).

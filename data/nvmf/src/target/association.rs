@@ -183,6 +183,9 @@ impl<S: Subsystems> Association<S> {
         let old = self.configuration.replace(value);
         let reset = old & cc::EN != 0 && value & cc::EN == 0;
         let shutdown = value & cc::SHN != 0;
+        if shutdown {
+            self.handle.set_orderly();
+        }
         if (reset || shutdown) && !self.handle.is_over() {
             self.lingers.set(true);
             self.handle.end();
