@@ -60,13 +60,17 @@ fn a_member_that_is_stopped_holds_writes_up_for_a_bounded_time() {
                 }
                 let (host, asked) = (host.clone(), rt::now());
                 let lba = Lba(rt::random_u64() % 2000);
-                let written = on(&cluster, 0, async move { host.write(lba, block(1), Durability::Cached).await });
+                let written =
+                    on(&cluster, 0, async move { host.write(lba, block(1), Durability::Cached).await });
                 assert_eq!(written.await, Ok(()));
                 longest = longest.max(rt::now() - asked);
                 rt::sleep(Duration::from_millis(5)).await;
             }
             assert!(longest > Duration::from_secs(1), "it was noticed: {longest:?}");
-            assert!(longest <= Duration::from_millis(4500), "seed {seed}: writes were held up for {longest:?}");
+            assert!(
+                longest <= Duration::from_millis(4500),
+                "seed {seed}: writes were held up for {longest:?}"
+            );
             world.resume(cluster.machines[1].id);
             verify::healed(&cluster, HEALED_WITHIN).await.expect("it comes back");
         });

@@ -7,8 +7,8 @@ use device::{BlockCount, Device, Geometry, Lba, Status};
 use nexus::leg::{ReplicaNamespace, ReplicaSession, replica_of_nqn};
 use nexus::{Attachment, Nexus};
 use nvmf::{
-    AssociationHandle, ConnectError, ConnectRequest, DiscoveryEntry, DiscoveryKind, NamespaceIdentity, Session, Subsystems,
-    Target, TargetConfig, VendorCommand, VendorReply,
+    AssociationHandle, ConnectError, ConnectRequest, DiscoveryEntry, DiscoveryKind, NamespaceIdentity,
+    Session, Subsystems, Target, TargetConfig, VendorCommand, VendorReply,
 };
 use rt::{DmaBuf, DmaBytes, Durability, Task};
 use std::cell::{Cell, RefCell};

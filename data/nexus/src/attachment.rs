@@ -51,7 +51,8 @@ impl Nexus {
         host: Uuid,
         is_connected: impl Fn(Uuid) -> bool,
     ) -> Result<Attachment, Status> {
-        let known = |record: &VolumeRecord| record.hosts.iter().find(|h| h.host == host).map(|h| h.attachment);
+        let known =
+            |record: &VolumeRecord| record.hosts.iter().find(|h| h.host == host).map(|h| h.attachment);
         let (before, full) = self.0.keeper.with(|record| (known(record), record.hosts.len() >= HOSTS_MAX));
         if let Some(number) = before {
             return Ok(self.resume(number));
@@ -71,9 +72,8 @@ impl Nexus {
             }
             if record.hosts.len() >= HOSTS_MAX {
                 let gap = record.gap_through;
-                let may_go = |h: &HostRecord| {
-                    gone.contains(&h.host) && !is_connected(h.host) && h.attachment > gap
-                };
+                let may_go =
+                    |h: &HostRecord| gone.contains(&h.host) && !is_connected(h.host) && h.attachment > gap;
                 let Some(oldest) = record.hosts.iter().position(may_go) else { return false };
                 record.hosts.remove(oldest);
             }

@@ -122,11 +122,12 @@ impl State {
         let give_up = rt::now() + self.config.regain_window;
         loop {
             // While writes could go on without it, no attempt lasts longer than the window.
+            let connecting = Box::pin(self.connect(member.replica));
             let attempt = if self.others_in_sync_up(member) {
                 let rest = give_up - rt::now();
-                rt::timeout(rest, self.connect(member.replica)).await.unwrap_or(Err(Status::TimedOut))
+                rt::timeout(rest, connecting).await.unwrap_or(Err(Status::TimedOut))
             } else {
-                self.connect(member.replica).await
+                connecting.await
             };
             match attempt {
                 Ok(connection) => return self.readmit(member, connection).await,

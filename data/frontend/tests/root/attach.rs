@@ -222,7 +222,7 @@ fn what_is_not_ours_is_not_opened() {
     use rustix::fs::inotify;
     let run = Run::new("foreign");
     let image = run.path("image");
-    std::fs::File::create(&image).and_then(|file| file.set_len(1 << 20)).expect("an image");
+    std::fs::write(&image, vec![0; 1 << 20]).expect("an image");
     let foreign = sh("losetup", &["--find", "--show", path(&image)]).trim().to_owned();
     let watch =
         inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC).expect("inotify");

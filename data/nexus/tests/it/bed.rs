@@ -78,14 +78,7 @@ impl Place {
         let handle = pool.replica(replica).expect("just made");
         let port = Port::new(handle, incarnation, Uuid::from_u128(0xB007), Planted::Nothing);
         let entry = MemberRecord::new(replica, options.pool, format!("n{number}"));
-        Rc::new(Self {
-            disk,
-            port,
-            entry,
-            _pool: pool,
-            away: Cell::new(false),
-            sessions: RefCell::default(),
-        })
+        Rc::new(Self { disk, port, entry, _pool: pool, away: Cell::new(false), sessions: RefCell::default() })
     }
 
     /// Breaks its connections and lets it not be dialled until [`Self::back`].

@@ -138,6 +138,10 @@ fn an_association_accepts_one_epoch() {
         assert_eq!(answers[0], Err(Status::Invalid));
         rt::sleep(ms(50)).await;
         assert_eq!(run(Rc::clone(&session), beat()).await, Ok(()));
-        assert_eq!(run(Rc::clone(&session), accept(100, 1)).await, Ok(()), "the same one may be asked for again");
+        assert_eq!(
+            run(Rc::clone(&session), accept(100, 1)).await,
+            Ok(()),
+            "the same one may be asked for again"
+        );
     });
 }

@@ -22,8 +22,7 @@ fn a_read_behind_a_failed_write_does_not_see_what_is_taken_back() {
 
         places[0].disk.hang();
         let writer = host.clone();
-        let write =
-            rt::spawn(async move { writer.write(Lba(last), blocks(2, 8), Durability::Cached).await });
+        let write = rt::spawn(async move { writer.write(Lba(last), blocks(2, 8), Durability::Cached).await });
         rt::sleep(ms(50)).await;
         let reader = host.clone();
         let read = rt::spawn(async move { reader.read(Lba(last), room(1)).await.expect("readable")[0] });

@@ -140,7 +140,7 @@ impl Ring {
         }
         let end = boot_time();
         let completions = u32::try_from(self.kernel.completion().len()).unwrap_or(u32::MAX);
-        let waited = Waited { waited: end - start, elapsed: end - self.last_wait, completions };
+        let waited = Waited { pause: end - start, elapsed: end - self.last_wait, completions };
         self.last_wait = end;
         self.spin.note(waited, involuntary_switches);
     }

@@ -58,7 +58,7 @@ impl Sums {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Waited {
     /// How long it waited.
-    pub(super) waited: Duration,
+    pub(super) pause: Duration,
     /// Since the last wait ended: that much and the work before it.
     pub(super) elapsed: Duration,
     /// What had completed by its end.
@@ -99,10 +99,10 @@ impl Spin {
 
     /// Notes a wait; `stolen` counts how often somebody else took the core from this thread, ever.
     pub(super) fn note(&mut self, wait: Waited, stolen: impl Fn() -> u64) {
-        let vain = self.window().is_some_and(|window| wait.waited >= window);
+        let vain = self.window().is_some_and(|window| wait.pause >= window);
         self.vain = if vain { self.vain + 1 } else { 0 };
         self.sums.waits += 1;
-        self.sums.waited += wait.waited.min(GAP_MAX);
+        self.sums.waited += wait.pause.min(GAP_MAX);
         self.sums.elapsed += wait.elapsed.min(GAP_MAX);
         self.sums.completions += wait.completions;
         match &mut self.phase {
@@ -174,8 +174,8 @@ mod tests {
                 let polled = spin.window().is_some();
                 let us = if polled { machine.polled_us } else { machine.asleep_us };
                 machine.stolen += u64::from(polled && machine.steals);
-                let waited = Duration::from_micros(us);
-                spin.note(Waited { waited, elapsed: waited, completions: 1 }, || machine.stolen);
+                let pause = Duration::from_micros(us);
+                spin.note(Waited { pause, elapsed: pause, completions: 1 }, || machine.stolen);
                 u32::from(polled)
             })
             .sum()
