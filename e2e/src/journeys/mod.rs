@@ -1,6 +1,7 @@
 //! The journeys, in the order in which they run: first those that judge the harness itself.
 
 mod database;
+mod demo;
 mod dev;
 mod harness;
 mod kernel;
@@ -17,9 +18,10 @@ pub(crate) const ALL: &[Journey] = &[
     kernel::BASELINE,
     kernel::INTEROP,
     kernel::INITIATOR,
-    volume::DEMO,
-    volume::UNPRIVILEGED,
-    volume::FLIPPED,
+    demo::DEMO,
+    demo::UNPRIVILEGED,
+    demo::FLIPPED,
+    demo::INTERRUPTED,
     volume::KILLS,
     volume::TEN,
     dev::MOUNTED,

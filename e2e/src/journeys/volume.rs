@@ -1,36 +1,17 @@
-//! Volumes as a user meets them: the demo, nodes killed under verified load, many volumes at once.
+//! Volumes as a user meets them: nodes killed under verified load, many volumes at once.
 
 use crate::cluster::Cluster;
 use crate::journey::{Journey, Trip, need};
-use crate::process::tail;
 use anyhow::{Context, Result, ensure};
 use std::fmt::Write as _;
 use std::fs;
 use std::time::{Duration, Instant};
 
 const MINUTE: Duration = Duration::from_secs(60);
-const DEMO_LIMIT: Duration = Duration::from_secs(300);
 const ROUNDS: u32 = 3;
 /// How long a node may take from its death until all copies are in sync again.
 const REBUILD_LIMIT: Duration = Duration::from_secs(90);
 const VOLUMES: u32 = 10;
-/// The user `nobody` of Debian.
-const NOBODY: u32 = 65_534;
-
-pub(crate) const DEMO: Journey =
-    Journey { name: "demo", what: "orlop demo as root ends with `demo: ok` and leaves nothing", run: demo };
-
-pub(crate) const UNPRIVILEGED: Journey = Journey {
-    name: "unprivileged",
-    what: "orlop demo as a user without rights, from a copied folder, ends with `demo: ok` and leaves nothing",
-    run: unprivileged,
-};
-
-pub(crate) const FLIPPED: Journey = Journey {
-    name: "flipped",
-    what: "one bit of one copy flipped behind everybody's back: the demo finds it, names it and fails",
-    run: flipped,
-};
 
 pub(crate) const KILLS: Journey = Journey {
     name: "kills",
@@ -43,64 +24,6 @@ pub(crate) const TEN: Journey = Journey {
     what: "ten volumes at once, each with its own verified data; deleted, nothing of them is left",
     run: ten,
 };
-
-fn demo(trip: &Trip) -> Result<()> {
-    need(&[("mkfs.ext4", "e2fsprogs")])?;
-    fs::create_dir(trip.folder.join("tmp"))?;
-    let mut command = trip.command(trip.orlop()?);
-    command.arg("demo").env("TMPDIR", trip.folder.join("tmp"));
-    check_demo(trip, command)
-}
-
-fn unprivileged(trip: &Trip) -> Result<()> {
-    check_demo(trip, demo_of_nobody(trip)?)
-}
-
-fn flipped(trip: &Trip) -> Result<()> {
-    let mut command = demo_of_nobody(trip)?;
-    command.arg("--plant-flip");
-    let outcome = trip.run(command, DEMO_LIMIT)?;
-    let last = outcome.output.lines().last().unwrap_or_default();
-    ensure!(outcome.code == Some(1), "the demo ended with {:?}: {last}", outcome.code);
-    let says = last.starts_with("orlop: the copies on ") && last.contains(" differ at byte ");
-    ensure!(says, "it does not say what differs:\n{}", tail(&outcome.output, 5));
-    ensure!(!outcome.output.contains("demo: ok"), "it says that all is well");
-    let left: Vec<_> = fs::read_dir(trip.folder.join("copy/tmp"))?.collect();
-    ensure!(left.is_empty(), "it left something behind: {left:?}");
-    trip.checked(format!("exit code 1; {last}"));
-    Ok(())
-}
-
-/// The demo as a user without rights runs it, from a folder of its own.
-fn demo_of_nobody(trip: &Trip) -> Result<std::process::Command> {
-    let copy = trip.folder.join("copy");
-    fs::create_dir_all(copy.join("tmp"))?;
-    fs::copy(trip.orlop()?, copy.join("orlop")).context("copy the program")?;
-    trip.sh(&format!("chown -R {NOBODY}:{NOBODY} copy"), MINUTE)?;
-    let mut command = trip.command("setpriv");
-    let user = NOBODY.to_string();
-    command.args(["--reuid", &user, "--regid", &user, "--clear-groups", "--no-new-privs", "--inh-caps=-all"]);
-    command.arg("--bounding-set=-all").arg("--").arg(copy.join("orlop")).arg("demo").current_dir(&copy);
-    command.env("TMPDIR", copy.join("tmp")).env("HOME", &copy);
-    Ok(command)
-}
-
-/// Runs a demo to its end; what it printed says what it checked.
-fn check_demo(trip: &Trip, command: std::process::Command) -> Result<()> {
-    let outcome = trip.run(command, DEMO_LIMIT)?;
-    let seconds = outcome.elapsed.as_secs_f64();
-    let output = outcome.success("orlop demo")?;
-    ensure!(
-        output.lines().last() == Some("demo: ok"),
-        "its last line is not `demo: ok`:\n{}",
-        tail(&output, 30)
-    );
-    for line in tail(&output, 40).lines() {
-        println!("    {line}");
-    }
-    trip.checked(format!("orlop demo: {seconds:.1} s, exit code 0"));
-    Ok(())
-}
 
 /// Three rounds; in each, every node is killed once in the middle of a verified load.
 fn kills(trip: &Trip) -> Result<()> {

@@ -5,6 +5,7 @@
 
 use super::ledger::{Ledger, sum};
 use super::load::{Load, Shared, WRITERS, contents};
+use super::thread::Stop;
 use super::tree::{self, Copied};
 use crate::failure::{Failure, OrFail, Outcome};
 use crate::opened::{self, Opened};
@@ -46,15 +47,17 @@ pub(super) fn copy_tree(
     want_bytes: u64,
     space: &Space,
     ledger: &Ledger,
+    stop: &Stop,
 ) -> Outcome<Copied> {
     // Files are read before the device is opened: reading them may block, and the device is heard of all the time.
     let mut pieces = Vec::new();
     let copied = tree::copy(from, want_bytes, |_, bytes| {
         pieces.push(bytes);
-        Ok(())
+        stop.check()
     })?;
     with_device(uri, async |device| {
         for batch in pieces.chunks(32) {
+            stop.check()?;
             let mut placed = Vec::new();
             let mut writes = Vec::new();
             for bytes in batch {
@@ -152,11 +155,12 @@ fn padded(bytes: &[u8]) -> DmaBytes {
 }
 
 /// Reads every promised piece and compares its SHA-256; how many there were.
-pub(super) fn verify(uri: &str, ledger: &Ledger) -> Outcome<usize> {
+pub(super) fn verify(uri: &str, ledger: &Ledger, stop: &Stop) -> Outcome<usize> {
     let promises = ledger.promises();
     with_device(uri, async |device| {
         let block_size = u64::from(device.geometry().block_size);
         for (name, promise) in &promises {
+            stop.check()?;
             let at: u64 = name.parse().expect("pieces are named by their place");
             let len = usize::try_from(promise.len).expect("pieces fit in memory");
             let buf = DmaBuf::new(len.next_multiple_of(4096));

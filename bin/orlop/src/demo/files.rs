@@ -1,12 +1,17 @@
 //! As root: the volume as an ext4 file system, and programs that write files to it.
+//!
+//! Invariants:
+//! 1. Nothing is written below a mount point when the file system is not there: what is written lies in a folder that was
+//!    made right after mounting, and that nobody makes again.
 
 use super::ledger::{Ledger, sum};
 use super::load::{Load, Shared, WRITERS, contents};
+use super::thread::Stop;
 use super::tree::{self, Copied};
 use crate::failure::{Failure, OrFail, Outcome};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -81,10 +86,19 @@ fn tool(name: &str, arguments: &[&str], good: &[i32]) -> Outcome<i32> {
 }
 
 /// Copies a tree to the file system; files count once they are durable.
-pub(super) fn copy_tree(from: &Path, to: &Path, want_bytes: u64, ledger: &Ledger) -> Outcome<Copied> {
+pub(super) fn copy_tree(
+    from: &Path,
+    to: &Path,
+    want_bytes: u64,
+    ledger: &Ledger,
+    stop: &Stop,
+) -> Outcome<Copied> {
+    let tree = to.join("tree");
+    fs::create_dir(&tree).or_fail(|| format!("cannot make {}", tree.display()))?;
     let mut batch: Vec<(PathBuf, Vec<u8>)> = Vec::new();
     let copied = tree::copy(from, want_bytes, |name, bytes| {
-        write(&to.join("tree").join(name), &bytes)?;
+        stop.check()?;
+        write(&tree, name, &bytes)?;
         batch.push((name.to_owned(), bytes));
         if batch.len() >= BATCH { settle(to, &mut batch, ledger) } else { Ok(()) }
     })?;
@@ -92,12 +106,29 @@ pub(super) fn copy_tree(from: &Path, to: &Path, want_bytes: u64, ledger: &Ledger
     Ok(copied)
 }
 
-fn write(path: &Path, bytes: &[u8]) -> Outcome {
+/// Writes the file `name` below `root`, which has to be there (invariant 1).
+fn write(root: &Path, name: &Path, bytes: &[u8]) -> Outcome {
+    let path = root.join(name);
     let write = || {
-        fs::create_dir_all(path.parent().unwrap_or(path))?;
-        File::create(path)?.write_all(bytes)
+        make_folders(root, path.parent().unwrap_or(root))?;
+        File::create(&path)?.write_all(bytes)
     };
     write().or_fail(|| format!("cannot write {}", path.display()))
+}
+
+/// Makes `folder` and what is missing above it, but not `root`.
+fn make_folders(root: &Path, folder: &Path) -> std::io::Result<()> {
+    if folder == root {
+        return Ok(());
+    }
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            make_folders(root, folder.parent().unwrap_or(root))?;
+            fs::create_dir(folder)
+        }
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        done => done,
+    }
 }
 
 /// Makes everything on the file system durable, then enters the files into the ledger.
@@ -112,21 +143,22 @@ fn settle(mount: &Path, batch: &mut Vec<(PathBuf, Vec<u8>)>, ledger: &Ledger) ->
 }
 
 /// Starts writers of files below `mount`/`prefix`.
-pub(super) fn start_load(mount: &Path, prefix: &str, ledger: &Arc<Ledger>) -> Load {
+pub(super) fn start_load(mount: &Path, prefix: &str, ledger: &Arc<Ledger>) -> Outcome<Load> {
     let shared = Shared::new(prefix, ledger);
     let folder = mount.join(prefix);
+    fs::create_dir(&folder).or_fail(|| format!("cannot make {}", folder.display()))?;
     let threads = (0..WRITERS).map(|writer| {
         let (shared, folder) = (Arc::clone(&shared), folder.join(writer.to_string()));
         std::thread::spawn(move || {
             write_files(&shared, &folder, writer).map_err(|error| format!("{}: {error}", folder.display()))
         })
     });
-    Load { threads: threads.collect(), shared }
+    Ok(Load { threads: threads.collect(), shared })
 }
 
 /// One writer: a new file each time, durable with its name before it counts.
 fn write_files(shared: &Shared, folder: &Path, writer: usize) -> std::io::Result<()> {
-    fs::create_dir_all(folder)?;
+    fs::create_dir(folder)?;
     for number in 0.. {
         if !shared.goes_on() {
             break;
@@ -150,9 +182,10 @@ fn write_durably(folder: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()>
 }
 
 /// Reads every promised file and compares its SHA-256; how many there were.
-pub(super) fn verify(mount: &Path, ledger: &Ledger) -> Outcome<usize> {
+pub(super) fn verify(mount: &Path, ledger: &Ledger, stop: &Stop) -> Outcome<usize> {
     let promises = ledger.promises();
     for (name, promise) in &promises {
+        stop.check()?;
         let path = mount.join(name);
         let bytes = fs::read(&path).map_err(|error| {
             Failure::new(format!("{} was acknowledged and cannot be read: {error}", path.display()))
@@ -162,4 +195,36 @@ pub(super) fn verify(mount: &Path, ledger: &Ledger) -> Outcome<usize> {
         }
     }
     Ok(promises.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_go_into_a_folder_that_is_there_and_nowhere_else() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path().join("tree");
+        let name = Path::new("deep/below/it");
+        // The mount is gone: what is left is the bare folder under it.
+        assert!(write(&root, name, b"1").is_err());
+        assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 0);
+        fs::create_dir(&root).unwrap();
+        write(&root, name, b"2").unwrap();
+        write(&root, Path::new("beside"), b"3").unwrap();
+        assert_eq!(fs::read(root.join(name)).unwrap(), b"2");
+    }
+
+    #[test]
+    fn a_copy_that_is_told_to_stop_writes_no_further_file() {
+        let temp = tempfile::tempdir().unwrap();
+        let (from, to) = (temp.path().join("from"), temp.path().join("to"));
+        fs::create_dir(&from).unwrap();
+        fs::create_dir(&to).unwrap();
+        fs::write(from.join("file"), b"1").unwrap();
+        let stop = Stop::default();
+        stop.set();
+        assert!(copy_tree(&from, &to, 1, &Ledger::default(), &stop).is_err());
+        assert_eq!(fs::read_dir(to.join("tree")).unwrap().count(), 0);
+    }
 }

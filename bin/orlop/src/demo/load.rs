@@ -11,7 +11,7 @@ pub(super) const WRITERS: usize = 128;
 /// Lengths of the pieces.
 const LENGTHS: [usize; 7] = [4096, 5000, 12_288, 65_536, 700, 20_000, 32_768];
 
-/// Writers at work.
+/// Writers at work; dropping it waits for them.
 #[derive(Debug)]
 pub(super) struct Load {
     pub(super) shared: Arc<Shared>,
@@ -78,14 +78,25 @@ impl Load {
     }
 
     /// Waits for the writers to end after the piece in hand; the first error that one of them met, if any.
-    pub(super) fn join(self) -> Option<String> {
+    pub(super) fn join(mut self) -> Option<String> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Option<String> {
         self.shared.stop.store(true, Ordering::Relaxed);
-        let results: Vec<_> = self.threads.into_iter().map(JoinHandle::join).collect();
+        let results: Vec<_> = self.threads.drain(..).map(JoinHandle::join).collect();
         results.into_iter().find_map(|result| match result {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error),
             Err(_) => Some("a writer panicked".into()),
         })
+    }
+}
+
+impl Drop for Load {
+    /// What they write to is there until they have ended.
+    fn drop(&mut self) {
+        drop(self.end());
     }
 }
 

@@ -5,6 +5,8 @@
 //! Invariants:
 //! 1. Whatever ends the demo, its processes, mounts, loop devices and files are gone afterwards: each is held by a value
 //!    that removes it when dropped, in the order of [`Stage`]'s fields.
+//! 2. Nothing is removed under a thread that still works on it: threads are told to stop, the nodes killed so that no I/O
+//!    can hold them up, and they are waited for first.
 
 mod blocks;
 mod files;
@@ -12,6 +14,7 @@ mod ledger;
 mod load;
 mod replicas;
 mod say;
+mod thread;
 mod tree;
 
 use crate::arguments::Demo;
@@ -30,6 +33,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use thread::Threads;
 use tokio::time::sleep;
 
 const VOLUME: &str = "demo";
@@ -47,26 +51,16 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// Runs `orlop demo`.
 pub(crate) async fn run(arguments: &Demo) -> Outcome {
+    // Before there is anything that an unheard signal would leave behind.
+    let mut signals = crate::dev::Signals::new()?;
     let scratch = Scratch::new(arguments.keep)?;
     let story = async {
         let mut stage = Stage::open(&scratch.path).await?;
-        let told = tell(&mut stage, arguments.plant_flip).await;
-        stage.close().await;
-        told
-    };
-    let interrupted = async {
-        let listening = crate::dev::Signals::new();
-        match listening {
-            Ok(mut signals) => {
-                signals.next().await;
-                Failure::new("the demo was interrupted")
-            }
-            Err(failure) => failure,
-        }
+        tell(&mut stage, arguments.plant_flip).await
     };
     let told = tokio::select! {
         told = story => told,
-        failure = interrupted => Err(failure),
+        _ = signals.next() => Err(Failure::new("the demo was interrupted")),
     };
     let kept = arguments.keep.then(|| scratch.path.clone());
     drop(scratch);
@@ -124,6 +118,7 @@ enum Place {
 /// All that runs. Dropped from the first field to the last.
 struct Stage {
     load: Option<Load>,
+    threads: Threads,
     place: Option<Place>,
     supervisor: Option<Supervisor>,
     mount: PathBuf,
@@ -151,6 +146,7 @@ impl Stage {
         steps.done(&format!("three nodes run, each a process of its own (pids {})", pids.join(", ")));
         Ok(Self {
             load: None,
+            threads: Threads::default(),
             place: None,
             supervisor: Some(supervisor),
             mount: scratch.join("mount"),
@@ -168,13 +164,14 @@ impl Stage {
     async fn view(&mut self) -> Outcome<VolumeView> {
         volume::view(&self.supervisor().client().clone(), VOLUME).await
     }
+}
 
-    /// Ends what still runs, in order; what then is left goes with the fields.
-    async fn close(mut self) {
-        drop(self.load.take());
-        drop(self.place.take());
-        if let Some(supervisor) = self.supervisor.take() {
-            supervisor.stop().await;
+impl Drop for Stage {
+    /// Invariant 2. After an end in order nothing runs any more.
+    fn drop(&mut self) {
+        self.threads.stop().set();
+        if let Some(supervisor) = &self.supervisor {
+            supervisor.kill();
         }
     }
 }
@@ -193,7 +190,7 @@ async fn tell(stage: &mut Stage, plant_flip: bool) -> Outcome {
     if plant_flip {
         plant(stage, &copies)?;
     }
-    let compared = in_thread(move || replicas::compare(&copies)).await?;
+    let compared = stage.threads.run(move |stop| replicas::compare(&copies, stop)).await?;
     let bytes = ByteCount(compared.bytes);
     stage
         .steps
@@ -225,14 +222,16 @@ async fn fill(stage: &mut Stage, device: String) -> Outcome {
     let (ledger, from) = (Arc::clone(&stage.ledger), PathBuf::from("/usr"));
     if stage.root {
         let (path, name) = (stage.mount.clone(), device.clone());
-        let mounted = in_thread(move || {
+        let mounted = stage.threads.run(move |stop| {
             files::make_file_system(&name)?;
+            stop.check()?;
             Mounted::new(&name, &path)
         });
         let mounted = mounted.await?;
         let to = mounted.path().to_owned();
         stage.place = Some(Place::Files(mounted));
-        let copied = in_thread(move || files::copy_tree(&from, &to, TREE_BYTES, &ledger)).await?;
+        let copied = stage.threads.run(move |stop| files::copy_tree(&from, &to, TREE_BYTES, &ledger, stop));
+        let copied = copied.await?;
         let (files, bytes) = (copied.files, ByteCount(copied.bytes));
         stage
             .steps
@@ -240,7 +239,10 @@ async fn fill(stage: &mut Stage, device: String) -> Outcome {
     } else {
         let (space, uri) = (Arc::clone(&stage.space), device.clone());
         stage.place = Some(Place::Blocks(device, Arc::clone(&stage.space)));
-        let copied = in_thread(move || blocks::copy_tree(&from, &uri, TREE_BYTES, &space, &ledger)).await?;
+        let copied = stage
+            .threads
+            .run(move |stop| blocks::copy_tree(&from, &uri, TREE_BYTES, &space, &ledger, stop))
+            .await?;
         let (files, bytes) = (copied.files, ByteCount(copied.bytes));
         stage.steps.done(&format!("{files} files of /usr copied to raw blocks, {bytes}, all flushed"));
     }
@@ -250,7 +252,7 @@ async fn fill(stage: &mut Stage, device: String) -> Outcome {
 /// Starts writers and waits until they are well under way.
 async fn start_load(stage: &mut Stage, prefix: &str, pause: Duration) -> Outcome {
     let load = match stage.place.as_ref().expect("the volume is filled") {
-        Place::Files(mounted) => files::start_load(mounted.path(), prefix, &stage.ledger),
+        Place::Files(mounted) => files::start_load(mounted.path(), prefix, &stage.ledger)?,
         Place::Blocks(uri, space) => blocks::start_load(uri, prefix, pause, space, &stage.ledger),
     };
     stage.load = Some(load);
@@ -271,7 +273,7 @@ async fn start_load(stage: &mut Stage, prefix: &str, pause: Duration) -> Outcome
 /// Ends the writers; the first error that one of them met.
 async fn stop_load(stage: &mut Stage) -> Option<String> {
     let load = stage.load.take()?;
-    in_thread(move || Ok(load.join())).await.unwrap_or_else(|failure| Some(failure.to_string()))
+    stage.threads.run(move |_| Ok(load.join())).await.unwrap_or_else(|failure| Some(failure.to_string()))
 }
 
 /// A node without the nexus is killed under load; writing goes on; it comes back and its copy is rebuilt.
@@ -351,8 +353,8 @@ async fn lose_the_owner(stage: &mut Stage) -> Outcome<String> {
     enough("when the owner was killed", in_flight + stage.ledger.count_since(killed) as u64)?;
     // As on a machine that died, its device goes with it; here the machine goes on, so somebody has to say so.
     let run_id = stage.supervisor().cluster().run_id.clone();
-    in_thread(move || frontend::fuse::cleanup(&run_id).or_fail(|| "cannot remove the dead device".into()))
-        .await?;
+    let removed = move || frontend::fuse::cleanup(&run_id).or_fail(|| "cannot remove the dead device".into());
+    stage.threads.run(move |_| removed()).await?;
     let met = stop_load(stage).await;
     stage.place = None;
     stage.steps.done(&format!(
@@ -388,8 +390,9 @@ async fn reopen(stage: &mut Stage, device: String) -> Outcome {
         return Ok(());
     }
     let path = stage.mount.clone();
-    let mounted = in_thread(move || {
+    let mounted = stage.threads.run(move |stop| {
         files::check_file_system(&device)?;
+        stop.check()?;
         Mounted::new(&device, &path)
     });
     stage.place = Some(Place::Files(mounted.await?));
@@ -403,11 +406,11 @@ async fn verify(stage: &mut Stage, when: &str) -> Outcome {
     let count = match stage.place.as_ref().expect("the volume is attached") {
         Place::Files(mounted) => {
             let path = mounted.path().to_owned();
-            in_thread(move || files::verify(&path, &ledger)).await?
+            stage.threads.run(move |stop| files::verify(&path, &ledger, stop)).await?
         }
         Place::Blocks(uri, _) => {
             let uri = uri.clone();
-            in_thread(move || blocks::verify(&uri, &ledger)).await?
+            stage.threads.run(move |stop| blocks::verify(&uri, &ledger, stop)).await?
         }
     };
     stage.steps.done(&format!("all {count} acknowledged pieces are there with their SHA-256, {when}"));
@@ -417,7 +420,7 @@ async fn verify(stage: &mut Stage, when: &str) -> Outcome {
 /// Detaches the volume, ends the nodes in order, and says where the copies are.
 async fn end(stage: &mut Stage) -> Outcome<Vec<replicas::Copy>> {
     if let Some(Place::Files(mounted)) = stage.place.take() {
-        in_thread(move || mounted.unmount()).await?;
+        stage.threads.run(move |_| mounted.unmount()).await?;
     }
     let client = stage.supervisor().client().clone();
     volume::detach_and_wait(&client, VOLUME).await?;
@@ -467,14 +470,4 @@ fn enough(when: &str, writes: u64) -> Outcome {
     Err(Failure::new(format!(
         "only {writes} writes {when}; at least {WRITES_MIN} are needed to prove anything"
     )))
-}
-
-/// Runs what blocks on a thread of its own. A demo that is interrupted does not wait for it.
-async fn in_thread<T: Send + 'static>(work: impl FnOnce() -> Outcome<T> + Send + 'static) -> Outcome<T> {
-    let (sender, result) = tokio::sync::oneshot::channel();
-    std::thread::spawn(move || {
-        // Whoever waited may have been interrupted.
-        drop(sender.send(work()));
-    });
-    result.await.map_err(|_| Failure::new("a step of the demo panicked"))?
 }

@@ -1,5 +1,6 @@
 //! The copies of a volume, compared block by block from the disks themselves, with no node running.
 
+use super::thread::Stop;
 use crate::failure::{Failure, OrFail, Outcome};
 use crate::opened;
 use device::{Device, Lba};
@@ -23,12 +24,13 @@ pub(super) struct Compared {
 }
 
 /// Checks every pool, then compares every block that any copy holds.
-pub(super) fn compare(copies: &[Copy]) -> Outcome<Compared> {
+pub(super) fn compare(copies: &[Copy], stop: &Stop) -> Outcome<Compared> {
     let reactor =
         rt::os::Reactor::new(rt::os::Config::default()).or_fail(|| "cannot start the I/O engine".into())?;
     reactor.run(async {
         let mut devices = Vec::new();
         for (node, uri, _) in copies {
+            stop.check()?;
             let device = opened::open(&opened::parse(uri)?, Access::Write, Duration::ZERO).await?;
             let checked = pool::check(&device).await.or_fail(|| format!("the pool of {node}"))?;
             if let Some(problem) = checked.problems.first() {
@@ -42,16 +44,20 @@ pub(super) fn compare(copies: &[Copy]) -> Outcome<Compared> {
                 ReplicaReader::open(device, *replica).await.or_fail(|| format!("the copy on {node}"))?;
             readers.push((node.as_str(), reader));
         }
-        compare_blocks(&readers).await
+        compare_blocks(&readers, stop).await
     })
 }
 
-async fn compare_blocks<D: Device>(readers: &[(&str, ReplicaReader<'_, D>)]) -> Outcome<Compared> {
+async fn compare_blocks<D: Device>(
+    readers: &[(&str, ReplicaReader<'_, D>)],
+    stop: &Stop,
+) -> Outcome<Compared> {
     let extents: BTreeSet<u64> = readers.iter().flat_map(|(_, reader)| reader.extents()).collect();
     let (first_node, first) = readers.first().ok_or_else(|| Failure::new("there is no copy to compare"))?;
     let size = first.geometry().size().0;
     let mut bytes = 0;
     for extent in extents {
+        stop.check()?;
         let start = extent * pool::EXTENT_SIZE;
         let len =
             usize::try_from(pool::EXTENT_SIZE.min(size.saturating_sub(start))).expect("an extent is small");

@@ -156,6 +156,16 @@ impl Supervisor {
         killed
     }
 
+    /// Kills what runs and waits until it is gone: I/O on its devices then fails at once, instead of waiting.
+    pub(crate) fn kill(&self) {
+        for identity in self.running.values() {
+            identity.signal(Signal::KILL);
+        }
+        while self.running.values().any(|identity| identity.is_alive()) {
+            std::thread::sleep(POLL);
+        }
+    }
+
     async fn start_controller(&mut self) -> Outcome {
         let data = self.folder.of(CONTROLLER)?;
         let arguments = [
@@ -277,12 +287,7 @@ impl Drop for Supervisor {
         if self.running.is_empty() {
             return;
         }
-        for identity in self.running.values() {
-            identity.signal(Signal::KILL);
-        }
-        while self.running.values().any(|identity| identity.is_alive()) {
-            std::thread::sleep(POLL);
-        }
+        self.kill();
         remove_leftovers(&self.cluster.run_id);
     }
 }
@@ -291,8 +296,8 @@ impl Drop for Supervisor {
 fn remove_leftovers(run_id: &str) {
     match frontend::fuse::cleanup(run_id) {
         Ok(removed) if removed.is_empty() => {}
-        Ok(removed) => eprintln!("orlop dev: removed what was left behind: {}", removed.join(", ")),
-        Err(error) => eprintln!("orlop dev: {error}"),
+        Ok(removed) => eprintln!("orlop: removed what was left behind: {}", removed.join(", ")),
+        Err(error) => eprintln!("orlop: {error}"),
     }
 }
 
