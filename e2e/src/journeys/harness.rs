@@ -4,9 +4,12 @@ use crate::guard::{Leftovers, RunId, cgroup_root};
 use crate::journey::{Journey, Trip, need};
 use anyhow::{Context, Result, ensure};
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 const MINUTE: Duration = Duration::from_secs(60);
+/// Two minutes of tests, and their build.
+const FRONTEND_LIMIT: Duration = Duration::from_secs(900);
 
 /// The programs and the machine are fit: what is asked of a volume holds for a plain loop device over a file.
 pub(crate) const BASELINE: Journey = Journey {
@@ -21,6 +24,36 @@ pub(crate) const GUARD: Journey = Journey {
     what: "a harness that is killed leaves no process, mount, loop, namespace, cgroup or folder",
     run: guard,
 };
+
+/// The front-end on the real kernel: its own tests, each of which counts.
+pub(crate) const FRONTEND: Journey = Journey {
+    name: "frontend",
+    what: "FUSE and loop devices: attach, grow, discard, servers and holders that die; the tests of data/frontend as root",
+    run: frontend,
+};
+
+fn frontend(trip: &Trip) -> Result<()> {
+    need(&[
+        ("fio", "fio"),
+        ("mkfs.ext4", "e2fsprogs"),
+        ("resize2fs", "e2fsprogs"),
+        ("blkdiscard", "util-linux"),
+        ("losetup", "mount"),
+    ])?;
+    let mut command = trip.command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(["test", "--quiet", "--package", "orlop-frontend", "--test", "root", "--", "--run"]);
+    command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+    // What a test leaves is then known as this journey's.
+    command.env("TMPDIR", &trip.folder);
+    let outcome = trip.run(command, FRONTEND_LIMIT)?;
+    // `cargo xtask` adds up the lines that begin with `test result:`.
+    for line in outcome.output.lines().filter(|line| !line.trim().is_empty()) {
+        println!("    {line}");
+    }
+    ensure!(outcome.output.contains("\ntest result: "), "no test ran");
+    outcome.success("the tests of the front-end")?;
+    Ok(())
+}
 
 fn baseline(trip: &Trip) -> Result<()> {
     need(&[("fio", "fio"), ("losetup", "util-linux")])?;

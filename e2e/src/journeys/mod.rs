@@ -14,6 +14,7 @@ pub(crate) use harness::plant;
 pub(crate) const ALL: &[Journey] = &[
     harness::BASELINE,
     harness::GUARD,
+    harness::FRONTEND,
     database::BASELINE,
     kernel::BASELINE,
     kernel::INTEROP,

@@ -14,6 +14,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("death::a_holder_that_dies_alone_is_replaced", a_holder_that_dies_alone_is_replaced),
     ("death::nobody_takes_over_in_time", nobody_takes_over_in_time),
     ("death::all_holders_die", all_holders_die),
+    ("death::a_dead_device_is_removed_by_hand", a_dead_device_is_removed_by_hand),
     ("death::a_server_that_waits_for_itself_dies", a_server_that_waits_for_itself_dies),
     ("death::another_engine_does_not_wait_for_a_dead_one", another_engine_does_not_wait_for_a_dead_one),
     ("death::a_holder_keeps_nothing_but_its_descriptors", a_holder_keeps_nothing_but_its_descriptors),
@@ -37,7 +38,11 @@ fn assert_clean_next_time(run: &Run, point: &Path, more: &[&str]) {
     let refusal = run.refused(&run.disk("256MiB"), more);
     assert!(refusal.contains("is mounted at") && refusal.contains(path(point)), "{refusal}");
     wait_for("the unmount", 5 * SECOND, || try_sh("umount", &[path(point)]).0 == Some(0));
+    // Begins by detaching the dead device.
+    let began = now();
     let mut server = run.serve(&run.disk("256MiB"), more);
+    let took = Duration::from_nanos(now() - began);
+    assert!(took < 5 * SECOND, "detaching the dead device and attaching anew took {took:?}");
     let (code, text) = try_sh("e2fsck", &["-p", &server.device]);
     assert!(code.is_some_and(|code| code <= 1), "{text}");
     sh("e2fsck", &["-fn", &server.device]);
@@ -45,6 +50,44 @@ fn assert_clean_next_time(run: &Run, point: &Path, more: &[&str]) {
     drop(server);
     wait_for("the end of the holder", 5 * SECOND, || processes_of(&run.id).is_empty());
     run.assert_nothing_left();
+}
+
+/// Reads past every cache from a device that nobody serves: `EIO`, and at once.
+fn assert_dead(device: &str) {
+    let source = format!("if={device}");
+    let mut reading = Command::new("dd")
+        .args([&source, "of=/dev/null", "bs=4096", "count=1", "skip=1000", "iflag=direct"])
+        .env("LC_ALL", "C")
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("dd starts");
+    wait_for("the error", SECOND, || reading.try_wait().expect("our child").is_some());
+    let output = reading.wait_with_output().expect("it has ended");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("Input/output error"), "{said}");
+    nothing_waits_for(device);
+}
+
+/// No thread of the kernel that names the device (its journal, its loop worker) waits in state D.
+fn nothing_waits_for(device: &str) {
+    let name = device.strip_prefix("/dev/").expect("a device");
+    let waits = |stat: &str| {
+        let Some((comm, rest)) = stat.rsplit_once(") ") else { return false };
+        let after = comm.split(name).nth(1);
+        rest.starts_with('D') && after.is_some_and(|after| !after.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    wait_for("the end of all waiting", SECOND, || {
+        let processes = std::fs::read_dir("/proc").expect("readable").flatten();
+        let mut stats = processes.filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
+        !stats.any(|stat| waits(&stat))
+    });
+}
+
+/// A loop device as `losetup -d` takes it away: the file under it is gone within 5 s.
+fn detach_by_hand(device: &str) {
+    sh("losetup", &["-d", device]);
+    let bound = format!("/sys/block/{}/loop", device.strip_prefix("/dev/").expect("a device"));
+    wait_for("the detach", 5 * SECOND, || !Path::new(&bound).exists());
 }
 
 fn no_process_waits_without_end(pids: &[u32]) {
@@ -61,8 +104,10 @@ fn without_a_holder_io_fails_at_once() {
     let point = run.mount(&server.device);
     let mut writing = writer(&point);
     pause(SECOND / 2);
+    let device = server.device.clone();
     server.kill();
     wait_for_end(&mut writing, 5 * SECOND);
+    assert_dead(&device);
     assert_clean_next_time(&run, &point, &[]);
 }
 
@@ -170,11 +215,34 @@ fn all_holders_die() {
     pause(SECOND / 2);
     let holder = holder_of(&run, &server).expect("a holder");
     let pids = [writing.id(), holder, server.pid()];
+    let device = server.device.clone();
     server.kill();
     kill(holder);
     wait_for_end(&mut writing, 5 * SECOND);
+    assert_dead(&device);
     no_process_waits_without_end(&pids);
     assert_clean_next_time(&run, &point, &[HOLDING]);
+}
+
+/// As a user does it who has nothing of Orlop left: unmount, take the loop device away, and attach another time.
+fn a_dead_device_is_removed_by_hand() {
+    let mut run = Run::new("hand");
+    let server = run.serve(&run.disk("256MiB"), &[HOLDING]);
+    let device = server.device.clone();
+    sh("mkfs.ext4", &["-q", &device]);
+    let point = run.mount(&device);
+    let holder = holder_of(&run, &server).expect("a holder");
+    server.kill();
+    kill(holder);
+    wait_for("the end of the holder", SECOND, || processes_of(&run.id).is_empty());
+    assert_dead(&device);
+    wait_for("the unmount", 5 * SECOND, || try_sh("umount", &[path(&point)]).0 == Some(0));
+    detach_by_hand(&device);
+    let server = run.serve(&run.disk("256MiB"), &[HOLDING]);
+    let (code, text) = try_sh("e2fsck", &["-p", &server.device]);
+    assert!(code.is_some_and(|code| code <= 1), "{text}");
+    sh("e2fsck", &["-fn", &server.device]);
+    end(server, &run);
 }
 
 /// A thread of the server that does I/O on the served device must not keep `/dev/fuse` open when the process is killed:

@@ -42,7 +42,7 @@ pub(crate) fn preflight() -> Result<(), String> {
             .open(path)
             .map_err(|error| format!("{path} is not usable: {error}"))?;
     }
-    for program in ["mkfs.ext4", "e2fsck", "fio", "blkdiscard"] {
+    for program in ["mkfs.ext4", "e2fsck", "resize2fs", "fio", "blkdiscard", "losetup"] {
         let found =
             std::env::split_paths("/usr/sbin:/usr/bin:/sbin:/bin").any(|dir| dir.join(program).exists());
         if !found {
@@ -191,11 +191,14 @@ impl Drop for Run {
         for point in &self.mounts {
             rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH).unwrap_or_default();
         }
-        match frontend::fuse::cleanup(&self.id) {
-            Ok(removed) if removed.is_empty() => {}
-            Ok(removed) => eprintln!("guard of {} removed {removed:?}", self.id),
-            Err(error) => eprintln!("guard of {}: {error}", self.id),
-        }
+        let problem = match frontend::fuse::cleanup(&self.id) {
+            Ok(removed) if removed.is_empty() => return,
+            Ok(removed) => format!("guard of {} removed {removed:?}", self.id),
+            Err(error) => format!("guard of {}: {error}", self.id),
+        };
+        // A test that failed may leave things behind, one that went well may not.
+        assert!(std::thread::panicking(), "{problem}");
+        eprintln!("{problem}");
     }
 }
 
