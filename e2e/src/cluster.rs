@@ -134,6 +134,13 @@ impl<'a> Cluster<'a> {
         Ok(device)
     }
 
+    /// Attaches a volume on a node, whoever has it; the path of its device.
+    pub(crate) fn take(&self, name: &str, node: &str) -> Result<String> {
+        let device = self.orlop(&["volume", "attach", name, "--node", node, "--move"])?.trim().to_owned();
+        ensure!(device.starts_with("/dev/"), "volume attach {name} --move printed {device:?}, not a device");
+        Ok(device)
+    }
+
     /// What the API says of a volume's status.
     pub(crate) fn status(&self, name: &str) -> Result<Value> {
         Ok(self.json(&["volume", "get", name])?["status"].clone())

@@ -9,6 +9,7 @@ use crate::process::Running;
 use crate::session::{Load, TABLE, WRONG, compare};
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -48,6 +49,18 @@ pub(crate) const POSTGRES: Journey = Journey {
     name: "postgres",
     what: "PostgreSQL on ext4 on a volume: the owner is killed under load, every acknowledged commit is there",
     run: |trip| on_volume(trip, Database::Postgres),
+};
+
+pub(crate) const SQLITE_MOVED: Journey = Journey {
+    name: "sqlite-moved",
+    what: "SQLite: the owner is killed for good under load and the volume attached elsewhere at once, all commits are there",
+    run: |trip| moved(trip, Database::Sqlite),
+};
+
+pub(crate) const POSTGRES_MOVED: Journey = Journey {
+    name: "postgres-moved",
+    what: "PostgreSQL: the same",
+    run: |trip| moved(trip, Database::Postgres),
 };
 
 #[derive(Clone, Copy, Debug)]
@@ -96,6 +109,46 @@ fn on_volume(trip: &Trip, database: Database) -> Result<()> {
     cluster.stop()
 }
 
+/// The owner is killed under load and does not come back; right away the volume is attached on another node, and the
+/// database opened there from what was acknowledged.
+fn moved(trip: &Trip, database: Database) -> Result<()> {
+    prepare()?;
+    let mut cluster = Cluster::start(trip, "2GiB")?;
+    // Stopped, it starts nothing again: the node's death is for good.
+    let dev = cluster.dev()?.process;
+    let device = cluster.volume("data", "1GiB")?;
+    let there = RefCell::new(String::new());
+    let disturb = |_: &Load| {
+        let owner = cluster.owner("data")?;
+        let nodes = cluster.nodes()?;
+        let other = &nodes.iter().find(|node| node.name != owner).context("another node")?.name;
+        ensure!(dev.signal(Signal::STOP), "orlop dev had ended");
+        let killed = Instant::now();
+        cluster.kill(&owner)?;
+        *there.borrow_mut() = cluster.take("data", other)?;
+        let seconds = killed.elapsed().as_secs_f64();
+        trip.checked(format!(
+            "{owner}, the owner, was killed for good under load; on {other} {seconds:.1} s later"
+        ));
+        // What uses the old device waits, then sees an error.
+        Ok(false)
+    };
+    let elsewhere = || {
+        let now = cluster.owner("data")?;
+        ensure!(
+            cluster.nodes()?.iter().any(|node| node.name == now && node.process.is_some()),
+            "{now} is dead"
+        );
+        Ok(there.borrow().clone())
+    };
+    survive(trip, database, &device, disturb, elsewhere)?;
+    ensure!(dev.signal(Signal::CONT), "orlop dev had ended");
+    let back = cluster.in_sync("data", 2 * MINUTE)?;
+    trip.checked(format!("the killed node came back: all copies in sync {:.1} s later", back.as_secs_f64()));
+    cluster.remove("data")?;
+    cluster.stop()
+}
+
 /// A database on a fresh ext4 on `device`: load, `disturb` (which says whether the device goes on), load, `kill -9` of the database, `reopen`, compare.
 fn survive(
     trip: &Trip,
@@ -130,7 +183,7 @@ fn survive(
         stall.as_secs_f64()
     ));
     // PostgreSQL's workers end a moment after their server.
-    trip.sh("for i in $(seq 100); do umount mount && exit; sleep 0.1; done; exit 1", MINUTE)?;
+    trip.sh("for i in $(seq 300); do umount mount && exit; sleep 0.1; done; exit 1", MINUTE)?;
     let device = reopen()?;
     // 0: clean, 1: the journal was replayed.
     trip.sh(&format!("e2fsck -p {device} || [ $? = 1 ]; e2fsck -fn {device}; mount {device} mount"), MINUTE)?;

@@ -23,6 +23,7 @@ pub(crate) const ALL: &[Journey] = &[
     demo::UNPRIVILEGED,
     demo::FLIPPED,
     demo::INTERRUPTED,
+    demo::BESIDE,
     volume::KILLS,
     volume::TEN,
     dev::MOUNTED,
@@ -31,4 +32,6 @@ pub(crate) const ALL: &[Journey] = &[
     kernel::VOLUME,
     database::SQLITE,
     database::POSTGRES,
+    database::SQLITE_MOVED,
+    database::POSTGRES_MOVED,
 ];

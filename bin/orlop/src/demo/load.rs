@@ -59,17 +59,17 @@ impl Shared {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.longest_micros.fetch_max(micros, Ordering::Relaxed);
     }
+
+    /// The longest that a piece took since this was last asked.
+    pub(super) fn take_longest(&self) -> Duration {
+        Duration::from_micros(self.longest_micros.swap(0, Ordering::Relaxed))
+    }
 }
 
 impl Load {
     /// Pieces that were begun and are not acknowledged.
     pub(super) fn in_flight(&self) -> u64 {
         self.shared.in_flight.load(Ordering::Relaxed)
-    }
-
-    /// The longest that a piece took since this was last asked.
-    pub(super) fn take_longest(&self) -> Duration {
-        Duration::from_micros(self.shared.longest_micros.swap(0, Ordering::Relaxed))
     }
 
     /// Whether a writer has met an error or has ended.

@@ -265,7 +265,7 @@ async fn start_load(stage: &mut Stage, prefix: &str, pause: Duration) -> Outcome
         sleep(POLL).await;
     }
     if let Some(load) = &stage.load {
-        load.take_longest();
+        load.shared.take_longest();
     }
     Ok(())
 }
@@ -292,7 +292,7 @@ async fn lose_a_copy(stage: &mut Stage) -> Outcome {
         return Err(Failure::new(format!("writing stopped when {victim} was killed: {why}")));
     }
     enough("while a copy was away", acknowledged)?;
-    let longest = stage.load.as_ref().map_or(Duration::ZERO, Load::take_longest);
+    let longest = stage.load.as_ref().map_or(Duration::ZERO, |load| load.shared.take_longest());
     stage.steps.done(&format!(
         "{victim} killed with {in_flight} writes under way: {acknowledged} more were acknowledged in {}, the \
          longest stall was {}",
@@ -350,16 +350,24 @@ async fn lose_the_owner(stage: &mut Stage) -> Outcome<String> {
     kill(stage, &owner).await?;
     let last_second = killed.checked_sub(Duration::from_secs(1)).unwrap_or(killed);
     let recent = stage.ledger.count_since(last_second);
-    enough("when the owner was killed", in_flight + stage.ledger.count_since(killed) as u64)?;
+    if recent == 0 {
+        // Then nothing says that the newest acknowledgements count too.
+        return Err(Failure::new(format!("nothing was acknowledged in the last second of {owner}")));
+    }
+    // Whatever was under way may have been acknowledged a moment later: it counts once.
+    enough("when the owner was killed", in_flight.max(stage.ledger.count_since(killed) as u64))?;
     // As on a machine that died, its device goes with it; here the machine goes on, so somebody has to say so.
     let run_id = stage.supervisor().cluster().run_id.clone();
     let removed = move || frontend::fuse::cleanup(&run_id).or_fail(|| "cannot remove the dead device".into());
     stage.threads.run(move |_| removed()).await?;
+    let writers = stage.load.as_ref().map(|load| Arc::clone(&load.shared));
     let met = stop_load(stage).await;
+    let longest = writers.map_or(Duration::ZERO, |writers| writers.take_longest());
     stage.place = None;
     stage.steps.done(&format!(
         "{owner}, which owned the volume, killed with {in_flight} writes under way ({recent} were acknowledged in \
-         its last second); the writers met: {}",
+         its last second), the longest stall was {}; the writers met: {}",
+        seconds(longest),
         met.unwrap_or_else(|| "nothing".into())
     ));
     let device = attach(stage, Some(&other)).await?;
