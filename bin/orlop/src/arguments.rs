@@ -40,6 +40,9 @@ pub(crate) enum Command {
     /// Verifies a pool that no node has open; writes nothing.
     #[command(after_help = CHECK_EXAMPLES)]
     Check(Check),
+    /// Shows what this machine allows, what is missing, and what to do about it.
+    #[command(after_help = PREFLIGHT_EXAMPLES)]
+    Preflight(Preflight),
     /// Runs a whole cluster in the simulator, with faults, and checks that nothing is lost.
     #[command(after_help = SIM_EXAMPLES)]
     Sim(Sim),
@@ -78,6 +81,11 @@ const CHECK_EXAMPLES: &str = "\
 Examples:
   orlop check file:///srv/orlop/node-1/disk
   orlop check disk:///dev/disk/by-id/nvme-example -o json";
+
+const PREFLIGHT_EXAMPLES: &str = "\
+Examples:
+  orlop preflight
+  orlop preflight --data /srv/orlop -o json";
 
 const SIM_EXAMPLES: &str = "\
 Examples:
@@ -308,6 +316,16 @@ pub(crate) struct Bench {
 pub(crate) struct Check {
     /// The device, as a URI.
     pub(crate) uri: String,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// Options of `orlop preflight`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Preflight {
+    /// A folder for disks, to be looked at too.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) output: Output,
 }

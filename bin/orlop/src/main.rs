@@ -12,6 +12,7 @@ mod failure;
 mod node;
 mod opened;
 mod output;
+mod preflight;
 mod process;
 mod sim;
 
@@ -60,6 +61,7 @@ fn run(command: Command) -> Outcome {
         Command::Node(Node::Run(arguments)) => node::run(&arguments),
         Command::Controller(arguments) => controller::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Preflight(arguments) => preflight::run(&arguments),
         Command::Sim(arguments) => sim::run(&arguments),
         Command::Completion { shell } => {
             let mut script = Vec::new();

@@ -12,6 +12,8 @@ use std::path::Path;
 /// What depends on a feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
+    /// Without it nothing works.
+    Required,
     /// Without it everything works, slower or with less.
     Helpful,
     /// Without it volumes cannot be attached to this machine as devices over FUSE; the rest works.
@@ -50,6 +52,8 @@ fn problem<T>(detail: impl Into<String>, remedy: impl Into<String>) -> Result<T,
 const REGISTERED_BYTES: usize = 16 << 20;
 /// Open files that a node with many volumes and connections needs.
 const OPEN_FILES: u64 = 4096;
+/// Open files without which not even a small node starts.
+const OPEN_FILES_MIN: u64 = 256;
 
 /// Checks this machine; takes a few milliseconds and may touch devices, so not on a reactor.
 pub fn check() -> Vec<Finding> {
@@ -61,21 +65,26 @@ pub fn check() -> Vec<Finding> {
         ),
         Finding::new(
             "kernel for FUSE restarts",
-            Need::Attach,
+            Need::Helpful,
             kernel_at_least((6, 9), "an engine that restarts under a mounted volume"),
         ),
     ];
     let ring = os::probe(REGISTERED_BYTES);
+    // Where it is forbidden there is a slower way; any other error ends the program.
+    let has_other_way = ring.as_ref().err().is_none_or(os::is_forbidden);
     findings.push(Finding::new(
         "io_uring",
-        Need::Helpful,
+        if has_other_way { Need::Helpful } else { Need::Required },
         ring.as_ref().map(|_| "works".into()).map_err(why_no_ring),
     ));
     if let Ok(probe) = &ring {
         findings.push(Finding::new("io_uring operations", Need::Helpful, operations(&probe.missing)));
         findings.push(Finding::new("registered memory", Need::Helpful, registered(probe.registered_bytes)));
     }
-    findings.push(Finding::new("open files", Need::Helpful, open_files()));
+    let open_files = rustix::process::getrlimit(Resource::Nofile).maximum;
+    let few = open_files.is_some_and(|limit| limit < OPEN_FILES_MIN);
+    let need = if few { Need::Required } else { Need::Helpful };
+    findings.push(Finding::new("open files", need, enough_files(open_files)));
     findings.push(Finding::new(
         "FUSE",
         Need::Attach,
@@ -89,7 +98,7 @@ pub fn check() -> Vec<Finding> {
             "load the loop module, and give the container /dev/loop-control and /dev/loop*",
         ),
     ));
-    findings.push(Finding::new("mounting", Need::Attach, may_mount()));
+    findings.push(Finding::new("root", Need::Attach, may_mount()));
     findings
 }
 
@@ -186,8 +195,9 @@ fn registered(bytes: usize) -> Result<String, (String, String)> {
     )
 }
 
-fn open_files() -> Result<String, (String, String)> {
-    match rustix::process::getrlimit(Resource::Nofile).maximum {
+/// Judges the hard limit: a node raises its own to it.
+fn enough_files(limit: Option<u64>) -> Result<String, (String, String)> {
+    match limit {
         Some(limit) if limit < OPEN_FILES => problem(
             format!("at most {limit} files can be open"),
             format!("raise the hard limit on open files to {OPEN_FILES} (LimitNOFILE=, ulimit -Hn)"),
@@ -211,14 +221,18 @@ fn device(path: &str, remedy: &str) -> Result<String, (String, String)> {
 /// Bit of the capability to mount.
 const CAP_SYS_ADMIN: u32 = 21;
 
+/// An engine makes block devices only as root.
 fn may_mount() -> Result<String, (String, String)> {
+    if !rustix::process::geteuid().is_root() {
+        return problem("this process does not run as root", "run as root, or reach volumes over NVMe/TCP");
+    }
     let effective = status_field("CapEff:").and_then(|hex| u64::from_str_radix(&hex, 16).ok()).unwrap_or(0);
     if effective >> CAP_SYS_ADMIN & 1 == 1 {
-        return Ok("this process has CAP_SYS_ADMIN".into());
+        return Ok("this process runs as root and may mount".into());
     }
     problem(
-        "this process lacks CAP_SYS_ADMIN",
-        "run as root, or give the container CAP_SYS_ADMIN (privileged)",
+        "this process runs as root without CAP_SYS_ADMIN",
+        "give the container CAP_SYS_ADMIN (privileged)",
     )
 }
 
@@ -260,6 +274,13 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), findings.len());
         assert!(findings.iter().all(|finding| finding.ok == finding.remedy.is_empty()), "{findings:#?}");
+    }
+
+    #[test]
+    fn few_open_files_are_a_problem() {
+        assert!(enough_files(None).is_ok() && enough_files(Some(OPEN_FILES)).is_ok());
+        let (detail, remedy) = enough_files(Some(64)).unwrap_err();
+        assert!(detail.contains("64") && remedy.contains("ulimit"), "{detail}; {remedy}");
     }
 
     #[test]

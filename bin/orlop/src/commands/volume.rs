@@ -106,6 +106,17 @@ pub(crate) async fn delete(arguments: &VolumeName) -> Outcome {
 pub(crate) async fn attach(arguments: &VolumeAttach) -> Outcome {
     let client = Client::new(&arguments.api.api)?;
     let volume = attach_and_wait(&client, &arguments.name, arguments.node.as_deref(), arguments.take).await?;
+    if let Some(device) = &volume.status.device
+        && device.starts_with("nvme+tcp://")
+    {
+        // Only an engine that is not root has none: where root lacks something, attaching fails with that.
+        let owner = volume.status.owner.as_deref().unwrap_or("its node");
+        eprintln!(
+            "orlop: {owner} does not run as root, so {:?} is no block device: reach it over NVMe/TCP, or see \
+             `orlop preflight`",
+            volume.name
+        );
+    }
     output::show(arguments.output.output, &volume, |volume| volume.status.device.clone().unwrap_or_default())
 }
 

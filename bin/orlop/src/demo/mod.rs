@@ -21,7 +21,7 @@ use crate::arguments::Demo;
 use crate::commands::volume;
 use crate::dev::{Cluster, Folder, Supervisor};
 use crate::failure::{Failure, OrFail, Outcome};
-use crate::{output, process};
+use crate::{output, preflight, process};
 use device::ByteCount;
 use files::Mounted;
 use ledger::Ledger;
@@ -54,6 +54,7 @@ pub(crate) async fn run(arguments: &Demo) -> Outcome {
     // Before there is anything that an unheard signal would leave behind.
     let mut signals = crate::dev::Signals::new()?;
     let scratch = Scratch::new(arguments.keep)?;
+    preflight::warn("orlop demo", Some(&scratch.path), |_| true);
     let story = async {
         let mut stage = Stage::open(&scratch.path).await?;
         tell(&mut stage, arguments.plant_flip).await

@@ -7,9 +7,10 @@ mod supervisor;
 
 use crate::arguments::Dev;
 use crate::failure::{Failure, OrFail, Outcome};
-use crate::{output, process};
+use crate::{output, preflight, process};
 use device::ByteCount;
 pub(crate) use folder::{Cluster, Folder};
+use rt::preflight::Need;
 use std::time::Duration;
 pub(crate) use supervisor::Supervisor;
 use supervisor::{CONTROLLER, Ended};
@@ -34,7 +35,16 @@ pub(crate) async fn run(arguments: &Dev) -> Outcome {
     }
     let folder = Folder::open(&arguments.data)?;
     let cluster = cluster(&folder, arguments)?;
-    let mut supervisor = Supervisor::start(folder, cluster, arguments.listen, true).await?;
+    let data = folder.path().to_owned();
+    let mut supervisor = match Supervisor::start(folder, cluster, arguments.listen, true).await {
+        Ok(supervisor) => supervisor,
+        Err(failure) => {
+            // What only takes something away is not why it failed.
+            preflight::warn("orlop dev", Some(&data), |need| need == Need::Required);
+            return Err(failure);
+        }
+    };
+    preflight::warn("orlop dev", Some(&data), |_| true);
     output::line(&welcome(&supervisor))?;
     watch(&mut supervisor, &mut signals).await?;
     let killed = supervisor.stop().await;

@@ -28,6 +28,7 @@ pub(crate) fn run(arguments: &NodeRun) -> Outcome {
         process::die_with(parent)?;
     }
     process::log_to_stderr();
+    process::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.or_fail(|| "cannot start".into())?;
     let client = Client::new(Remote::new(&arguments.api));

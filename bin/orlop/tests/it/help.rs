@@ -37,6 +37,7 @@ fn every_command_explains_itself() {
         "volume create",
         "node list",
         "pool list",
+        "preflight",
         "sim",
     ] {
         assert!(names.iter().any(|name| name == expected), "{expected} is missing in {names:?}");

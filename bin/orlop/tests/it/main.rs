@@ -7,6 +7,7 @@ mod dev;
 mod docs;
 mod help;
 mod metrics;
+mod preflight;
 mod program;
 mod replace;
 mod sim;

@@ -40,7 +40,8 @@ impl Driver {
             Err(error) if choice == DriverChoice::Auto && is_forbidden(&error) => {
                 tracing::warn!(
                     %error,
-                    "io_uring cannot be used here: disks and sockets go through slow threads instead; see the preflight check"
+                    "io_uring cannot be used here: disks and sockets go through slow threads instead; `orlop preflight` \
+                     says what to do"
                 );
                 Ok(Self::threads(shared))
             }
@@ -83,6 +84,6 @@ impl Driver {
 }
 
 /// Forbidden (a sysctl, a seccomp filter), not there, or without the set-up that we need (kernels before 6.1).
-fn is_forbidden(error: &io::Error) -> bool {
+pub(crate) fn is_forbidden(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::ENOSYS | libc::EINVAL))
 }

@@ -23,6 +23,7 @@ mod timers;
 
 pub(crate) use arena::Arena;
 pub use driver::DriverChoice;
+pub(crate) use driver::is_forbidden;
 pub(crate) use fd::OsFd;
 pub(crate) use file::OsFile;
 pub(crate) use ring::probe;
