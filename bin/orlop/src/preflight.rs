@@ -9,7 +9,7 @@ use std::path::Path;
 
 /// One feature, as programs see it.
 #[derive(Debug, Serialize)]
-struct Feature {
+struct Checked {
     feature: &'static str,
     ok: bool,
     need: &'static str,
@@ -17,7 +17,7 @@ struct Feature {
     remedy: String,
 }
 
-impl From<Finding> for Feature {
+impl From<Finding> for Checked {
     fn from(finding: Finding) -> Self {
         let Finding { feature, ok, need, detail, remedy } = finding;
         Self { feature, ok, need: name(need), detail, remedy }
@@ -50,9 +50,9 @@ pub(crate) fn run(arguments: &Preflight) -> Outcome {
     let failure = Failure::new(format!("this machine cannot run nodes: {}", missing.join(", ")))
         .hint("the remedies are above");
     let failed = !missing.is_empty();
-    let features: Vec<Feature> = findings.into_iter().map(Feature::from).collect();
+    let features: Vec<Checked> = findings.into_iter().map(Checked::from).collect();
     output::show(arguments.output.output, &features, |features| {
-        let row = |feature: &Feature| {
+        let row = |feature: &Checked| {
             let state = match (feature.ok, feature.need) {
                 (true, _) => "ok",
                 (false, "Required") => "nodes cannot run",

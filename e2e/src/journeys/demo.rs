@@ -146,10 +146,8 @@ fn interrupt(trip: &Trip, name: &str, mut command: Command, moment: &Moment) -> 
     if let Some(device) = device {
         ensure!(!is_orphan(&device), "{name}: it left {device}");
     }
-    trip.checked(format!(
-        "{name}: {:?} after \"{seen}\": ended {took:.2} s later, nothing left",
-        moment.signal
-    ));
+    let signal = if moment.signal == Signal::INT { "SIGINT" } else { "SIGTERM" };
+    trip.checked(format!("{name}: {signal} after \"{seen}\": ended {took:.2} s later, nothing left"));
     Ok(())
 }
 

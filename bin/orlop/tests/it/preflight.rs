@@ -8,9 +8,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The user `nobody` of Debian.
-const NOBODY: u32 = 65_534;
+/// A user without rights and without other processes: what a user locks in memory counts over all of them.
+fn nobody() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    (1 << 30) + (std::process::id() << 4) + NEXT.fetch_add(1, Ordering::Relaxed)
+}
 
 /// A folder that everybody may use, with a copy of the program: where it was built may be closed to others.
 fn open_folder() -> tempfile::TempDir {
@@ -26,7 +30,8 @@ fn as_nobody(folder: &Path, limits: &str, arguments: &[&str]) -> Command {
     command.args(["-c", &format!("{limits}; exec ./orlop \"$@\""), "sh"]).args(arguments);
     command.current_dir(folder).env_remove("ORLOP_API").stdin(Stdio::null());
     if rustix::process::geteuid().is_root() {
-        command.uid(NOBODY).gid(NOBODY);
+        let user = nobody();
+        command.uid(user).gid(user);
     }
     command
 }

@@ -4,6 +4,7 @@ use crate::cluster::Dev;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// How long a copy may be away here; a minute in real life.
 const REPLACE_AFTER_SECONDS: u32 = 8;
@@ -87,7 +88,16 @@ fn a_disk_that_was_replaced_gets_its_copy_again() {
     assert!(shown.contains("2/3 in sync") && shown.contains("InSync (not there)"), "{shown}");
     let listed = dev.run(&["volume", "list"]).stdout;
     assert!(listed.lines().any(|line| line.starts_with("closed") && line.contains("2/3")), "{listed}");
-    let now = dev.json(&["pool", "list"]);
+    // What is gone is said before what is there.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let now = loop {
+        let now = dev.json(&["pool", "list"]);
+        if !pools(&now, "node-2", "Online").is_empty() {
+            break now;
+        }
+        assert!(Instant::now() < deadline, "{now}");
+        std::thread::sleep(Duration::from_millis(50));
+    };
     assert_eq!(pools(&now, "node-2", "Gone")[0]["uuid"], old, "{now}");
     let fresh = pools(&now, "node-2", "Online")[0]["uuid"].clone();
     assert_ne!(fresh, old);

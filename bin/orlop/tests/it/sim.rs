@@ -13,13 +13,13 @@ fn a_seed_is_replayed_exactly_and_says_what_happened() {
 
 #[test]
 fn a_planted_bug_is_told_with_how_to_replay_it() {
-    let found = run(&["sim", "--bug", "I7", "--until-found", "-o", "json"]);
+    let found = run(&["sim", "--bug", "I4", "--until-found", "-o", "json"]);
     assert_eq!(found.code, 0, "{found:?}");
     let found: serde_json::Value = serde_json::from_str(&found.stdout).expect("JSON");
     let seed = found[0]["by"]["seed"].as_u64().expect("a seed found it").to_string();
-    let replay = format!("orlop sim --seed {seed} --bug I7");
+    let replay = format!("orlop sim --seed {seed} --bug I4");
     assert_eq!(found[0]["by"]["replay"], replay.as_str());
-    let again = run(&["sim", "--bug", "I7", "--first-seed", &seed, "--seeds", "1"]);
+    let again = run(&["sim", "--bug", "I4", "--first-seed", &seed, "--seeds", "1"]);
     assert_eq!(again.code, 1, "{again:?}");
     assert_eq!(again.stderr.lines().count(), 2, "{again:?}");
     assert!(again.stderr.lines().all(|line| line.contains(&replay)), "{again:?}");

@@ -80,8 +80,10 @@ fn a_volume_says_why_it_is_not_placed_attached_or_in_sync() {
 
     // Not in sync: a copy is away.
     signal(3, Signal::STOP);
-    let status = dev.wait_for("data", "degraded", |status| status["state"] == "Degraded");
-    assert!(message(&status).starts_with("2 of 3 copies in sync: node node-3 is NotReady"), "{status}");
+    // Its nexus notices first, then the manager.
+    let said = "2 of 3 copies in sync: node node-3 is NotReady";
+    let status = dev.wait_for("data", "said to miss node-3", |status| message(status).starts_with(said));
+    assert_eq!(status["state"], "Degraded", "{status}");
     assert_eq!(why(&dev, "data"), message(&status));
 
     // Not placed: there is no node for it, or the node that was to have it hangs.
