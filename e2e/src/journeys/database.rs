@@ -183,7 +183,7 @@ fn survive(
         stall.as_secs_f64()
     ));
     // PostgreSQL's workers end a moment after their server.
-    trip.sh("for i in $(seq 300); do umount mount && exit; sleep 0.1; done; exit 1", MINUTE)?;
+    trip.sh("for i in $(seq 550); do umount mount && exit; sleep 0.1; done; exit 1", MINUTE)?;
     let device = reopen()?;
     // 0: clean, 1: the journal was replayed.
     trip.sh(&format!("e2fsck -p {device} || [ $? = 1 ]; e2fsck -fn {device}; mount {device} mount"), MINUTE)?;

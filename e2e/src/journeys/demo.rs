@@ -77,21 +77,18 @@ const fn moment(after: &'static str, delay_ms: u64, signal: Signal) -> Moment {
 }
 
 /// The worst are those in the copy: a thread writes files, or blocks, without pause.
-const MOMENTS_OF_ROOT: [Moment; 8] = [
+const MOMENTS_OF_ROOT: [Moment; 6] = [
     moment("", 300, Signal::INT),
     moment("three nodes run", 50, Signal::TERM),
     moment(" attached on", 100, Signal::INT),
     moment(" attached on", 1000, Signal::INT),
     moment(" attached on", 3000, Signal::TERM),
-    moment("files of /usr copied", 300, Signal::INT),
     moment("which owned the volume, killed", 50, Signal::TERM),
-    moment("again, after the rebuild", 500, Signal::INT),
 ];
-const MOMENTS_OF_NOBODY: [Moment; 4] = [
+const MOMENTS_OF_NOBODY: [Moment; 3] = [
     moment("", 300, Signal::TERM),
     moment(" attached on", 1000, Signal::INT),
     moment("copied to raw blocks", 300, Signal::TERM),
-    moment("killed with", 100, Signal::INT),
 ];
 
 fn interrupted(trip: &Trip) -> Result<()> {

@@ -163,7 +163,7 @@ fn a_node_that_is_dead_for_good_is_replaced_by_a_spare_one() {
     // It comes back after all: its copy was given up, and its space is free again.
     std::fs::remove_dir(&disk).unwrap();
     std::fs::rename(&kept, &disk).unwrap();
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let list = dev.json(&["pool", "list"]);
         let online = pools(&list, dead, "Online");
@@ -173,8 +173,8 @@ fn a_node_that_is_dead_for_good_is_replaced_by_a_spare_one() {
         if ready && online.first().is_some_and(|pool| pool["usedBytes"].as_u64() < Some(1 << 20)) {
             break;
         }
-        assert!(std::time::Instant::now() < deadline, "{dead} still has its copy: {list}");
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert!(Instant::now() < deadline, "{dead} still has its copy: {list}");
+        std::thread::sleep(Duration::from_millis(100));
     }
     assert!(is_whole(&dev.json(&["volume", "get", "data"])["status"].take(), &healed));
     dev.stop();
