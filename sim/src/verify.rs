@@ -1,7 +1,7 @@
 //! The checks when nothing fails any more: the volume heals, and its replicas are equal.
 
 use crate::cluster::{BLOCK_SIZE, Cluster, DISK};
-use device::{BlockCount, Lba};
+use device::{BlockCount, Device, Lba, Status};
 use model::{MemberState, VolumeRecord};
 use pool::ReplicaReader;
 use rt::DmaBuf;
@@ -52,6 +52,32 @@ fn stuck(cluster: &Cluster, record: &VolumeRecord, wished: usize) -> String {
     )
 }
 
+/// What a block that is recorded as bad is read as here; no client writes it.
+const BAD: u8 = 0xBA;
+const BLOCK: usize = BLOCK_SIZE as usize;
+
+/// Reads blocks of a replica, also where some are bad.
+async fn read<D: Device>(
+    reader: &ReplicaReader<'_, D>,
+    start: u64,
+    count: BlockCount,
+) -> Result<DmaBuf, Status> {
+    let len = usize::try_from(count.0).expect("small") * BLOCK;
+    match reader.read(Lba(start), DmaBuf::new(len)).await {
+        Err(Status::MediaRead) => {}
+        other => return other,
+    }
+    let mut whole = DmaBuf::new(len);
+    for (block, part) in (start..).zip(whole.chunks_mut(BLOCK)) {
+        match reader.read(Lba(block), DmaBuf::new(BLOCK)).await {
+            Ok(bytes) => part.copy_from_slice(&bytes),
+            Err(Status::MediaRead) => part.fill(BAD),
+            Err(status) => return Err(status),
+        }
+    }
+    Ok(whole)
+}
+
 /// Stops the engines, opens the pools offline and compares the replicas block by block; returns how many.
 pub(crate) async fn replicas_equal(cluster: &Cluster) -> Result<u64, String> {
     cluster.stop().await;
@@ -78,15 +104,15 @@ pub(crate) async fn replicas_equal(cluster: &Cluster) -> Result<u64, String> {
     let blocks = record.size_bytes / u64::from(BLOCK_SIZE);
     for start in (0..blocks).step_by(usize::try_from(BLOCKS_AT_ONCE).expect("small")) {
         let count = BlockCount(BLOCKS_AT_ONCE.min(blocks - start));
-        let len = usize::try_from(count.0).expect("small") * BLOCK_SIZE as usize;
-        let expected =
-            first.1.read(Lba(start), DmaBuf::new(len)).await.map_err(|s| format!("{}: {s}", first.0))?;
+        let expected = read(&first.1, start, count).await.map_err(|s| format!("{}: {s}", first.0))?;
         for (name, reader) in others {
-            let found =
-                reader.read(Lba(start), DmaBuf::new(len)).await.map_err(|s| format!("{name}: {s}"))?;
-            if found[..] != expected[..] {
-                let at = found.iter().zip(&*expected).position(|(a, b)| a != b).unwrap_or_default();
-                let block = start + at as u64 / u64::from(BLOCK_SIZE);
+            let found = read(reader, start, count).await.map_err(|s| format!("{name}: {s}"))?;
+            let blocks = (start..).zip(found.chunks(BLOCK).zip(expected.chunks(BLOCK)));
+            // One that was recorded as bad on one replica says nothing of the other one.
+            let differs = |(found, expected): &(&[u8], &[u8])| {
+                found != expected && *found != [BAD; BLOCK] && *expected != [BAD; BLOCK]
+            };
+            if let Some((block, _)) = blocks.into_iter().find(|(_, pair)| differs(pair)) {
                 return Err(format!("replicas of {} and {name} differ at block {block}", first.0));
             }
         }

@@ -35,6 +35,8 @@ struct Replica {
     volume_name: String,
     size_bytes: u64,
     used_bytes: u64,
+    /// Blocks of 4 KiB whose contents no copy had any more when this one was rebuilt.
+    bad_blocks: u64,
     epoch: u64,
     stable: model::Generation,
 }
@@ -79,6 +81,7 @@ fn report(uri: &str, checked: CheckReport) -> Report {
         volume_name: info.config.volume_name,
         size_bytes: info.config.size_bytes,
         used_bytes: info.used_bytes,
+        bad_blocks: info.bad_blocks,
         epoch: info.fence.epoch,
         stable: info.stable,
     };
@@ -121,6 +124,13 @@ fn table(report: &Report) -> String {
     };
     let header = ["VOLUME", "REPLICA", "SIZE", "USED", "EPOCH", "STABLE"];
     text.push_str(&output::table(&header, report.replicas.iter().map(row).collect(), "no replicas"));
+    for replica in report.replicas.iter().filter(|replica| replica.bad_blocks > 0) {
+        let (volume, bad) = (&replica.volume_name, replica.bad_blocks);
+        let _never_fails = write!(
+            text,
+            "\nlost: {bad} blocks of 4 KiB of volume {volume}: no copy had them any more; reads of them fail until they are written"
+        );
+    }
     for Problem { object, offset_bytes, what, repairable } in &report.problems {
         let note = if *repairable { " (repaired when a node opens the pool)" } else { "" };
         let _never_fails = write!(text, "\nproblem: {object} at offset {offset_bytes}: {what}{note}");

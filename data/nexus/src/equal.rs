@@ -6,7 +6,11 @@
 //! # Invariants
 //! 1. An extent that some member in sync is not owed is taken from such a member, so that what a read has seen stays.
 //! 2. An extent leaves a member's debt only in a turn on that extent, after its blocks were found or made equal.
-//! 3. Progress noted on a receiver says: below the cursor it was equal, and has received every write, up to a generation
+//! 3. A block that a member cannot read makes nobody stale while another member in sync can read it: it is taken from
+//!    there and rewritten.
+//! 4. A block is recorded as bad only on a member that is being rebuilt, when every member in sync is up and none could
+//!    read it, twice.
+//! 5. Progress noted on a receiver says: below the cursor it was equal, and has received every write, up to a generation
 //!    of which all writes had ended and been flushed there.
 
 use crate::Planted;
@@ -19,11 +23,12 @@ use crate::state::{State, count};
 use device::{BlockCount, Lba, Status};
 use futures_util::future::join_all;
 use model::{Generation, MemberState};
-use pool::{Changed, EXTENT_SIZE, Progress};
+use pool::{Changed, EXTENT_SIZE, Progress, UNREADABLE};
 use rt::{DmaBuf, Durability};
 use std::cell::Cell;
 use std::future::Future;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Extents made equal side by side.
 const LANES: usize = 4;
@@ -31,8 +36,30 @@ const LANES: usize = 4;
 const PROGRESS_EXTENTS: u64 = 128;
 /// Extents asked for at once.
 const CHANGED_AT_ONCE: usize = 1024;
+/// How long after the first attempt a block that nobody could read is read again, and then recorded as bad.
+const READ_AGAIN: Duration = Duration::from_secs(5);
+/// How often such a block is looked at later, each time after twice as long.
+const BAD_RETRIES: u32 = 9;
 /// The unit of comparison.
 const HASHED_BLOCK: u64 = 4096;
+
+/// One pass of a rebuild over what is owed.
+struct Pass {
+    /// The next extent to look at.
+    from: Cell<u64>,
+    unreadable: Unreadable,
+    /// Blocks were met that no member can read.
+    met: Cell<bool>,
+}
+
+/// What becomes of a block that no member can read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unreadable {
+    /// The extent stays owed.
+    Stays,
+    /// The receiver records it as bad, and the rebuild goes on.
+    Recorded,
+}
 
 impl State {
     /// Whether some member in sync is owed `extent`: then no read of it may return (I6).
@@ -48,7 +75,7 @@ impl State {
             if let Some(status) = self.stopped() {
                 return Err(status);
             }
-            let tried = self.equalize_in_turn(extent).await;
+            let tried = self.equalize_in_turn(extent, Unreadable::Stays).await;
             if self.is_owed_in_sync(extent) {
                 // The source or a member that is owed it is away: until it is back, or stale in the store.
                 tracing::debug!(volume = %self.volume, extent, ?tried, "extent is still owed");
@@ -59,7 +86,7 @@ impl State {
     }
 
     /// Makes `extent` equal on every reachable member that is owed it, in the caller's turn on that extent.
-    pub(crate) async fn equalize_in_turn(&self, extent: u64) -> Result<(), Status> {
+    pub(crate) async fn equalize_in_turn(&self, extent: u64, unreadable: Unreadable) -> Result<(), Status> {
         let in_sync: Vec<_> = self
             .members()
             .into_iter()
@@ -78,48 +105,169 @@ impl State {
         };
         source.owed.borrow_mut().remove(extent);
         let from = source.leg().ok_or(Status::Gone)?;
-        let behind: Vec<_> = self
-            .members()
-            .into_iter()
-            .filter(|member| {
-                member.receives() && member.leg().is_some() && member.owed.borrow().contains(extent)
-            })
-            .collect();
-        if behind.is_empty() {
+        if self.behind(extent).is_empty() {
             return Ok(());
         }
         let seed = rt::random_u64();
-        let hashes = self.asking(&source, &from, from.hash_extent(extent, seed)).await?;
-        let copied =
-            join_all(behind.iter().map(|target| self.equalize_one(&source, target, extent, seed, &hashes)))
-                .await;
+        let mut hashes = self.hashes(&source, &from, extent, seed).await?;
+        if hashes.contains(&UNREADABLE) {
+            self.mend(&source, &from, extent, seed, &mut hashes).await?;
+        }
+        let behind = self.behind(extent);
+        let unreadable = if self.all_in_sync_up() { unreadable } else { Unreadable::Stays };
+        let one = |target| self.equalize_one(&source, target, extent, (seed, &hashes[..]), unreadable);
+        let copied = join_all(behind.iter().map(one)).await;
         count(&self.counters.resynced_extents, 1);
         copied.into_iter().collect()
     }
 
+    /// The reachable members that are owed `extent`.
+    fn behind(&self, extent: u64) -> Vec<Rc<Member>> {
+        let owed = |member: &Rc<Member>| {
+            member.receives() && member.leg().is_some() && member.owed.borrow().contains(extent)
+        };
+        self.members().into_iter().filter(owed).collect()
+    }
+
+    /// The hashes of `extent` on a member. Blocks that it cannot read are named in them; if it can read nothing at all it
+    /// is given up, where that is possible.
+    async fn hashes(
+        &self,
+        member: &Rc<Member>,
+        leg: &Rc<Leg>,
+        extent: u64,
+        seed: u64,
+    ) -> Result<Vec<[u8; 16]>, Status> {
+        let hashes = self.asking(member, leg, leg.hash_extent(extent, seed)).await;
+        if hashes == Err(Status::MediaRead) && (!self.in_sync(member) || self.others_in_sync_up(member)) {
+            member.condemn(leg, Status::MediaRead);
+        }
+        hashes
+    }
+
+    /// Rewrites the blocks of `extent` that `source` cannot read with what another member in sync has, first of those
+    /// that are not owed it; `hashes` are then those of the rewritten blocks. One that is owed it may differ, by a write
+    /// that was never acknowledged; so a member that cannot read such a block either is owed the extent as well, lest it
+    /// reads it again one day. For the same reason none may be away then.
+    async fn mend(
+        &self,
+        source: &Rc<Member>,
+        to: &Rc<Leg>,
+        extent: u64,
+        seed: u64,
+        hashes: &mut [[u8; 16]],
+    ) -> Result<(), Status> {
+        let mut others: Vec<_> = self
+            .members()
+            .into_iter()
+            .filter(|member| !Rc::ptr_eq(member, source) && self.in_sync(member))
+            .filter_map(|member| member.leg().map(|leg| (member, leg)))
+            .collect();
+        others.sort_by_key(|(member, _)| member.owed.borrow().contains(extent));
+        let mut blind = Vec::new();
+        for (other, from) in others {
+            let is_owed = other.owed.borrow().contains(extent);
+            if !hashes.contains(&UNREADABLE) || (is_owed && !self.all_in_sync_up()) {
+                break;
+            }
+            let theirs = self.hashes(&other, &from, extent, seed).await?;
+            if theirs.len() != hashes.len() {
+                return Err(Status::Internal);
+            }
+            for block in (0..theirs.len()).filter(|block| hashes[*block] == UNREADABLE).collect::<Vec<_>>() {
+                let copied = match theirs[block] {
+                    UNREADABLE => Err(Status::MediaRead),
+                    _ => self.copy_hashed(&other, &from, source, to, extent, block..block + 1).await,
+                };
+                match copied {
+                    Ok(()) => {
+                        tracing::warn!(volume = %self.volume, member = %source.replica, extent, block, "a block that the member could not read is rewritten");
+                        hashes[block] = theirs[block];
+                    }
+                    Err(Status::MediaRead) => blind.push((Rc::clone(&other), block)),
+                    Err(status) => return Err(status),
+                }
+            }
+        }
+        for (other, _) in blind.iter().filter(|(_, block)| hashes[*block] != UNREADABLE) {
+            other.owed.borrow_mut().insert(extent);
+        }
+        Ok(())
+    }
+
     /// Sends `target` the blocks of `extent` in which its hashes differ from the source's.
+    ///
+    /// # Errors
+    /// `MediaRead` when no member can read some of them and they are not to be recorded as bad; the target has the others
+    /// then, and is still owed the extent.
     async fn equalize_one(
         &self,
         source: &Rc<Member>,
         target: &Rc<Member>,
         extent: u64,
-        seed: u64,
-        hashes: &[[u8; 16]],
+        (seed, hashes): (u64, &[[u8; 16]]),
+        unreadable: Unreadable,
     ) -> Result<(), Status> {
         let (Some(from), Some(to)) = (source.leg(), target.leg()) else { return Err(Status::Gone) };
-        let theirs = self.asking(target, &to, to.hash_extent(extent, seed)).await?;
+        let theirs = self.hashes(target, &to, extent, seed).await?;
         if theirs.len() != hashes.len() {
             return Err(Status::Internal);
         }
-        let differs = |index: usize| hashes[index] != theirs[index];
+        let sent = |index: usize| hashes[index] != theirs[index] && hashes[index] != UNREADABLE;
         let mut first = 0;
-        while let Some(start) = (first..hashes.len()).find(|&index| differs(index)) {
-            let end = (start..hashes.len()).find(|&index| !differs(index)).unwrap_or(hashes.len());
+        while let Some(start) = (first..hashes.len()).find(|&index| sent(index)) {
+            let end = (start..hashes.len()).find(|&index| !sent(index)).unwrap_or(hashes.len());
             self.copy_hashed(source, &from, target, &to, extent, start..end).await?;
             first = end;
         }
+        // What neither can read is equal: there is nothing that could be given.
+        let lost = |index: &usize| hashes[*index] == UNREADABLE && theirs[*index] != UNREADABLE;
+        for block in (0..hashes.len()).filter(lost) {
+            // One in sync that could read it would have been the source of it: only what is being rebuilt gets here.
+            if unreadable == Unreadable::Stays || self.in_sync(target) {
+                return Err(Status::MediaRead);
+            }
+            self.record_bad(target, &to, extent, block).await?;
+        }
         target.owed.borrow_mut().remove(extent);
         Ok(())
+    }
+
+    /// Records on `target` that the contents of a block are lost (I7).
+    async fn record_bad(
+        &self,
+        target: &Rc<Member>,
+        to: &Rc<Leg>,
+        extent: u64,
+        block: usize,
+    ) -> Result<(), Status> {
+        let block_size = u64::from(self.geometry().block_size);
+        let lba = Lba((extent * EXTENT_SIZE + block as u64 * HASHED_BLOCK) / block_size);
+        tracing::error!(volume = %self.volume, member = %target.replica, lba = lba.0, "no member can read a block: its contents are lost until it is written");
+        let bad = Change::Bad(BlockCount(HASHED_BLOCK / block_size));
+        self.asking(target, to, to.change(self.generation(), lba, bad, Durability::Durable)).await?;
+        target.bad.borrow_mut().insert(extent);
+        Ok(())
+    }
+
+    /// Looks again at the extents of which blocks were recorded as bad on `member`: a disk or cable may have been repaired.
+    async fn retry_bad(self: Rc<Self>, member: Rc<Member>) {
+        let mut pause = READ_AGAIN * 2;
+        for _ in 0..BAD_RETRIES {
+            rt::sleep(pause).await;
+            pause *= 2;
+            if self.stopped().is_some() || !self.in_sync(&member) {
+                return;
+            }
+            let extents = member.bad.borrow().clone();
+            extents.into_iter().for_each(|extent| member.owed.borrow_mut().insert(extent));
+            self.start_resync();
+        }
+    }
+
+    /// Whether every member that may be in sync is up: only then can it be said that nobody can read a block.
+    fn all_in_sync_up(&self) -> bool {
+        self.members().iter().all(|member| !self.may_be_in_sync(member) || member.leg().is_some())
     }
 
     /// Copies the hashed blocks `blocks` of `extent`; zeroes take no space on the receiver.
@@ -162,7 +310,8 @@ impl State {
         match &answer {
             Ok(_) => member.answered(asked),
             Err(Status::Fenced) => self.stop(Status::Fenced),
-            Err(Status::Gone | Status::TimedOut | Status::Aborted) => {}
+            // One block that cannot be read says nothing of the others.
+            Err(Status::Gone | Status::TimedOut | Status::Aborted | Status::MediaRead) => {}
             // What is being rebuilt may get space from its other extents. One in sync must not: every read and write of
             // this extent waits for it, those that would give space back among them.
             Err(Status::NoSpace) if !self.in_sync(member) => {}
@@ -262,6 +411,7 @@ impl State {
             count(&self.counters.resumed, 1);
         }
         member.copied_bytes.set(0);
+        member.bad.take();
         *member.owed.borrow_mut() = owed;
         Ok(hello)
     }
@@ -321,9 +471,16 @@ impl State {
 
     /// Gives a member what it is owed, then makes it in sync by one swap.
     async fn rebuild(self: Rc<Self>, member: Rc<Member>, leg: Rc<Leg>, hello: Hello) {
-        let from = Cell::new(0);
         let failed = Cell::new(false);
-        join_all((0..LANES).map(|_| self.rebuild_lane(&member, &leg, &from, &failed))).await;
+        for unreadable in [Unreadable::Stays, Unreadable::Recorded] {
+            let pass = Pass { from: Cell::new(0), unreadable, met: Cell::new(false) };
+            join_all((0..LANES).map(|_| self.rebuild_lane(&member, &leg, &pass, &failed))).await;
+            if failed.get() || !pass.met.get() {
+                break;
+            }
+            // A disk may only have been out of breath: what nobody could read is tried once more before it is given up.
+            rt::sleep(READ_AGAIN).await;
+        }
         let owed = member.owed.borrow().count();
         if failed.get() || owed > 0 || !member.has(&leg) || self.stopped().is_some() {
             // The leg goes; the member is retired and rejoins, going on where its progress was noted.
@@ -350,6 +507,9 @@ impl State {
             Ok(()) => {
                 self.start_resync();
                 count(&self.counters.rebuilt, 1);
+                if !member.bad.borrow().is_empty() {
+                    self.keep(rt::spawn(Rc::clone(&self).retry_bad(Rc::clone(&member))));
+                }
                 tracing::info!(volume = %self.volume, member = %member.replica, node = member.node, bytes = member.copied_bytes.get(), "member is in sync again");
             }
             Err(_) => member.condemn(&leg, Status::Aborted),
@@ -361,24 +521,28 @@ impl State {
         self: &Rc<Self>,
         member: &Rc<Member>,
         leg: &Rc<Leg>,
-        from: &Cell<u64>,
+        pass: &Pass,
         failed: &Cell<bool>,
     ) {
         loop {
-            let next = member.owed.borrow().next(from.get());
+            let next = member.owed.borrow().next(pass.from.get());
             let Some(extent) = next else { return };
-            from.set(extent + 1);
+            pass.from.set(extent + 1);
             let turn = self.arrive_at_extent(extent);
             turn.granted().await;
             if failed.get() || !member.has(leg) || self.stopped().is_some() {
                 failed.set(true);
                 return;
             }
-            let settled = self.equalize_in_turn(extent).await;
+            let settled = self.equalize_in_turn(extent, pass.unreadable).await;
             drop(turn);
-            // Without space for this extent others may still be made equal, and give space back: it stays owed.
-            let full = settled == Err(Status::NoSpace);
-            if !full && settled.is_err() && member.owed.borrow().contains(extent) {
+            if settled == Err(Status::MediaRead) {
+                pass.met.set(true);
+            }
+            // Without space for this extent others may still be made equal, and give space back: it stays owed. So does
+            // one with a block that cannot be read.
+            let stays = matches!(settled, Err(Status::NoSpace | Status::MediaRead));
+            if !stays && settled.is_err() && member.owed.borrow().contains(extent) {
                 failed.set(true);
                 return;
             }

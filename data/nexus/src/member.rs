@@ -9,6 +9,7 @@ use model::MemberRecord;
 use rt::Instant;
 use rt::sync::Event;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 use uuid::Uuid;
@@ -25,6 +26,8 @@ pub(crate) struct Member {
     receives: Cell<bool>,
     /// What it is owed.
     pub(crate) owed: RefCell<Owed>,
+    /// Extents of which blocks were recorded as bad on it by its last rebuild.
+    pub(crate) bad: RefCell<BTreeSet<u64>>,
     /// When the last question that it answered was sent (I9).
     answered: Cell<Instant>,
     /// Why its leg must go although the association lives.
@@ -47,6 +50,7 @@ impl Member {
             leg: RefCell::default(),
             receives: Cell::new(false),
             owed: RefCell::new(Owed::nothing()),
+            bad: RefCell::default(),
             answered: Cell::new(Instant::from_nanos(0)),
             condemned: Cell::new(None),
             copied_bytes: Cell::new(0),

@@ -14,6 +14,8 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
+/// What a member can read or not.
+const BLOCK_BYTES: u64 = 4096;
 /// How often a read that waits for the lease looks again; answers to I/O renew it without telling.
 const LEASE_LOOK: Duration = Duration::from_millis(20);
 
@@ -26,6 +28,7 @@ impl State {
         let extents = self.extents_of(lba, blocks);
         let (start, len) = (geometry.offset_bytes(lba), buf.len());
         let mut buf = Some(buf);
+        let mut mended = false;
         loop {
             if self.is_any_owed(&extents) {
                 let buf = buf.take().unwrap_or_else(|| DmaBuf::new(len));
@@ -34,9 +37,24 @@ impl State {
             let turn = self.arrive(start..start + len as u64, Kind::Shared);
             turn.granted().await;
             // What it waited for, or waits for now, may leave a member owing the extent: then not in this turn.
-            if let Some(data) = self.read_any(lba, blocks, &extents, &mut buf, len).await? {
-                self.lease().await?;
-                return Ok(data);
+            match self.read_any(lba, blocks, &extents, &mut buf, len).await {
+                Ok(Some(data)) => {
+                    self.lease().await?;
+                    return Ok(data);
+                }
+                Ok(None) => {}
+                // No member can read all of it, but for each block there may be one that can: once they have mended each
+                // other's blocks, it is tried again.
+                Err(Status::MediaRead)
+                    if !mended && blocks.0 * u64::from(geometry.block_size) > BLOCK_BYTES =>
+                {
+                    mended = true;
+                    match self.members().into_iter().find(|m| self.in_sync(m) && m.leg().is_some()) {
+                        Some(member) => self.mend_later(&member, Status::MediaRead, &extents),
+                        None => return Err(Status::MediaRead),
+                    }
+                }
+                Err(status) => return Err(status),
             }
         }
     }
@@ -75,7 +93,7 @@ impl State {
     /// Reads from the nearest member in sync that can, trying the next one where a block cannot be read; `None` once a
     /// member in sync is owed any of `extents` (I6).
     async fn read_any(
-        &self,
+        self: &Rc<Self>,
         lba: Lba,
         blocks: BlockCount,
         extents: &Range<u64>,
@@ -108,6 +126,9 @@ impl State {
             match leg.read(lba, buf.take().unwrap_or_else(|| DmaBuf::new(len))).await {
                 Ok(data) => {
                     member.answered(asked);
+                    for (other, status) in &unreadable {
+                        self.mend_later(other, *status, extents);
+                    }
                     return Ok(Some(data));
                 }
                 Err(Status::Fenced) => self.stop(Status::Fenced),
@@ -121,6 +142,15 @@ impl State {
                     unreadable.push((member, status));
                 }
             }
+        }
+    }
+
+    /// What one member in sync could not read and another one could is rewritten, in a turn on its extent: until then the
+    /// member is owed it.
+    fn mend_later(self: &Rc<Self>, member: &Member, status: Status, extents: &Range<u64>) {
+        if status == Status::MediaRead && self.in_sync(member) && self.others_in_sync_up(member) {
+            extents.clone().for_each(|extent| member.owed.borrow_mut().insert(extent));
+            self.start_resync();
         }
     }
 

@@ -56,6 +56,7 @@ fn info_of(layer: &LayerState) -> ReplicaInfo {
         stable: layer.stable,
         progress: layer.progress,
         used_bytes: pieces * PIECE_SIZE,
+        bad_blocks: layer.map.bad_blocks(),
     }
 }
 
@@ -98,9 +99,12 @@ impl<'a, D: Device> ReplicaReader<'a, D> {
         Geometry { block_size: 4096, blocks: BlockCount(blocks) }
     }
 
-    /// Reads blocks of 4 KiB; what was never written reads as zeroes.
+    /// Reads blocks of 4 KiB; what was never written reads as zeroes, and `MediaRead` is the answer where any is bad.
     pub async fn read(&self, lba: Lba, mut buf: DmaBuf) -> Result<DmaBuf, Status> {
         let count = self.geometry().check(lba, buf.len())?;
+        if self.layer.map.is_bad(lba.0, count.0) {
+            return Err(Status::MediaRead);
+        }
         let mut next = 0;
         for Run { offset, blocks } in self.layer.map.runs(&self.layout, lba.0, count.0) {
             let len = index(blocks * BLOCK_BYTES);

@@ -18,7 +18,7 @@ use crate::map::Chunk;
 use crate::metrics::Metrics;
 use crate::page::{MANIFEST_PAYLOAD_LEN, ManifestPage, encode_map_page};
 use crate::record::PageRef;
-use crate::superblock::Superblock;
+use crate::superblock::{BAD_BLOCKS, Superblock};
 use device::{Device, Lba, Status};
 use rt::{DmaBuf, Durability};
 use std::collections::BTreeMap;
@@ -32,6 +32,8 @@ struct Snapshot {
     cut: Cut,
     undone: u64,
     next_layer: u32,
+    /// Whether any map has bad blocks.
+    has_bad: bool,
     checkpoint: u64,
     /// The records of all layers, without their directories.
     stream: Vec<u8>,
@@ -119,6 +121,7 @@ impl<D: Device + 'static> Inner<D> {
             superblock.journal_position = snapshot.cut.position;
             superblock.journal_batch = snapshot.cut.batch;
             superblock.next_layer = snapshot.next_layer;
+            superblock.features_incompatible |= if snapshot.has_bad { BAD_BLOCKS } else { 0 };
             superblock.manifest_head = written.manifest.first().copied().unwrap_or(0);
             superblock.manifest_pages = written.manifest.len() as u64;
             change(&mut superblock);
@@ -150,6 +153,7 @@ impl<D: Device + 'static> Inner<D> {
             cut: self.journal.borrow().cut(),
             undone: self.undone.get(),
             next_layer: self.next_layer.get(),
+            has_bad: layers.iter().any(|layer| layer.map.borrow().has_bad),
             checkpoint: superblock.checkpoint + 1,
             stream,
             layers,

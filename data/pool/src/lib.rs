@@ -45,4 +45,4 @@ pub use load::Problem;
 pub use metrics::Metrics;
 pub use pool::{FormatOptions, Pool, PoolInfo, PoolLabel};
 pub use record::{Fence, Progress, RECORD_LEN_MAX, ReplicaConfig};
-pub use replica::{Changed, Replica, ReplicaInfo};
+pub use replica::{Changed, Replica, ReplicaInfo, UNREADABLE};

@@ -276,6 +276,7 @@ fn take_map_page(
         check_entry(&layout, layer, extent, entry)?;
     }
     layer.directory.insert(chunk, page);
+    layer.map.has_bad |= entries.iter().any(|entry| entry.bad != 0);
     layer.map.chunks.insert(chunk, Rc::new(Chunk::settled(&entries)));
     Ok(())
 }
@@ -292,6 +293,9 @@ pub(crate) fn check_entry(
     }
     if extent >= layer.config.size_bytes.div_ceil(EXTENT_SIZE) {
         return Err("an extent lies beyond the end of the volume");
+    }
+    if entry.present & entry.bad != 0 {
+        return Err("a block is here and bad");
     }
     if entry.pieces.iter().any(|piece| *piece > layout.pieces()) {
         return Err("a piece lies beyond the pool");

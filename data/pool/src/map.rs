@@ -4,7 +4,7 @@
 //! whoever changes one meanwhile gets a copy of its own, so a checkpoint sees one moment and stops nobody.
 //!
 //! # Invariants
-//! 1. A present block has a piece.
+//! 1. A present block has a piece, and is not bad.
 //! 2. A changed chunk is in `dirty` until a checkpoint has taken it.
 
 use crate::layout::{BLOCK_BYTES, BLOCKS_PER_EXTENT, BLOCKS_PER_PIECE, EXTENTS_PER_CHUNK, Layout, index};
@@ -20,12 +20,14 @@ pub(crate) struct Entry {
     pub(crate) generation: Generation,
     /// Bit i: block i is here.
     pub(crate) present: u64,
+    /// Bit i: block i is bad: it had contents that no copy could be given. Neither here nor absent; takes no space.
+    pub(crate) bad: u64,
     /// The pieces, plus one; zero: none.
     pub(crate) pieces: [u32; 8],
 }
 
 impl Entry {
-    pub(crate) const EMPTY: Self = Self { generation: Generation::ZERO, present: 0, pieces: [0; 8] };
+    pub(crate) const EMPTY: Self = Self { generation: Generation::ZERO, present: 0, bad: 0, pieces: [0; 8] };
 
     /// The pieces, as a mask, that have blocks in `blocks`.
     pub(crate) fn pieces_of(blocks: u64) -> u8 {
@@ -72,6 +74,8 @@ pub(crate) struct Run {
 pub(crate) struct Map {
     pub(crate) chunks: BTreeMap<u64, Rc<Chunk>>,
     pub(crate) dirty: BTreeSet<u64>,
+    /// Set once a block is made bad; without it nobody need look for one.
+    pub(crate) has_bad: bool,
 }
 
 fn place(extent: u64) -> (u64, usize) {
@@ -132,6 +136,19 @@ impl Map {
     /// The stretches that `count` blocks from `first` on consist of.
     pub(crate) fn runs<'a>(&'a self, layout: &'a Layout, first: u64, count: u64) -> Runs<'a> {
         Runs { map: self, layout, next: first, end: first + count, cached: None }
+    }
+
+    /// Whether any of `count` blocks from `first` on is bad.
+    pub(crate) fn is_bad(&self, first: u64, count: u64) -> bool {
+        self.has_bad && by_extent(first, count).any(|(extent, blocks, _)| self.get(extent).bad & blocks != 0)
+    }
+
+    /// How many blocks are bad.
+    pub(crate) fn bad_blocks(&self) -> u64 {
+        if !self.has_bad {
+            return 0;
+        }
+        self.entries(0).map(|(_, entry)| u64::from(entry.bad.count_ones())).sum()
     }
 
     /// Every entry that says something, in order, from extent `first` on.

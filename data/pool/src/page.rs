@@ -103,8 +103,9 @@ pub(crate) fn encode_map_page(
         let disk = EntryDisk {
             epoch: U64::new(entry.generation.epoch),
             counter: U64::new(entry.generation.counter),
-            present: U64::new(entry.present),
-            zeroes: U64::new(0),
+            // Both bits: bad.
+            present: U64::new(entry.present | entry.bad),
+            zeroes: U64::new(entry.bad),
             pieces: entry.pieces.map(U32::new),
         };
         slot.copy_from_slice(disk.as_bytes());
@@ -128,9 +129,14 @@ pub(crate) fn decode_map_page(
     let disks = <[EntryDisk]>::ref_from_bytes(rest).map_err(|_| "it is short")?;
     let mut entries = [Entry::EMPTY; 63];
     for (entry, disk) in entries.iter_mut().zip(disks) {
+        let (present, zeroes) = (disk.present.get(), disk.zeroes.get());
+        if zeroes & !present != 0 {
+            return Err("an entry has known zeroes, which this version does not know");
+        }
         *entry = Entry {
             generation: Generation::new(disk.epoch.get(), disk.counter.get()),
-            present: disk.present.get(),
+            present: present & !zeroes,
+            bad: zeroes,
             pieces: disk.pieces.map(U32::get),
         };
     }
@@ -270,7 +276,8 @@ mod tests {
         ) {
             let mut entries = [Entry::EMPTY; 63];
             for (entry, (epoch, counter, present, pieces)) in entries.iter_mut().zip(raw) {
-                *entry = Entry { generation: Generation::new(epoch, counter), present, pieces };
+                let bad = epoch & !present;
+                *entry = Entry { generation: Generation::new(epoch, counter), present, bad, pieces };
             }
             let mut page = vec![0; BLOCK_LEN];
             encode_map_page(&mut page, POOL, 5, layer, chunk, &entries);

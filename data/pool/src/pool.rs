@@ -123,6 +123,7 @@ impl<D: Device + 'static> Pool<D> {
             manifest_head: 0,
             manifest_pages: 0,
             machine_boot: Uuid::nil(),
+            features_incompatible: 0,
             lost: false,
         };
         write_new(device, &superblock)

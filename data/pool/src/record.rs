@@ -42,6 +42,7 @@ enum Kind {
     Mark = 11,
     Directory = 12,
     Unsure = 13,
+    Bad = 14,
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
@@ -234,6 +235,8 @@ pub(crate) enum Record {
     },
     Map(MapRecord),
     Unmap(UnmapRecord),
+    /// Blocks of one extent made bad, as an unmap otherwise.
+    Bad(UnmapRecord),
     /// Records below this number, and their data, are durable.
     Mark {
         settled: u64,
@@ -320,6 +323,10 @@ impl Record {
             }
             Self::Map(map) => map.encode_body(out),
             Self::Unmap(unmap) => unmap.encode_body(out),
+            Self::Bad(bad) => {
+                bad.encode_body(out);
+                Kind::Bad
+            }
             Self::Directory { layer, pages } => {
                 number(out, *layer, pages.len() as u64, Kind::Directory);
                 for (chunk, page) in pages {
@@ -365,6 +372,7 @@ impl Record {
         const MARK: u16 = Kind::Mark as u16;
         const DIRECTORY: u16 = Kind::Directory as u16;
         const UNSURE: u16 = Kind::Unsure as u16;
+        const BAD: u16 = Kind::Bad as u16;
         Ok(match kind {
             LAYER => decode_layer(body),
             DELETE => take::<NumberDisk>(body).map(|(disk, _)| Self::Delete { layer: disk.layer.get() }),
@@ -390,15 +398,8 @@ impl Record {
             SIZE => take::<NumberDisk>(body)
                 .map(|(disk, _)| Self::Size { layer: disk.layer.get(), size_bytes: disk.number.get() }),
             MAP => decode_map(body),
-            UNMAP => take::<MapDisk>(body).map(|(disk, _)| {
-                Self::Unmap(UnmapRecord {
-                    layer: disk.layer.get(),
-                    extent: disk.extent.get(),
-                    generation: Generation::new(disk.epoch.get(), disk.counter.get()),
-                    blocks: disk.blocks.get(),
-                    freed: disk.pieces,
-                })
-            }),
+            UNMAP => decode_unmap(body).map(Self::Unmap),
+            BAD => decode_unmap(body).map(Self::Bad),
             MARK => take::<NumberDisk>(body).map(|(disk, _)| Self::Mark { settled: disk.number.get() }),
             DIRECTORY => decode_directory(body),
             unknown => return Err(Malformed::UnknownKind(unknown)),
@@ -567,6 +568,17 @@ fn decode_map(body: &[u8]) -> Option<Record> {
     }))
 }
 
+fn decode_unmap(body: &[u8]) -> Option<UnmapRecord> {
+    let (disk, _) = take::<MapDisk>(body)?;
+    Some(UnmapRecord {
+        layer: disk.layer.get(),
+        extent: disk.extent.get(),
+        generation: Generation::new(disk.epoch.get(), disk.counter.get()),
+        blocks: disk.blocks.get(),
+        freed: disk.pieces,
+    })
+}
+
 fn decode_directory(body: &[u8]) -> Option<Record> {
     let (disk, rest) = take::<NumberDisk>(body)?;
     let count = usize::try_from(disk.number.get()).ok().filter(|count| *count <= DIRECTORY_LEN_MAX)?;
@@ -643,14 +655,11 @@ mod tests {
                 .prop_map(|(layer, bytes)| Record::Blob { layer, bytes }),
             (any::<u32>(), any::<u64>()).prop_map(|(layer, size_bytes)| Record::Size { layer, size_bytes }),
             map.prop_map(Record::Map),
-            (any::<u32>(), any::<u64>(), generation(), any::<u64>(), any::<u8>()).prop_map(
-                |(layer, extent, generation, blocks, freed)| Record::Unmap(UnmapRecord {
-                    layer,
-                    extent,
-                    generation,
-                    blocks,
-                    freed
-                })
+            (any::<u32>(), any::<u64>(), generation(), any::<u64>(), any::<u8>(), any::<bool>()).prop_map(
+                |(layer, extent, generation, blocks, freed, bad)| {
+                    let unmap = UnmapRecord { layer, extent, generation, blocks, freed };
+                    if bad { Record::Bad(unmap) } else { Record::Unmap(unmap) }
+                }
             ),
             any::<u64>().prop_map(|settled| Record::Mark { settled }),
             (any::<u32>(), pages).prop_map(|(layer, pages)| Record::Directory { layer, pages }),

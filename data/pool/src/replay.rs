@@ -13,22 +13,30 @@ use crate::ring::Numbered;
 use device::Device;
 use std::collections::BTreeMap;
 
-/// Blocks that only their checksums vouch for: per extent of a layer, block and checksum.
+/// Blocks that only their checksums vouch for: per extent of a layer.
 #[derive(Default)]
-struct Doubtful(BTreeMap<(u32, u64), Vec<(u32, u32)>>);
+struct Doubtful(BTreeMap<(u32, u64), Vec<Claim>>);
+
+/// A record's claim that a block is here.
+struct Claim {
+    block: u32,
+    crc: u32,
+    /// It was bad before: without this claim it still is.
+    was_bad: bool,
+}
 
 impl Doubtful {
     fn has(&self, layer: u32, extent: u64, block: u32) -> bool {
-        self.0.get(&(layer, extent)).is_some_and(|blocks| blocks.iter().any(|(other, _)| *other == block))
+        self.0.get(&(layer, extent)).is_some_and(|blocks| blocks.iter().any(|claim| claim.block == block))
     }
 
-    fn add(&mut self, layer: u32, extent: u64, block: u32, crc: u32) {
-        self.0.entry((layer, extent)).or_default().push((block, crc));
+    fn add(&mut self, layer: u32, extent: u64, claim: Claim) {
+        self.0.entry((layer, extent)).or_default().push(claim);
     }
 
     fn remove(&mut self, layer: u32, extent: u64, blocks: u64) {
         if let Some(doubtful) = self.0.get_mut(&(layer, extent)) {
-            doubtful.retain(|(block, _)| blocks >> block & 1 == 0);
+            doubtful.retain(|claim| blocks >> claim.block & 1 == 0);
         }
     }
 
@@ -53,7 +61,8 @@ pub(crate) async fn apply(
     for (number, record) in records.iter().filter(|(number, _)| *number >= cut) {
         let applied = match record {
             Record::Map(map) => apply_map(loaded, map, *number < settled, &mut doubtful),
-            Record::Unmap(unmap) => apply_unmap(loaded, unmap, &mut doubtful),
+            Record::Unmap(unmap) => apply_unmap(loaded, unmap, false, &mut doubtful),
+            Record::Bad(bad) => apply_unmap(loaded, bad, true, &mut doubtful),
             Record::Mark { .. } => true,
             Record::Delete { layer } => {
                 doubtful.remove_layer(*layer);
@@ -97,6 +106,7 @@ pub(crate) fn apply_control(loaded: &mut Loaded, record: Record) -> bool {
         Record::Delete { .. }
         | Record::Map(_)
         | Record::Unmap(_)
+        | Record::Bad(_)
         | Record::Mark { .. }
         | Record::Directory { .. } => false,
     }
@@ -106,9 +116,10 @@ fn apply_map(loaded: &mut Loaded, map: &MapRecord, settled: bool, doubtful: &mut
     let layout = loaded.superblock.layout;
     let Some(layer) = loaded.layers.get_mut(&map.layer) else { return false };
     let mut new = layer.map.get(map.extent);
-    let before = new.present;
+    let (before, bad) = (new.present, new.bad);
     new.generation = new.generation.max(map.generation);
     new.present |= map.blocks;
+    new.bad &= !map.blocks;
     for (piece, assigned) in new.pieces.iter_mut().zip(map.pieces) {
         if assigned != 0 {
             *piece = assigned;
@@ -122,18 +133,22 @@ fn apply_map(loaded: &mut Loaded, map: &MapRecord, settled: bool, doubtful: &mut
     for (block, crc) in blocks.zip(&map.crcs) {
         let was_believed = before >> block & 1 == 1 && !doubtful.has(map.layer, map.extent, block);
         if !settled && !was_believed {
-            doubtful.add(map.layer, map.extent, block, *crc);
+            let was_bad = bad >> block & 1 == 1;
+            doubtful.add(map.layer, map.extent, Claim { block, crc: *crc, was_bad });
         }
     }
     true
 }
 
-fn apply_unmap(loaded: &mut Loaded, unmap: &UnmapRecord, doubtful: &mut Doubtful) -> bool {
+/// Applies an unmap, or what makes blocks bad.
+fn apply_unmap(loaded: &mut Loaded, unmap: &UnmapRecord, bad: bool, doubtful: &mut Doubtful) -> bool {
     let layout = loaded.superblock.layout;
     let Some(layer) = loaded.layers.get_mut(&unmap.layer) else { return false };
     let mut new = layer.map.get(unmap.extent);
     new.generation = new.generation.max(unmap.generation);
     new.present &= !unmap.blocks;
+    new.bad = if bad { new.bad | unmap.blocks } else { new.bad & !unmap.blocks };
+    layer.map.has_bad |= bad;
     for (i, piece) in new.pieces.iter_mut().enumerate() {
         if unmap.freed >> i & 1 == 1 {
             *piece = 0;
@@ -154,18 +169,21 @@ async fn verify(device: &impl Device, loaded: &mut Loaded, doubtful: Doubtful) {
     for ((number, extent), checksums) in doubtful.0 {
         let layer = loaded.layers.get_mut(&number).expect("its records were applied");
         let entry = layer.map.get(extent);
-        let blocks = checksums.iter().fold(0u64, |blocks, (block, _)| blocks | 1 << block);
+        let blocks = checksums.iter().fold(0u64, |blocks, claim| blocks | 1 << claim.block);
+        let bad =
+            checksums.iter().filter(|claim| claim.was_bad).fold(0u64, |bad, claim| bad | 1 << claim.block);
         let mut lost = 0u64;
         for (block, read) in read_blocks(device, &layout, &entry, blocks).await {
             let Ok(bytes) = read else { continue };
             let crc = crc32c(&bytes);
-            if !checksums.contains(&(block, crc)) {
+            if !checksums.iter().any(|claim| claim.block == block && claim.crc == crc) {
                 lost |= 1 << block;
             }
         }
         if lost != 0 {
             let entry = layer.map.change(extent);
             entry.present &= !lost;
+            entry.bad |= lost & bad;
             for i in 0..8u64 {
                 if Entry::pieces_of(lost) & !Entry::pieces_of(entry.present) & (1 << i) != 0 {
                     entry.pieces[index(i)] = 0;

@@ -13,11 +13,14 @@ use crate::metrics::Metrics;
 use crate::record::{Fence, Progress, RECORD_LEN_MAX, Record, ReplicaConfig};
 use crate::write::{Write, admit};
 use device::{BlockCount, Device, Geometry, Lba, Status};
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use model::Generation;
 use rt::sync::oneshot;
 use rt::{DmaBuf, DmaBytes, Durability};
 use std::rc::Rc;
+
+/// The hash of a block that cannot be read.
+pub const UNREADABLE: [u8; 16] = [0xff; 16];
 
 /// Writes within a ceiling after which the next one is raised no further than needed.
 const LEASE_WRITES: u64 = 1024;
@@ -39,6 +42,8 @@ pub struct ReplicaInfo {
     pub progress: Option<Progress>,
     /// Space that it takes, in bytes.
     pub used_bytes: u64,
+    /// Blocks of 4 KiB whose contents are recorded as lost.
+    pub bad_blocks: u64,
 }
 
 /// What changed since a generation.
@@ -171,6 +176,39 @@ impl<D: Device + 'static> Replica<D> {
         self.write_zeroes(generation, lba, count, Durability::Cached).await
     }
 
+    /// Records that the contents of `count` blocks are lost: reads of them fail with `MediaRead` from now on, until they
+    /// are written or unmapped. Durable when it returns.
+    ///
+    /// # Errors
+    /// `Invalid` if they are no whole blocks of 4 KiB; `NoSpace` without room for one more page of the map; those of
+    /// [`Self::write`].
+    pub async fn mark_bad(&self, generation: Generation, lba: Lba, count: BlockCount) -> Result<(), Status> {
+        self.geometry().check_blocks(lba, count)?;
+        admit(&self.inner, &self.layer, generation)?;
+        let (offset, len) = (self.geometry().offset_bytes(lba), self.geometry().offset_bytes(Lba(count.0)));
+        if !offset.is_multiple_of(BLOCK_BYTES) || !len.is_multiple_of(BLOCK_BYTES) || len > EXTENT_SIZE {
+            return Err(Status::Invalid);
+        }
+        self.inner.announce(&self.layer, generation).await?;
+        let (first, count) = (offset / BLOCK_BYTES, len / BLOCK_BYTES);
+        self.layer.until_free(first, count).await;
+        admit(&self.inner, &self.layer, generation)?;
+        let mut last = None;
+        for (extent, blocks, _) in by_extent(first, count) {
+            if !self.layer.map.borrow().has_chunk(extent) {
+                if self.inner.space.borrow().alloc.metadata_slots() < self.inner.slots_needed(1) {
+                    return Err(Status::NoSpace);
+                }
+                self.inner.chunks.set(self.inner.chunks.get() + 1);
+            }
+            last = Some(self.inner.spoil_blocks(&self.layer, generation, extent, blocks));
+        }
+        match last {
+            Some(record) => self.inner.make_durable(record).await,
+            None => Ok(()),
+        }
+    }
+
     /// Makes every write that has completed durable.
     pub async fn flush(&self) -> Result<(), Status> {
         self.inner.admit_change()?;
@@ -278,15 +316,32 @@ impl<D: Device + 'static> Replica<D> {
         Changed::Extents { list, next: changed.next().map(|(extent, _)| extent) }
     }
 
-    /// One keyed hash per block of 4 KiB of `extent`; zero for a block that is absent or all zeroes.
+    /// One keyed hash per block of 4 KiB of `extent`; zero for a block that is absent or all zeroes, [`UNREADABLE`] for
+    /// one that the device cannot read.
     pub async fn hash_extent(&self, extent: u64, seed: u64) -> Result<Vec<[u8; 16]>, Status> {
         self.admit_read()?;
         let blocks = self.layer.size_bytes.get().div_ceil(BLOCK_BYTES);
         let first = extent.checked_mul(BLOCKS_PER_EXTENT).filter(|first| *first < blocks);
         let first = first.ok_or(Status::OutOfRange)?;
         let count = BLOCKS_PER_EXTENT.min(blocks - first);
-        let bytes = self.read_blocks(first, count, DmaBuf::new(index(count * BLOCK_BYTES))).await?;
-        Ok(bytes.chunks_exact(BLOCK_LEN).map(|block| hash_block(block, seed)).collect())
+        let whole = self.read_blocks(first, count, DmaBuf::new(index(count * BLOCK_BYTES))).await;
+        match whole {
+            Ok(bytes) => Ok(bytes.chunks_exact(BLOCK_LEN).map(|block| hash_block(block, seed)).collect()),
+            Err(Status::MediaRead) => self.hash_each(first, count, seed).await,
+            Err(status) => Err(status),
+        }
+    }
+
+    /// The hashes of blocks of which some cannot be read.
+    async fn hash_each(&self, first: u64, count: u64, seed: u64) -> Result<Vec<[u8; 16]>, Status> {
+        let reads = (first..first + count).map(|block| self.read_blocks(block, 1, DmaBuf::new(BLOCK_LEN)));
+        let hash = |read: Result<DmaBuf, Status>| match read {
+            Ok(block) => Ok(hash_block(&block, seed)),
+            // Of a pool that has failed nothing can be said, not even this.
+            Err(Status::MediaRead) if !self.inner.failed.get() => Ok(UNREADABLE),
+            Err(status) => Err(status),
+        };
+        join_all(reads).await.into_iter().map(hash).collect()
     }
 
     /// Counts of extents, for a rebuild's progress: those that hold anything.
@@ -312,6 +367,9 @@ impl<D: Device + 'static> Replica<D> {
     async fn read_now(&self, first: u64, count: u64, mut buf: DmaBuf) -> Result<DmaBuf, Status> {
         self.admit_read()?;
         let _reading = Reading::begin(&self.inner);
+        if self.layer.map.borrow().is_bad(first, count) {
+            return Err(Status::MediaRead);
+        }
         let run = self.layer.map.borrow().runs(&self.inner.layout, first, count).next();
         if let Some(run) = run.filter(|run| run.blocks == count) {
             return self.read_run(run, buf).await;
@@ -470,6 +528,7 @@ pub(crate) fn info_of(layer: &Layer) -> ReplicaInfo {
         stable: layer.stable.get(),
         progress: layer.progress.get(),
         used_bytes: layer.used_bytes(),
+        bad_blocks: layer.map.borrow().bad_blocks(),
     }
 }
 

@@ -21,7 +21,9 @@ const MAGIC: [u8; 8] = *b"ORLOPOOL";
 /// The format version this code writes; it opens all up to it.
 pub(crate) const VERSION: u32 = 1;
 /// Features that a reader must know to read, of those this code knows.
-const INCOMPATIBLE_KNOWN: u64 = 0;
+const INCOMPATIBLE_KNOWN: u64 = BAD_BLOCKS;
+/// Some map page has bad blocks: a reader that does not know them would take them for what lies in their pieces.
+pub(crate) const BAD_BLOCKS: u64 = 1;
 /// Features that a writer must know to write, of those this code knows.
 const READ_ONLY_KNOWN: u64 = 0;
 /// Bytes for the pool's name.
@@ -101,6 +103,8 @@ pub(crate) struct Superblock {
     pub(crate) manifest_pages: u64,
     /// The boot of the machine at the last opening.
     pub(crate) machine_boot: Uuid,
+    /// What a reader must know: [`BAD_BLOCKS`].
+    pub(crate) features_incompatible: u64,
     /// The pool has failed since: what had completed may be lost, although the machine still runs.
     pub(crate) lost: bool,
 }
@@ -128,7 +132,7 @@ impl Superblock {
             sequence: U64::new(self.sequence),
             features_compatible: U64::new(0),
             features_read_only: U64::new(0),
-            features_incompatible: U64::new(0),
+            features_incompatible: U64::new(self.features_incompatible),
             cluster: self.cluster.into_bytes(),
             pool: self.pool.into_bytes(),
             name,
@@ -223,6 +227,7 @@ impl Superblock {
             manifest_head: disk.manifest_head.get(),
             manifest_pages: disk.manifest_pages.get(),
             machine_boot: Uuid::from_bytes(disk.machine_boot),
+            features_incompatible: disk.features_incompatible.get(),
             lost: disk.lost.get() != 0,
         })
     }
@@ -316,6 +321,7 @@ pub(crate) fn example() -> Superblock {
         manifest_head: 65,
         manifest_pages: 1,
         machine_boot: Uuid::from_u128(8),
+        features_incompatible: 0,
         lost: true,
     }
 }

@@ -9,9 +9,9 @@
 use crate::inner::Inner;
 use crate::layer::Layer;
 use crate::layout::{BLOCK_BYTES, BLOCK_LEN, PIECES_PER_EXTENT, crc32c, index};
-use crate::map::{Entry, Run, by_extent};
+use crate::map::{Entry, Map, Run, by_extent};
 use crate::metrics::Metrics;
-use crate::record::{MapRecord, UnmapRecord};
+use crate::record::{MapRecord, Record, UnmapRecord};
 use device::{Device, Status};
 use futures_util::future::{join, try_join_all};
 use model::Generation;
@@ -47,6 +47,8 @@ struct Begun {
     last_record: u64,
     /// Blocks that become present, per extent.
     fresh: Vec<(u64, u64)>,
+    /// Those of them that were bad.
+    bad: Vec<(u64, u64)>,
     runs: Vec<Run>,
     token: u64,
 }
@@ -133,6 +135,7 @@ impl<D: Device + 'static> Inner<D> {
             first_record: self.journal.borrow().next_record(),
             last_record: 0,
             fresh: Vec::new(),
+            bad: Vec::new(),
             runs: Vec::new(),
             token: self.io.borrow_mut().begin(),
         };
@@ -144,6 +147,10 @@ impl<D: Device + 'static> Inner<D> {
             }
             let entry = map.change(extent);
             entry.present |= fresh;
+            if entry.bad & fresh != 0 {
+                begun.bad.push((extent, entry.bad & fresh));
+                entry.bad &= !fresh;
+            }
             entry.generation = entry.generation.max(write.generation);
             for (piece, taken) in entry.pieces.iter_mut().zip(pieces) {
                 if taken != 0 {
@@ -250,7 +257,7 @@ impl<D: Device + 'static> Inner<D> {
         let data = async {
             let result = self.write_runs(&begun.runs, &write.data, Durability::Cached).await;
             if result.is_err() {
-                self.undo(layer, write.generation, &begun.fresh);
+                self.undo(layer, write.generation, &begun);
             }
             self.data.borrow_mut().remove(&begun.first_record);
             if !write.locked {
@@ -282,14 +289,39 @@ impl<D: Device + 'static> Inner<D> {
         try_join_all(writes).await.map(|_| ())
     }
 
-    /// The data of a first write did not arrive: its blocks are absent again.
-    fn undo(self: &Rc<Self>, layer: &Layer, generation: Generation, fresh: &[(u64, u64)]) {
+    /// The data of a first write did not arrive: its blocks are absent again, or bad.
+    fn undo(self: &Rc<Self>, layer: &Layer, generation: Generation, begun: &Begun) {
         self.undone.set(self.undone.get() + 1);
-        if !layer.deleted.get() {
-            for (extent, blocks) in fresh {
-                self.unmap_blocks(layer, generation, *extent, *blocks);
-            }
+        if layer.deleted.get() {
+            return;
         }
+        for (extent, bad) in &begun.bad {
+            self.spoil_blocks(layer, generation, *extent, *bad);
+        }
+        for (extent, blocks) in &begun.fresh {
+            let bad = layer.map.borrow().get(*extent).bad;
+            self.unmap_blocks(layer, generation, *extent, blocks & !bad);
+        }
+    }
+
+    /// Makes blocks of one extent bad and frees what then holds nothing; returns the record.
+    pub(crate) fn spoil_blocks(
+        self: &Rc<Self>,
+        layer: &Layer,
+        generation: Generation,
+        extent: u64,
+        blocks: u64,
+    ) -> u64 {
+        let (freed, pieces) = take_out(&mut layer.map.borrow_mut(), generation, extent, blocks);
+        {
+            let mut map = layer.map.borrow_mut();
+            map.change(extent).bad |= blocks;
+            map.has_bad = true;
+        }
+        let bad = UnmapRecord { layer: layer.number, extent, generation, blocks, freed };
+        let record = self.push(|out| Record::Bad(bad).encode(out));
+        self.free_pieces(layer, &pieces, record);
+        record
     }
 
     /// Makes blocks of one extent absent and frees what then holds nothing; returns the record, if anything changed.
@@ -301,24 +333,13 @@ impl<D: Device + 'static> Inner<D> {
         blocks: u64,
     ) -> Option<u64> {
         let mut map = layer.map.borrow_mut();
-        let blocks = blocks & map.get(extent).present;
+        let entry = map.get(extent);
+        let blocks = blocks & (entry.present | entry.bad);
         if blocks == 0 {
             map.stamp(extent, generation);
             return None;
         }
-        let entry = map.change(extent);
-        entry.present &= !blocks;
-        entry.generation = entry.generation.max(generation);
-        let touched = if entry.present == 0 { u8::MAX } else { Entry::pieces_of(blocks) };
-        let idle = touched & !Entry::pieces_of(entry.present);
-        let mut freed = 0;
-        let mut pieces = Vec::new();
-        for (i, piece) in entry.pieces.iter_mut().enumerate() {
-            if idle >> i & 1 == 1 && *piece != 0 {
-                freed |= 1 << i;
-                pieces.push(std::mem::take(piece));
-            }
-        }
+        let (freed, pieces) = take_out(&mut map, generation, extent, blocks);
         drop(map);
         let unmap = UnmapRecord { layer: layer.number, extent, generation, blocks, freed };
         let record = self.push(|out| unmap.encode(out));
@@ -335,6 +356,25 @@ impl<D: Device + 'static> Inner<D> {
             space.free_later(*piece, record, token);
         }
     }
+}
+
+/// Takes blocks out of an extent: they are neither here nor bad. Returns the pieces that then hold nothing, also as mask.
+fn take_out(map: &mut Map, generation: Generation, extent: u64, blocks: u64) -> (u8, Vec<u32>) {
+    let entry = map.change(extent);
+    entry.present &= !blocks;
+    entry.bad &= !blocks;
+    entry.generation = entry.generation.max(generation);
+    let touched = if entry.present == 0 { u8::MAX } else { Entry::pieces_of(blocks) };
+    let idle = touched & !Entry::pieces_of(entry.present);
+    let mut freed = 0;
+    let mut pieces = Vec::new();
+    for (i, piece) in entry.pieces.iter_mut().enumerate() {
+        if idle >> i & 1 == 1 && *piece != 0 {
+            freed |= 1 << i;
+            pieces.push(std::mem::take(piece));
+        }
+    }
+    (freed, pieces)
 }
 
 /// Whether the layer takes a write of `generation` now.

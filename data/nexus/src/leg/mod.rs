@@ -32,6 +32,8 @@ pub enum Change {
     Zeroes(BlockCount),
     /// Zeroes whose space is given back.
     Unmap(BlockCount),
+    /// Contents that no member has any more: they are recorded as lost.
+    Bad(BlockCount),
 }
 
 /// One association with a replica, which has accepted the epoch of this nexus.

@@ -234,6 +234,7 @@ impl Session {
             Change::Write(data) => replica.write(generation, lba, data, durability).await,
             Change::Zeroes(count) => replica.write_zeroes(generation, lba, count, durability).await,
             Change::Unmap(count) => replica.unmap(generation, lba, count).await,
+            Change::Bad(count) => replica.mark_bad(generation, lba, count).await,
         }
     }
 

@@ -30,6 +30,7 @@ const ZEROES: u8 = 0xC4;
 const UNMAP: u8 = 0xC8;
 const RESIZE: u8 = 0xCC;
 const CLEAR_PROGRESS: u8 = 0xD0;
+const BAD: u8 = 0xD4;
 const WRITE: u8 = 0xC1;
 const SET_PROGRESS: u8 = 0xC5;
 const SET_RECORD: u8 = 0xC9;
@@ -99,6 +100,7 @@ impl Request {
                     Change::Write(data) => (WRITE, 0, Some(data)),
                     Change::Zeroes(count) => (ZEROES, count.0, None),
                     Change::Unmap(count) => (UNMAP, count.0, None),
+                    Change::Bad(count) => (BAD, count.0, None),
                 };
                 let count = u32::try_from(count).expect("changes are split below 2^32 blocks");
                 let mut cdw = dwords(lba.0, 0, counter);
@@ -139,6 +141,7 @@ impl Request {
             WRITE => change(Change::Write(data()?)),
             ZEROES => change(Change::Zeroes(BlockCount(u64::from(count)))),
             UNMAP => change(Change::Unmap(BlockCount(u64::from(count)))),
+            BAD => change(Change::Bad(BlockCount(u64::from(count)))),
             CHANGED_SINCE => {
                 let room = command.data_len.checked_sub(LIST_HEAD_LEN + ENTRY_LEN).ok_or(Status::Invalid)?;
                 let max_extents = (room / ENTRY_LEN + 1).min(ENTRIES_MAX);
@@ -286,6 +289,7 @@ mod tests {
             (1_usize..9).prop_map(|blocks| Change::Write(DmaBuf::zeroed(blocks * 512).freeze())),
             (1..=u64::from(u32::MAX)).prop_map(|count| Change::Zeroes(BlockCount(count))),
             (1..=u64::from(u32::MAX)).prop_map(|count| Change::Unmap(BlockCount(count))),
+            (1..=u64::from(u32::MAX)).prop_map(|count| Change::Bad(BlockCount(count))),
         ];
         let generation = || (any::<u64>(), any::<u64>()).prop_map(|(e, c)| Generation::new(e, c));
         let progress = (any::<u64>(), any::<u64>(), generation()).prop_map(

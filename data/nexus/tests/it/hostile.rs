@@ -44,7 +44,7 @@ fn vendor(command: (u8, [u32; 6], Option<Vec<u8>>, usize)) -> Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let opcodes = [0xC0u8, 0xC1, 0xC2, 0xC4, 0xC5, 0xC6, 0xC8, 0xC9, 0xCA, 0xCC, 0xD0];
+    let opcodes = [0xC0u8, 0xC1, 0xC2, 0xC4, 0xC5, 0xC6, 0xC8, 0xC9, 0xCA, 0xCC, 0xD0, 0xD4];
     let small = || prop_oneof![4 => 0u32..4, 1 => any::<u32>()];
     let dwords = || [small(), small(), small(), small(), small(), small()];
     let data = || {

@@ -4,3 +4,4 @@ mod attach;
 mod bed;
 mod hostile;
 mod order;
+mod unreadable;

@@ -1,5 +1,6 @@
 //! Pools through their public API, in the simulator.
 
+mod bad;
 mod basics;
 mod crash;
 mod faults;
