@@ -11,6 +11,7 @@ use device::Status;
 use model::{Generation, MemberState, VolumeRecord};
 use rt::Instant;
 use std::rc::Rc;
+use std::time::Duration;
 use uuid::Uuid;
 
 /// An association that has accepted our epoch.
@@ -104,8 +105,8 @@ impl State {
         }
     }
 
-    /// Opens an association and makes the member accept our epoch.
-    pub(crate) async fn connect(&self, replica: Uuid) -> Result<Connection, Status> {
+    /// Opens an association and makes the member accept our epoch, within `limit`.
+    pub(crate) async fn connect(&self, replica: Uuid, limit: Duration) -> Result<Connection, Status> {
         let record = self.keeper.current();
         let entry = member(&record, replica).ok_or(Status::Gone)?.clone();
         let connected = async {
@@ -114,7 +115,7 @@ impl State {
             let hello = leg.accept_epoch(record.epoch, self.id).await?;
             Ok(Connection { leg, hello, asked })
         };
-        rt::timeout(self.config.lease, connected).await.unwrap_or(Err(Status::TimedOut))
+        rt::timeout(limit, connected).await.unwrap_or(Err(Status::TimedOut))
     }
 
     /// Brings the leg of a member in sync back; false if it is to be retired instead.
@@ -122,14 +123,8 @@ impl State {
         let give_up = rt::now() + self.config.regain_window;
         loop {
             // While writes could go on without it, no attempt lasts longer than the window.
-            let connecting = Box::pin(self.connect(member.replica));
-            let attempt = if self.others_in_sync_up(member) {
-                let rest = give_up - rt::now();
-                rt::timeout(rest, connecting).await.unwrap_or(Err(Status::TimedOut))
-            } else {
-                connecting.await
-            };
-            match attempt {
+            let limit = if self.others_in_sync_up(member) { give_up - rt::now() } else { self.config.lease };
+            match self.connect(member.replica, limit).await {
                 Ok(connection) => return self.readmit(member, connection).await,
                 Err(Status::Fenced) => {
                     self.stop(Status::Fenced);

@@ -260,7 +260,9 @@ impl State {
                 return;
             }
             let extents = member.bad.borrow().clone();
-            extents.into_iter().for_each(|extent| member.owed.borrow_mut().insert(extent));
+            for extent in extents {
+                member.owed.borrow_mut().insert(extent);
+            }
             self.start_resync();
         }
     }
@@ -360,7 +362,7 @@ impl State {
         if taken || !self.others_in_sync_up(member) {
             return false;
         }
-        let connection = match self.connect(member.replica).await {
+        let connection = match self.connect(member.replica, self.config.lease).await {
             Ok(connection) => connection,
             Err(Status::Fenced) => {
                 self.stop(Status::Fenced);

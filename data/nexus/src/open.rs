@@ -118,7 +118,7 @@ async fn gather(state: &Rc<State>) -> Result<Vec<Present>, OpenError> {
     let until = rt::now() + state.config.connect_window;
     let attempts = state.members().into_iter().map(|member| async move {
         loop {
-            match state.connect(member.replica).await {
+            match state.connect(member.replica, state.config.lease).await {
                 Ok(connection) => {
                     let accepted = rt::now();
                     return Ok(Some(Present { member, connection, accepted }));

@@ -86,5 +86,8 @@ impl Driver {
 /// Forbidden (a sysctl, a seccomp filter, a limit on locked memory that the user's rings have reached), not there, or
 /// without the set-up that we need (kernels before 6.1).
 pub(crate) fn is_forbidden(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::ENOSYS | libc::EINVAL | libc::ENOMEM))
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EPERM | libc::EACCES | libc::ENOSYS | libc::EINVAL | libc::ENOMEM)
+    )
 }
