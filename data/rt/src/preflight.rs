@@ -69,7 +69,7 @@ pub fn check() -> Vec<Finding> {
             kernel_at_least((6, 9), "an engine that restarts under a mounted volume"),
         ),
     ];
-    let ring = os::probe(REGISTERED_BYTES);
+    let ring = os::probe(os::Config::default().entries, REGISTERED_BYTES);
     // Where it is forbidden there is a slower way; any other error ends the program.
     let has_other_way = ring.as_ref().err().is_none_or(os::is_forbidden);
     findings.push(Finding::new(
@@ -164,9 +164,12 @@ fn explain_no_ring(error: &io::Error, sysctl: &str, filtered: bool) -> (String, 
             (format!("this kernel's is too old; {slow}"), "use a kernel from 6.1 on".into())
         }
         (Some(libc::ENOMEM), _) => (
-            format!("no memory may be locked; {slow}"),
-            "raise the limit on locked memory (ulimit -l)".into(),
+            format!("too little memory may be locked; {slow}"),
+            "raise the hard limit on locked memory (LimitMEMLOCK=, ulimit -Hl) or give CAP_IPC_LOCK".into(),
         ),
+        _ if !os::is_forbidden(error) => {
+            (format!("does not work: {error}; no engine starts"), "look into the kernel's log".into())
+        }
         _ => (format!("does not work: {error}; {slow}"), "look for a security module that denies it".into()),
     }
 }
@@ -264,6 +267,8 @@ mod tests {
         assert!(explain(libc::ENOSYS, "", true).contains("seccomp"));
         assert!(explain(libc::ENOSYS, "", false).contains("without it"));
         assert!(explain(libc::EINVAL, "0", false).contains("too old"));
+        assert!(explain(libc::ENOMEM, "0", false).contains("locked; disks and sockets"));
+        assert!(explain(libc::EMFILE, "0", false).contains("no engine starts"));
     }
 
     #[test]

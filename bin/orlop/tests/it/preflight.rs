@@ -69,17 +69,31 @@ fn what_a_machine_allows_is_shown() {
 #[test]
 fn a_user_without_rights_is_told_what_is_missing_and_can_go_on() {
     let folder = open_folder();
-    // Without a hard limit there is nothing to be raised to.
-    let shown = finish(&mut as_nobody(folder.path(), "ulimit -l 64", &["preflight", "-o", "json"]));
+    let shown = finish(&mut as_nobody(folder.path(), ":", &["preflight", "-o", "json"]));
     assert_eq!((shown.code, shown.stderr.as_str()), (0, ""), "{shown:?}");
     let found = features(&shown);
     let root = feature(&found, "root");
     assert!(root["ok"] == false && root["need"] == "Attach", "{root}");
     assert!(root["remedy"].as_str().unwrap().contains("run as root"), "{root}");
-    let memory = feature(&found, "registered memory");
-    assert!(memory["ok"] == false && memory["need"] == "Helpful", "{memory}");
-    assert!(memory["detail"].as_str().unwrap().contains("64 KiB"), "{memory}");
-    assert!(memory["remedy"].as_str().unwrap().contains("ulimit -Hl"), "{memory}");
+}
+
+/// Newer kernels count the rings themselves as locked memory: with too little there are threads instead.
+#[test]
+fn with_little_locked_memory_it_works_and_preflight_says_what_is_missing() {
+    let folder = open_folder();
+    let bench = ["bench", "mem://?size=1MiB", "--depth", "1", "--seconds", "1"];
+    for kib in [64, 1024] {
+        let limit = format!("ulimit -l {kib}");
+        let ran = finish(&mut as_nobody(folder.path(), &limit, &bench));
+        assert_eq!(ran.code, 0, "{kib} KiB: {ran:?}");
+        let shown = finish(&mut as_nobody(folder.path(), &limit, &["preflight", "-o", "json"]));
+        assert_eq!(shown.code, 0, "{kib} KiB: {shown:?}");
+        let found = features(&shown);
+        let ring = feature(&found, "io_uring");
+        let less = if ring["ok"] == true { feature(&found, "registered memory") } else { ring };
+        assert!(less["ok"] == false && less["need"] == "Helpful", "{kib} KiB: {less}");
+        assert!(less["remedy"].as_str().unwrap().contains("ulimit -Hl"), "{kib} KiB: {less}");
+    }
 }
 
 #[test]
@@ -99,7 +113,7 @@ fn a_cluster_without_block_devices_says_why() {
     let data = folder.path().join("data");
     let arguments =
         ["dev", "--listen", "127.0.0.1:0", "--nodes", "1", "--disk-size", "64MiB", "--data", "data"];
-    let mut command = as_nobody(folder.path(), "ulimit -l 64", &arguments);
+    let mut command = as_nobody(folder.path(), ":", &arguments);
     let mut dev = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut api = String::new();
     for line in BufReader::new(dev.stdout.as_mut().unwrap()).lines() {
@@ -126,9 +140,7 @@ fn a_cluster_without_block_devices_says_why() {
     for part in ["node-1 does not run as root", "\"data\" is no block device", "`orlop preflight`"] {
         assert!(attached.stderr.contains(part), "{part:?} is not in {:?}", attached.stderr);
     }
-    for part in ["orlop dev: root: ", "orlop dev: registered memory: "] {
-        let lines: Vec<_> = said.lines().filter(|line| line.starts_with(part)).collect();
-        assert!(lines.len() == 1 && lines[0].contains("; "), "{part:?}: {said}");
-    }
+    let lines: Vec<_> = said.lines().filter(|line| line.starts_with("orlop dev: root: ")).collect();
+    assert!(lines.len() == 1 && lines[0].contains("; run as root"), "{said}");
     assert!(said.lines().all(|line| line.starts_with("orlop dev: ")), "{said}");
 }

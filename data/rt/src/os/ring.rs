@@ -238,9 +238,9 @@ pub(crate) struct Probed {
     pub(crate) registered_bytes: usize,
 }
 
-/// Tries what [`Ring`] does, and undoes it.
-pub(crate) fn probe(registered_bytes: usize) -> io::Result<Probed> {
-    let kernel = build(8)?;
+/// Tries what [`Ring`] does, and undoes it. The rings are as large as real ones, which count as locked memory too.
+pub(crate) fn probe(entries: u32, registered_bytes: usize) -> io::Result<Probed> {
+    let kernel = build(entries)?;
     let mut probe = Probe::new();
     kernel.submitter().register_probe(&mut probe)?;
     let missing =
