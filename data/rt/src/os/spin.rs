@@ -131,7 +131,7 @@ impl Spin {
     /// Goes on polling if that is better than sleeping was.
     fn judge(&mut self, more: u32, stolen: u64) {
         let polled = std::mem::take(&mut self.sums);
-        let contended = stolen - self.stolen > u64::from(COMPARED / 16);
+        let contended = stolen.saturating_sub(self.stolen) > u64::from(COMPARED / 16);
         self.stolen = stolen;
         let better = polled.per_completion() * 100 < self.asleep.per_completion() * (100 - GAIN_PERCENT);
         if contended || !better {
