@@ -59,7 +59,7 @@ impl Guest {
                 fs::read(recipe.join(name)).with_context(|| format!("read the guest's recipe {name}"))?,
             );
         }
-        let key = hash.finalize().iter().take(6).fold(String::new(), |key, byte| format!("{key}{byte:02x}"));
+        let key = key(hash);
         let home = std::env::var_os("HOME").context("HOME is not set: it names the cache")?;
         let folder = Path::new(&home).join(".cache/orlop/vm").join(key);
         // The tools may be missing although the guest is cached: a restored cache on a new machine.
@@ -78,6 +78,11 @@ impl Guest {
     /// Kernel and tools in the guest.
     pub(crate) fn versions(&self) -> Result<String> {
         Ok(fs::read_to_string(self.folder.join("versions"))?)
+    }
+
+    /// A file for what was found about this guest by `script`, which holds for as long as both stay what they are.
+    pub(crate) fn finding(&self, script: &str) -> PathBuf {
+        self.folder.join(format!("judged-{}", key(Sha256::new_with_prefix(script))))
     }
 
     /// Boots, runs `script` with bash as root, and returns its exit code; `shared` is `/vm` in the guest.
@@ -111,9 +116,10 @@ impl Guest {
 
     fn qemu(&self, shared: &Path, forwarded: Option<u16>) -> Command {
         let file = |name: &str| self.folder.join(name).display().to_string();
-        // setpriv: the guest dies with the harness, whatever ends that.
+        // setpriv: the guest dies with the harness, whatever ends that. Its clock is this machine's: a guest that waits
+        // for a core loses time, so it has the same right to one as everybody.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "nice", "-n", "10", "qemu-system-x86_64"]);
+        command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
         command.args([
             "-accel",
             "tcg,thread=multi,tb-size=256",
@@ -163,6 +169,10 @@ impl Guest {
         ]);
         command
     }
+}
+
+fn key(hash: Sha256) -> String {
+    hash.finalize().iter().take(6).fold(String::new(), |key, byte| format!("{key}{byte:02x}"))
 }
 
 /// A guest that is booting or running.

@@ -1,6 +1,7 @@
 //! `orlop-e2e`: journeys on real parts, as root on a machine of one's own: kernel initiator, file systems, databases,
 //! `kill -9`. Run by `cargo xtask e2e`; `--list` names the journeys.
 
+mod beside;
 mod cluster;
 mod golden;
 mod guard;
@@ -11,6 +12,7 @@ mod process;
 mod session;
 
 use anyhow::{Context, Result, bail, ensure};
+use beside::Beside;
 use clap::{Parser, Subcommand};
 use guard::{Guard, Leftovers, RunId};
 use journey::{Journey, Trip};
@@ -73,7 +75,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
             Ok(true)
         }
         None if arguments.list => {
-            for journey in journeys::ALL {
+            for journey in journeys::all() {
                 println!("{:<12} {}", journey.name, journey.what);
             }
             Ok(true)
@@ -87,13 +89,17 @@ fn travel(names: &[String], orlop: &Path) -> Result<bool> {
     ensure!(rustix::process::geteuid().is_root(), "the journeys mount, kill and install: run them as root");
     let mut chosen: Vec<&Journey> = Vec::new();
     for name in names {
-        let Some(journey) = journeys::ALL.iter().find(|journey| journey.name == name) else {
+        let Some(journey) = journeys::all().find(|journey| journey.name == name) else {
             bail!("no journey is called {name}: `--list` names them");
         };
         chosen.push(journey);
     }
+    let mut beside = None;
     if chosen.is_empty() {
-        chosen.extend(journeys::ALL);
+        chosen.extend(journeys::HERE);
+        // Made first: two runs cannot install packages at once.
+        guest::Guest::ready()?;
+        beside = Some(Beside::start(orlop, journeys::IN_GUEST)?);
     }
     let id = RunId::random()?;
     let guard = Guard::start(&id)?;
@@ -122,6 +128,11 @@ fn travel(names: &[String], orlop: &Path) -> Result<bool> {
     if !guard.finish()? {
         failed += 1;
         println!("leftovers: FAILED: something stayed until the guard removed it");
+    }
+    if let Some(beside) = beside {
+        let (also_passed, also_failed) = beside.end()?;
+        passed += also_passed;
+        failed += also_failed;
     }
     let verdict = if failed == 0 { "ok" } else { "FAILED" };
     println!(

@@ -116,8 +116,14 @@ pub(crate) fn e2e(root: &Path, rest: &PassedOn) -> Result<()> {
 
 /// Runs the journeys, which find the release build of `orlop` in `ORLOP`.
 fn journeys(root: &Path, program: &Path, arguments: &[String], count: &mut Count) -> Result<()> {
-    let mut command = cargo(root, &["run", "--quiet", "--package", "orlop-e2e", "--"]);
-    command.args(arguments).env("ORLOP", program);
+    // `--workspace`: the packages with the features that the tests have compiled already.
+    run(cargo(root, &["build", "--quiet", "--workspace", "--bin", "orlop-e2e"]), count)?;
+    let mut command = Command::new(tidy::metadata(root)?.target_directory.join("debug/orlop-e2e"));
+    command
+        .args(arguments)
+        .env("ORLOP", program)
+        .env("CARGO", cargo(root, &[]).get_program())
+        .current_dir(root);
     run(command, count)
 }
 

@@ -35,6 +35,7 @@ use crate::replicas::Replicas;
 use crate::target::Exports;
 use crate::volume::VolumeTask;
 use frontend::fuse::Holder;
+use futures_util::future::{FutureExt, LocalBoxFuture};
 use model::{Node, NodeState, PoolState};
 use rt::Task;
 use std::cell::{Cell, RefCell};
@@ -116,7 +117,12 @@ impl Engine {
     ///
     /// # Errors
     /// When a pool or the address cannot be used; nothing runs then.
-    pub async fn start(config: Config, control: Rc<dyn Control>) -> Result<Self, Error> {
+    pub fn start(config: Config, control: Rc<dyn Control>) -> LocalBoxFuture<'static, Result<Self, Error>> {
+        // Boxed here: an `async fn` is compiled again, with the data path under it, in each crate that awaits it.
+        Self::begin(config, control).boxed_local()
+    }
+
+    async fn begin(config: Config, control: Rc<dyn Control>) -> Result<Self, Error> {
         let pools = Pools::open(&config).await?;
         let exports = Exports::default();
         let (address, target) = target::serve(config.listen, exports.clone(), &pools).await?;
@@ -161,8 +167,14 @@ impl Engine {
     ///
     /// # Errors
     /// Why some volumes cannot end: their device is in use (mounted). They go on; the others are closed.
-    pub async fn stop(&self) -> Result<(), Vec<String>> {
-        let state = &self.0;
+    pub fn stop(&self) -> LocalBoxFuture<'static, Result<(), Vec<String>>> {
+        Rc::clone(&self.0).end().boxed_local()
+    }
+}
+
+impl State {
+    async fn end(self: Rc<Self>) -> Result<(), Vec<String>> {
+        let state = &self;
         state.ending.set(true);
         let tasks = state.volumes.take();
         let deadline = rt::now() + CLOSE_LIMIT;
@@ -195,9 +207,7 @@ impl Engine {
         state.pools.close().await;
         Ok(())
     }
-}
 
-impl State {
     /// Lets nexuses elsewhere finish: when all nodes end together, the copies here are what they flush and close.
     async fn part(&self) {
         let deadline = rt::now() + PARTING;

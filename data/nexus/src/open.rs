@@ -11,7 +11,7 @@ use crate::owed::Owed;
 use crate::record::{Keeper, RecordError, Records, Versioned, member_mut};
 use crate::state::{Config, Dial, Nexus, State};
 use device::Status;
-use futures_util::future::join_all;
+use futures_util::future::{FutureExt, LocalBoxFuture, join_all};
 use model::{Generation, MemberState, Owner, VolumeRecord};
 use rt::Instant;
 use std::fmt;
@@ -63,7 +63,17 @@ struct Present {
 ///
 /// # Errors
 /// See [`OpenError`]; members that have accepted the new epoch keep it, which fences everybody older.
-pub async fn open(
+pub fn open(
+    config: Config,
+    records: Rc<dyn Records>,
+    dial: Dial,
+    volume: Uuid,
+) -> LocalBoxFuture<'static, Result<Nexus, OpenError>> {
+    // Boxed here: an `async fn` is compiled again, with all that it starts, in each crate that awaits it.
+    take_over(config, records, dial, volume).boxed_local()
+}
+
+async fn take_over(
     config: Config,
     records: Rc<dyn Records>,
     dial: Dial,

@@ -41,7 +41,8 @@ fn frontend(trip: &Trip) -> Result<()> {
         ("losetup", "mount"),
     ])?;
     let mut command = trip.command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(["test", "--quiet", "--package", "orlop-frontend", "--test", "root", "--", "--run"]);
+    // The whole workspace, for the features of its packages: those of one package alone would be compiled again.
+    command.args(["test", "--quiet", "--workspace", "--test", "root", "--", "--run"]);
     command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
     // What a test leaves is then known as this journey's.
     command.env("TMPDIR", &trip.folder);

@@ -46,6 +46,8 @@ const SPACE_BYTES: u64 = 3 << 30;
 const WRITES_MIN: u64 = 100;
 /// How long a node stays dead.
 const OUTAGE: Duration = Duration::from_secs(3);
+/// How long writers are watched while they run into an outage; without root they give up after half a second.
+const MOMENTS: Duration = Duration::from_millis(400);
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
 
@@ -285,7 +287,7 @@ async fn lose_a_copy(stage: &mut Stage) -> Outcome {
     start_load(stage, "first", Duration::from_millis(20)).await?;
     let killed = Instant::now();
     kill(stage, &victim).await?;
-    let in_flight = stage.load.as_ref().map_or(0, Load::in_flight);
+    let in_flight = held_up(stage).await;
     sleep(OUTAGE).await;
     let acknowledged = stage.ledger.count_since(killed) as u64;
     if stage.load.as_ref().is_none_or(Load::has_ended) {
@@ -347,8 +349,8 @@ async fn lose_the_owner(stage: &mut Stage) -> Outcome<String> {
     let other = nodes.iter().find(|node| node.name != owner).expect("three nodes").name.clone();
     start_load(stage, "second", Duration::ZERO).await?;
     let killed = Instant::now();
-    let in_flight = stage.load.as_ref().map_or(0, Load::in_flight);
     kill(stage, &owner).await?;
+    let in_flight = held_up(stage).await;
     let last_second = killed.checked_sub(Duration::from_secs(1)).unwrap_or(killed);
     let recent = stage.ledger.count_since(last_second);
     if recent == 0 {
@@ -470,6 +472,19 @@ async fn kill(stage: &mut Stage, node: &str) -> Outcome {
     }
     let ended = stage.supervisor().next_ended().await;
     if ended.name == node { Ok(()) } else { Err(Failure::new(format!("{} ended by itself", ended.name))) }
+}
+
+/// The most writes that were under way at once in the moments after a kill: a writer that was between two of its
+/// writes meets the outage with the next one.
+async fn held_up(stage: &Stage) -> u64 {
+    let (began, mut most) = (Instant::now(), 0);
+    while let Some(load) =
+        stage.load.as_ref().filter(|_| most < load::WRITERS as u64 && began.elapsed() < MOMENTS)
+    {
+        most = most.max(load.in_flight());
+        sleep(Duration::from_millis(5)).await;
+    }
+    most
 }
 
 fn enough(when: &str, writes: u64) -> Outcome {
