@@ -80,6 +80,7 @@ pub fn check() -> Vec<Finding> {
     if let Ok(probe) = &ring {
         findings.push(Finding::new("io_uring operations", Need::Helpful, operations(&probe.missing)));
         findings.push(Finding::new("registered memory", Need::Helpful, registered(probe.registered_bytes)));
+        findings.push(Finding::new("multishot receive", Need::Helpful, multishot(&probe.multishot)));
     }
     let open_files = rustix::process::getrlimit(Resource::Nofile).maximum;
     let few = open_files.is_some_and(|limit| limit < OPEN_FILES_MIN);
@@ -198,6 +199,16 @@ fn registered(bytes: usize) -> Result<String, (String, String)> {
     )
 }
 
+fn multishot(tried: &io::Result<()>) -> Result<String, (String, String)> {
+    match tried {
+        Ok(()) => Ok("works".into()),
+        Err(error) => problem(
+            format!("does not work: {error}; connections receive one by one, a little slower"),
+            "use a kernel from 6.1 on, and let it lock a MiB of memory (ulimit -l)",
+        ),
+    }
+}
+
 /// Judges the hard limit: a node raises its own to it.
 fn enough_files(limit: Option<u64>) -> Result<String, (String, String)> {
     match limit {
@@ -269,6 +280,13 @@ mod tests {
         assert!(explain(libc::EINVAL, "0", false).contains("too old"));
         assert!(explain(libc::ENOMEM, "0", false).contains("locked; disks and sockets"));
         assert!(explain(libc::EMFILE, "0", false).contains("no engine starts"));
+    }
+
+    #[test]
+    fn a_kernel_without_multishot_receive_is_helped_not_refused() {
+        let missing = Err(io::Error::from_raw_os_error(libc::EINVAL));
+        let finding = Finding::new("multishot receive", Need::Helpful, multishot(&missing));
+        assert!(!finding.ok && finding.detail.contains("one by one"), "{finding:?}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! [`Call`] owns the memory and lives in the table of operations; [`Raw`] points into it and is what a driver gets.
 #![expect(unsafe_code, reason = "pointers handed to the kernel")]
 
+use super::provided::GROUP;
 use crate::{DmaBuf, DmaBytes, Errno, Part};
 use io_uring::{opcode, squeue, types};
 use rustix::event::PollFlags;
@@ -51,6 +52,10 @@ pub(super) enum Kind {
     Ready(PollFlags),
     /// The next connection of a listener: a descriptor that belongs to whoever takes the result.
     Accept,
+    /// Whatever arrives, into shared buffers, until cancelled (multishot).
+    ReceiveMany,
+    /// All connections of a listener, until cancelled (multishot).
+    AcceptMany,
     Connect(Box<SocketAddrAny>),
 }
 
@@ -123,6 +128,8 @@ impl Call {
             Kind::Send(gather) => Raw::Send { fd, header: &raw const gather.header },
             Kind::Ready(events) => Raw::Ready { fd, events: *events },
             Kind::Accept => Raw::Accept { fd },
+            Kind::ReceiveMany => Raw::ReceiveMany { fd },
+            Kind::AcceptMany => Raw::AcceptMany { fd },
             Kind::Connect(address) => {
                 Raw::Connect { fd, address: address.as_ptr().cast(), len: address.addr_len() }
             }
@@ -164,6 +171,8 @@ pub(super) enum Raw {
     Send { fd: RawFd, header: *const libc::msghdr },
     Ready { fd: RawFd, events: PollFlags },
     Accept { fd: RawFd },
+    ReceiveMany { fd: RawFd },
+    AcceptMany { fd: RawFd },
     Connect { fd: RawFd, address: *const libc::sockaddr, len: u32 },
 }
 
@@ -205,6 +214,8 @@ impl Raw {
         | Self::Send { fd, .. }
         | Self::Ready { fd, .. }
         | Self::Accept { fd }
+        | Self::ReceiveMany { fd }
+        | Self::AcceptMany { fd }
         | Self::Connect { fd, .. }) = self;
         // SAFETY: the operation's slot keeps the descriptor open until the completion.
         unsafe { BorrowedFd::borrow_raw(fd) }
@@ -240,6 +251,9 @@ impl Raw {
                     libc::accept4(fd, none, none.cast(), libc::SOCK_CLOEXEC) as isize
                 }
                 Self::Connect { fd, address, len } => libc::connect(fd, address, len) as isize,
+                Self::ReceiveMany { .. } | Self::AcceptMany { .. } => {
+                    panic!("a single call completes once")
+                }
             }
         };
         if result >= 0 {
@@ -287,6 +301,10 @@ impl Raw {
             Self::Accept { fd } => {
                 let none = std::ptr::null_mut();
                 opcode::Accept::new(types::Fd(fd), none, none.cast()).flags(libc::SOCK_CLOEXEC).build()
+            }
+            Self::ReceiveMany { fd } => opcode::RecvMulti::new(types::Fd(fd), GROUP).build(),
+            Self::AcceptMany { fd } => {
+                opcode::AcceptMulti::new(types::Fd(fd)).flags(libc::SOCK_CLOEXEC).build()
             }
             Self::Connect { fd, address, len } => opcode::Connect::new(types::Fd(fd), address, len).build(),
         }

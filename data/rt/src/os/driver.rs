@@ -2,11 +2,13 @@
 
 use super::call::Raw;
 use super::executor::Shared;
-use super::ops::Key;
+use super::ops::{Completion, Key};
+use super::provided::Provided;
 use super::ring::Ring;
 use super::threads::Threads;
 use super::{Config, Wait};
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// How a reactor reaches the kernel.
@@ -31,9 +33,7 @@ impl Driver {
         let choice = config.driver;
         let ring = match choice {
             DriverChoice::Threads => return Ok(Self::threads(shared)),
-            DriverChoice::Auto | DriverChoice::Uring => {
-                Ring::new(config.entries, config.registered_bytes, Arc::clone(shared))
-            }
+            DriverChoice::Auto | DriverChoice::Uring => Ring::new(config, Arc::clone(shared)),
         };
         match ring {
             Ok(ring) => Ok(Self::Ring(Box::new(ring))),
@@ -58,6 +58,14 @@ impl Driver {
         matches!(self, Self::Threads(_))
     }
 
+    /// The buffers that multishot operations receive into; none where the driver or the kernel lacks those.
+    pub(super) fn provided(&self) -> Option<&Rc<Provided>> {
+        match self {
+            Self::Ring(ring) => ring.provided(),
+            Self::Threads(_) => None,
+        }
+    }
+
     /// Starts an operation; what `raw` points at stays until its completion.
     pub(super) fn start(&mut self, key: Key, raw: Raw) {
         match self {
@@ -75,7 +83,7 @@ impl Driver {
     }
 
     /// Waits as told, and appends what completed to `done`.
-    pub(super) fn turn(&mut self, wait: Wait, done: &mut Vec<(Key, i32)>) {
+    pub(super) fn turn(&mut self, wait: Wait, done: &mut Vec<Completion>) {
         match self {
             Self::Ring(ring) => ring.turn(wait, done),
             Self::Threads(threads) => threads.turn(wait, done),

@@ -5,7 +5,8 @@
 //!
 //! - `executor`: tasks and wakes. `timers`: deadlines. `ops`: operations in flight and their memory.
 //! - `call`: system calls as values. `ring`: the driver on `io_uring`; `threads`: the one for where that is forbidden.
-//! - `arena`: memory registered with the ring.
+//! - `arena`: memory registered with the ring. `many`: multishot operations; `provided`: the buffers that they receive
+//!   into; `traffic`: which connection receives that way.
 //! - `file`, `tcp`, `fd`: what the crate's types do under this driver.
 
 mod arena;
@@ -14,12 +15,15 @@ mod driver;
 mod executor;
 mod fd;
 mod file;
+mod many;
 mod ops;
+mod provided;
 mod ring;
 mod spin;
 mod tcp;
 mod threads;
 mod timers;
+mod traffic;
 
 pub(crate) use arena::Arena;
 pub use driver::DriverChoice;
@@ -34,7 +38,9 @@ use crate::{Errno, Instant, Task};
 use call::{Call, Kind};
 use driver::Driver;
 use executor::Tasks;
-use ops::{Operation, Ops};
+use many::Multishot;
+use ops::{Completion, Operation, Ops};
+use provided::Provided;
 use rustix::time::{ClockId, clock_gettime};
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -58,11 +64,14 @@ pub struct Config {
     /// Memory to register with the kernel for buffers, which saves it work per operation; shrinks to what the limit on
     /// locked memory allows. Buffers beyond it come from the heap. It stays resident.
     pub registered_bytes: usize,
+    /// Buffers of 16 KiB that the connections share for multishot receive: a power of two, at most 32768. With 0 each
+    /// connection receives one by one into a buffer of its own, as it does where the kernel lacks multishot operations.
+    pub receive_buffers: u16,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { entries: 1024, driver: DriverChoice::Auto, registered_bytes: 16 << 20 }
+        Self { entries: 1024, driver: DriverChoice::Auto, registered_bytes: 16 << 20, receive_buffers: 64 }
     }
 }
 
@@ -92,12 +101,14 @@ impl Reactor {
     /// Those of `io_uring_setup(2)`; with [`DriverChoice::Uring`], `PermissionDenied` where it is forbidden.
     pub fn new(config: Config) -> io::Result<Self> {
         let tasks = Tasks::new()?;
-        let driver = RefCell::new(Driver::new(&config, tasks.shared())?);
+        let driver = Driver::new(&config, tasks.shared())?;
+        let provided = driver.provided().cloned();
         Ok(Self(Handle(Rc::new(Core {
             tasks,
             timers: Timers::default(),
             ops: Ops::default(),
-            driver,
+            driver: RefCell::new(driver),
+            provided,
             done: RefCell::default(),
             turns: Cell::new(0),
             closed: Cell::new(false),
@@ -132,6 +143,11 @@ impl Reactor {
     pub fn turns(&self) -> u64 {
         self.0.0.turns.get()
     }
+
+    /// Shared receive buffers ([`Config::receive_buffers`]) whose bytes nobody has consumed yet.
+    pub fn receive_buffers_held(&self) -> u16 {
+        self.0.0.provided.as_ref().map_or(0, |provided| provided.taken())
+    }
 }
 
 impl Drop for Reactor {
@@ -158,8 +174,10 @@ struct Core {
     timers: Timers,
     ops: Ops,
     driver: RefCell<Driver>,
+    /// The buffers of multishot receives; none where there are no multishot operations.
+    provided: Option<Rc<Provided>>,
     /// Scratch space of `drive`.
-    done: RefCell<Vec<(ops::Key, i32)>>,
+    done: RefCell<Vec<Completion>>,
     turns: Cell<u64>,
     /// The reactor is gone: operations fail.
     closed: Cell<bool>,
@@ -185,8 +203,10 @@ impl Core {
     fn drive(&self, wait: Wait) {
         let mut done = self.done.take();
         self.driver.borrow_mut().turn(wait, &mut done);
-        for (key, result) in done.drain(..) {
-            self.ops.complete(key, result);
+        for completion in done.drain(..) {
+            if self.ops.complete(completion, self.provided.as_ref()) {
+                self.driver.borrow_mut().cancel(completion.key);
+            }
         }
         self.done.replace(done);
     }
@@ -230,6 +250,20 @@ impl Handle {
 
     fn wants_nonblocking(&self) -> bool {
         self.0.driver.borrow().wants_nonblocking()
+    }
+
+    /// Whether multishot operations can be started.
+    fn has_multishot(&self) -> bool {
+        self.0.provided.is_some() && !self.0.closed.get()
+    }
+
+    /// Whether multishot receives would find buffers.
+    fn has_receive_buffers(&self) -> bool {
+        self.has_multishot() && self.0.provided.as_ref().is_some_and(|provided| provided.has_room())
+    }
+
+    fn start_many(&self, fd: &Rc<OwnedFd>, kind: Kind) -> Multishot {
+        Multishot::start(Rc::clone(&self.0), Call { fd: Rc::clone(fd), kind })
     }
 
     fn start(&self, fd: &Rc<OwnedFd>, kind: Kind) -> Operation {

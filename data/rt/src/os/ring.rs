@@ -9,9 +9,10 @@
 use super::arena::{Arena, CHUNK};
 use super::call::Raw;
 use super::executor::Shared;
-use super::ops::Key;
+use super::ops::{Completion, Key};
+use super::provided::Provided;
 use super::spin::{Spin, Waited};
-use super::{Wait, boot_time};
+use super::{Config, Wait, boot_time};
 use crate::{Errno, Instant};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue, types};
 use rustix::process::{Resource, Rlimit};
@@ -46,13 +47,23 @@ pub(super) struct Ring {
     last_wait: Instant,
     /// Reads and writes of disks started since the last submission.
     waiting_for_disk: u32,
+    /// None where the kernel lacks multishot operations, or none are wanted.
+    provided: Option<Rc<Provided>>,
 }
 
 impl Ring {
-    pub(super) fn new(entries: u32, registered_bytes: usize, shared: Arc<Shared>) -> io::Result<Self> {
-        let kernel = build(entries)?;
+    pub(super) fn new(config: &Config, shared: Arc<Shared>) -> io::Result<Self> {
+        let mut kernel = build(config.entries)?;
         let id = NEXT_ID.fetch_add(1, Relaxed);
-        Arena::make_current(register(&kernel, id, registered_bytes));
+        Arena::make_current(register(&kernel, id, config.registered_bytes));
+        let provided = match config.receive_buffers {
+            0 => None,
+            count => Provided::register(&mut kernel, count)
+                .inspect_err(|error| {
+                    tracing::warn!(%error, "no multishot receive: connections receive one by one; see the preflight check");
+                })
+                .ok(),
+        };
         Ok(Self {
             kernel,
             id,
@@ -62,7 +73,12 @@ impl Ring {
             spin: Spin::new(),
             last_wait: boot_time(),
             waiting_for_disk: 0,
+            provided,
         })
+    }
+
+    pub(super) fn provided(&self) -> Option<&Rc<Provided>> {
+        self.provided.as_ref()
     }
 
     pub(super) fn start(&mut self, key: Key, raw: Raw) {
@@ -102,7 +118,7 @@ impl Ring {
     }
 
     /// Submits, waits as told, and appends what completed to `done`.
-    pub(super) fn turn(&mut self, wait: Wait, done: &mut Vec<(Key, i32)>) {
+    pub(super) fn turn(&mut self, wait: Wait, done: &mut Vec<Completion>) {
         if !self.watching {
             self.watching = true;
             let event = types::Fd(self.shared.event().as_raw_fd());
@@ -187,12 +203,17 @@ impl Ring {
         }
     }
 
-    fn reap(&mut self, done: &mut Vec<(Key, i32)>) {
+    fn reap(&mut self, done: &mut Vec<Completion>) {
         for entry in self.kernel.completion() {
             match entry.user_data() {
                 IGNORED => {}
                 WOKEN => self.watching = cqueue::more(entry.flags()),
-                key => done.push((key, entry.result())),
+                key => done.push(Completion {
+                    key,
+                    result: entry.result(),
+                    more: cqueue::more(entry.flags()),
+                    buffer: cqueue::buffer_select(entry.flags()),
+                }),
             }
         }
     }
@@ -214,6 +235,9 @@ fn involuntary_switches() -> u64 {
 impl Drop for Ring {
     fn drop(&mut self) {
         Arena::retire(self.id);
+        if let Some(provided) = &self.provided {
+            provided.unregister(&self.kernel);
+        }
     }
 }
 
@@ -236,18 +260,21 @@ pub(crate) struct Probed {
     pub(crate) missing: Vec<&'static str>,
     /// Of the memory asked for, what can be registered.
     pub(crate) registered_bytes: usize,
+    /// Whether connections can receive by multishot operations, or why not.
+    pub(crate) multishot: io::Result<()>,
 }
 
 /// Tries what [`Ring`] does, and undoes it. The rings are as large as real ones, which count as locked memory too.
 pub(crate) fn probe(entries: u32, registered_bytes: usize) -> io::Result<Probed> {
-    let kernel = build(entries)?;
+    let mut kernel = build(entries)?;
     let mut probe = Probe::new();
     kernel.submitter().register_probe(&mut probe)?;
     let missing =
         USED.into_iter().filter(|(_, code)| !probe.is_supported(*code)).map(|(name, _)| name).collect();
     // The ring's own number is never asked for: nothing is allocated from this memory.
     let registered_bytes = register(&kernel, 0, registered_bytes).map_or(0, |arena| arena.len());
-    Ok(Probed { missing, registered_bytes })
+    let multishot = Provided::register(&mut kernel, 8).map(|provided| provided.unregister(&kernel));
+    Ok(Probed { missing, registered_bytes, multishot })
 }
 
 const USED: [(&str, u8); 12] = [

@@ -2,13 +2,17 @@
 
 use super::Handle;
 use super::call::{Gather, Kind, take_descriptor};
+use super::many::{Arrival, Multishot};
 use super::ops::Operation;
+use super::provided::Piece;
+use super::traffic::Traffic;
 use crate::net::{ReceiveHalf, ReceiveInner, SendHalf, SendInner, TcpStream};
+use crate::sync::Mutex;
 use crate::{DmaBuf, Errno, Part};
 use rustix::net::{AddressFamily, Shutdown, SocketAddrAny, SocketFlags, SocketType, sockopt};
-use std::cell::RefCell;
 use std::fmt;
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -30,9 +34,17 @@ pub(crate) struct OsListener {
     os: Handle,
     fd: Rc<OwnedFd>,
     address: SocketAddr,
-    /// An accept whose future was dropped. It goes on, because it may have a connection already, and because the
-    /// kernel wakes one waiter per connection: a waiter being cancelled swallows the wake of the next one.
-    accepting: RefCell<Option<Operation>>,
+    /// Its turn goes from one call of `accept` to the next.
+    accepting: Mutex<Accepting>,
+}
+
+/// The operation by which connections come. It outlives the future that waits for it, because it may have a connection
+/// already, and because the kernel wakes one waiter per connection: a waiter being cancelled swallows the wake of the
+/// next one.
+enum Accepting {
+    Nothing,
+    One(Operation),
+    Many(Multishot),
 }
 
 impl OsListener {
@@ -42,7 +54,7 @@ impl OsListener {
         rustix::net::bind(&fd, &address)?;
         rustix::net::listen(&fd, BACKLOG)?;
         let address = SocketAddr::try_from(rustix::net::getsockname(&fd)?)?;
-        Ok(Self { os: os.clone(), fd: Rc::new(fd), address, accepting: RefCell::default() })
+        Ok(Self { os: os.clone(), fd: Rc::new(fd), address, accepting: Mutex::new(Accepting::Nothing) })
     }
 
     pub(crate) fn local_address(&self) -> SocketAddr {
@@ -50,47 +62,61 @@ impl OsListener {
     }
 
     pub(crate) async fn accept(&self) -> Result<TcpStream, Errno> {
+        let mut accepting = self.accepting.lock().await;
         loop {
-            let waiting = self.accepting.take();
-            let mut turn = AcceptTurn {
-                listener: self,
-                operation: Some(waiting.unwrap_or_else(|| self.os.start(&self.fd, Kind::Accept))),
-            };
-            let (result, _) = turn.operation.as_mut().expect("just put there").await;
-            turn.operation = None;
-            match result {
-                Ok(result) => {
-                    let fd = take_descriptor(i32::try_from(result).expect("a descriptor is an int"));
+            match self.next_connection(&mut accepting).await {
+                Ok(Some(fd)) => {
                     // A peer that has reset the connection meanwhile is no failure of the listener.
                     if let Ok(stream) = stream(&self.os, fd) {
                         return Ok(stream);
                     }
                 }
-                Err(Errno::INTR | Errno::AGAIN | Errno::CONNABORTED) => {}
+                Ok(None) | Err(Errno::INTR | Errno::AGAIN | Errno::CONNABORTED) => {}
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// The next connection; none where an operation ended without one.
+    async fn next_connection(&self, accepting: &mut Accepting) -> Result<Option<OwnedFd>, Errno> {
+        match accepting {
+            Accepting::Nothing => {
+                *accepting = if self.os.has_multishot() {
+                    Accepting::Many(self.os.start_many(&self.fd, Kind::AcceptMany))
+                } else {
+                    Accepting::One(self.os.start(&self.fd, Kind::Accept))
+                };
+                Ok(None)
+            }
+            Accepting::One(operation) => {
+                let (result, _) = operation.await;
+                *accepting = Accepting::Nothing;
+                let descriptor = i32::try_from(result?).expect("a descriptor is an int");
+                Ok(Some(take_descriptor(descriptor)))
+            }
+            Accepting::Many(multishot) => match multishot.next().await {
+                Some(Ok(Arrival::Connection(fd))) => Ok(Some(fd)),
+                Some(Ok(other)) => unreachable!("a listener brings connections, not {other:?}"),
+                Some(Err(error)) => Err(error),
+                None => {
+                    *accepting = Accepting::Nothing;
+                    Ok(None)
+                }
+            },
+        }
+    }
+}
+
+impl Drop for OsListener {
+    fn drop(&mut self) {
+        // The operation under way keeps the descriptor for a moment; connections are refused from now on.
+        rustix::net::shutdown(&self.fd, Shutdown::Both).ok();
     }
 }
 
 impl fmt::Debug for OsListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "OsListener({})", self.address)
-    }
-}
-
-/// One wait for a connection; dropped before its end it leaves the operation to the next.
-struct AcceptTurn<'a> {
-    listener: &'a OsListener,
-    operation: Option<Operation>,
-}
-
-impl Drop for AcceptTurn<'_> {
-    fn drop(&mut self) {
-        if let Some(operation) = self.operation.take() {
-            let older = self.listener.accepting.replace(Some(operation));
-            drop(older);
-        }
     }
 }
 
@@ -112,10 +138,12 @@ fn stream(os: &Handle, fd: OwnedFd) -> Result<TcpStream, Errno> {
     let receive = OsReceive {
         os: os.clone(),
         socket: Half(Rc::clone(&socket)),
-        buffer: Some(DmaBuf::new(RECEIVE_BYTES)),
+        arrived: Arrived::Nothing,
         start: 0,
-        end: 0,
-        receiving: None,
+        own: None,
+        receiving: Receiving::Nothing,
+        one_by_one: false,
+        traffic: Traffic::default(),
     };
     let send = OsSend { os: os.clone(), socket: Half(socket), gather: None };
     Ok(TcpStream {
@@ -139,69 +167,179 @@ impl Drop for Half {
 pub(crate) struct OsReceive {
     os: Handle,
     socket: Half,
-    /// None while `receiving` owns it.
-    buffer: Option<DmaBuf>,
-    /// What of the buffer has arrived and was not consumed.
+    /// What has arrived; of it `start` bytes were consumed.
+    arrived: Arrived,
     start: usize,
-    end: usize,
+    /// For receiving one by one; made when first needed, and elsewhere while in use.
+    own: Option<DmaBuf>,
     /// Kept here and not in the future of `fill`, so that dropping that future loses no bytes of the stream.
-    receiving: Option<Operation>,
+    receiving: Receiving,
+    /// The shared buffers had run out: the next receive does not depend on them.
+    one_by_one: bool,
+    traffic: Traffic,
+}
+
+/// Bytes in the order of the stream.
+enum Arrived {
+    Nothing,
+    Piece(Piece),
+    /// In the connection's own buffer, so many bytes.
+    Own(DmaBuf, usize),
+}
+
+/// How bytes come; at most one way at a time, so that they come in order.
+enum Receiving {
+    Nothing,
+    /// Into the connection's own buffer.
+    One(Operation),
+    /// Into shared buffers.
+    Many(Multishot),
+}
+
+/// How a step of receiving ended.
+#[derive(PartialEq, Eq)]
+enum Step {
+    Bytes,
+    /// The other end has closed its stream.
+    End,
+    /// What was under way is over; nothing came of it.
+    Over,
 }
 
 impl fmt::Debug for OsReceive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "OsReceive({} bytes buffered)", self.end - self.start)
+        write!(f, "OsReceive({} bytes buffered)", self.buffered().len())
     }
 }
 
 impl OsReceive {
     pub(crate) async fn fill(&mut self) -> Result<&[u8], Errno> {
-        while self.start == self.end {
-            if let Some(buf) = self.buffer.take() {
-                let kind = Kind::Receive { buf, done: 0, whole: false };
-                self.receiving = Some(self.os.start(&self.socket.0, kind));
+        while self.buffered().is_empty() {
+            if self.is_idle() {
+                self.start();
             }
-            let receiving = self.receiving.as_mut().expect("who has no buffer is receiving into it");
-            let (result, call) = receiving.await;
-            self.receiving = None;
-            let Kind::Receive { buf, .. } = call.kind else { unreachable!("a call keeps its kind") };
-            self.buffer = Some(buf);
-            match result {
-                Ok(0) => return Ok(&[]),
-                Ok(count) => (self.start, self.end) = (0, count),
-                Err(Errno::INTR | Errno::AGAIN) => {}
-                Err(error) => return Err(error),
+            match self.step().await? {
+                Step::Bytes => self.traffic.small(),
+                Step::End => return Ok(&[]),
+                Step::Over => {}
             }
         }
         Ok(self.buffered())
     }
 
     fn buffered(&self) -> &[u8] {
-        self.buffer.as_ref().map_or(&[], |buffer| &buffer[self.start..self.end])
+        match &self.arrived {
+            Arrived::Nothing => &[],
+            Arrived::Piece(piece) => &piece[self.start..],
+            Arrived::Own(buf, end) => &buf[self.start..*end],
+        }
     }
 
     pub(crate) fn consume(&mut self, count: usize) {
-        assert!(count <= self.end - self.start, "consumed {count} bytes more than arrived");
+        let left = self.buffered().len();
+        assert!(count <= left, "consumed {count} bytes of {left}");
         self.start += count;
+        if count == left {
+            // At once: others may need the shared buffer.
+            self.start = 0;
+            if let Arrived::Own(buf, _) = mem::replace(&mut self.arrived, Arrived::Nothing) {
+                self.own = Some(buf);
+            }
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        matches!(self.receiving, Receiving::Nothing)
+    }
+
+    /// Starts to receive whatever comes.
+    fn start(&mut self) {
+        let many = !self.one_by_one && !self.traffic.is_bulk() && self.os.has_receive_buffers();
+        self.receiving = if many {
+            Receiving::Many(self.os.start_many(&self.socket.0, Kind::ReceiveMany))
+        } else {
+            let buf = self.own.take().unwrap_or_else(|| DmaBuf::new(RECEIVE_BYTES));
+            let kind = Kind::Receive { buf, done: 0, whole: false };
+            Receiving::One(self.os.start(&self.socket.0, kind))
+        };
+    }
+
+    /// Waits for what is under way; only when all that arrived before was consumed.
+    async fn step(&mut self) -> Result<Step, Errno> {
+        let result = match &mut self.receiving {
+            Receiving::Nothing => return Ok(Step::Over),
+            Receiving::One(operation) => {
+                let (result, call) = operation.await;
+                self.receiving = Receiving::Nothing;
+                self.one_by_one = false;
+                let Kind::Receive { buf, .. } = call.kind else { unreachable!("a call keeps its kind") };
+                match result {
+                    Ok(count @ 1..) => {
+                        self.arrived = Arrived::Own(buf, count);
+                        return Ok(Step::Bytes);
+                    }
+                    Ok(0) => {
+                        self.own = Some(buf);
+                        return Ok(Step::End);
+                    }
+                    Err(error) => {
+                        self.own = Some(buf);
+                        error
+                    }
+                }
+            }
+            Receiving::Many(multishot) => match multishot.next().await {
+                Some(Ok(Arrival::Bytes(piece))) => {
+                    self.arrived = Arrived::Piece(piece);
+                    return Ok(Step::Bytes);
+                }
+                Some(Ok(Arrival::End)) => return Ok(Step::End),
+                Some(Ok(other)) => unreachable!("a stream brings bytes, not {other:?}"),
+                Some(Err(error)) => error,
+                None => {
+                    self.receiving = Receiving::Nothing;
+                    return Ok(Step::Over);
+                }
+            },
+        };
+        match result {
+            Errno::NOBUFS if matches!(self.receiving, Receiving::Many(_)) => {
+                self.one_by_one = true;
+                Ok(Step::Over)
+            }
+            Errno::INTR | Errno::AGAIN => Ok(Step::Over),
+            error => Err(error),
+        }
     }
 
     pub(crate) async fn read_exact_dma(&mut self, mut buf: DmaBuf) -> Result<DmaBuf, Errno> {
+        if buf.len() >= DIRECT_BYTES {
+            self.traffic.large();
+            if self.traffic.is_bulk()
+                && let Receiving::Many(multishot) = &self.receiving
+            {
+                multishot.cancel();
+            }
+        }
         let mut done = 0;
-        while done < buf.len() {
-            let direct = self.start == self.end && self.receiving.is_none();
-            if direct && buf.len() - done >= DIRECT_BYTES {
-                return self.receive_direct(buf, done).await;
-            }
-            let arrived = self.fill().await?;
-            if arrived.is_empty() {
-                return Err(Errno::CONNRESET);
-            }
-            let count = arrived.len().min(buf.len() - done);
-            buf[done..done + count].copy_from_slice(&arrived[..count]);
+        loop {
+            let count = self.buffered().len().min(buf.len() - done);
+            buf[done..done + count].copy_from_slice(&self.buffered()[..count]);
             self.consume(count);
             done += count;
+            if done == buf.len() {
+                return Ok(buf);
+            }
+            if self.is_idle() {
+                if buf.len() - done >= DIRECT_BYTES {
+                    return self.receive_direct(buf, done).await;
+                }
+                self.start();
+            }
+            if self.step().await? == Step::End {
+                return Err(Errno::CONNRESET);
+            }
         }
-        Ok(buf)
     }
 
     async fn receive_direct(&mut self, mut buf: DmaBuf, mut done: usize) -> Result<DmaBuf, Errno> {

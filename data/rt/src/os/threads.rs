@@ -7,7 +7,7 @@
 use super::Wait;
 use super::call::Raw;
 use super::executor::Shared;
-use super::ops::Key;
+use super::ops::{Completion, Key};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
 use std::collections::{BTreeMap, VecDeque};
@@ -114,9 +114,10 @@ impl Threads {
         }
     }
 
-    pub(super) fn turn(&mut self, wait: Wait, done: &mut Vec<(Key, i32)>) {
-        done.append(&mut self.pool.lock().done);
-        done.append(&mut self.done);
+    pub(super) fn turn(&mut self, wait: Wait, done: &mut Vec<Completion>) {
+        let completion = |(key, result)| Completion::single(key, result);
+        done.extend(self.pool.lock().done.drain(..).map(completion));
+        done.extend(self.done.drain(..).map(completion));
         let sleeps = wait != Wait::Not && done.is_empty() && self.shared.fall_asleep();
         let timeout = match wait {
             Wait::Forever if sleeps => None,
@@ -125,7 +126,7 @@ impl Threads {
         };
         self.poll(timeout.as_ref());
         self.shared.wake_up();
-        done.append(&mut self.done);
+        done.extend(self.done.drain(..).map(completion));
     }
 
     /// Waits until a descriptor is ready, and attempts what waits for it.

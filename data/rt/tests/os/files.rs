@@ -78,7 +78,7 @@ fn more_operations_than_the_queues_hold_all_complete() {
 #[test]
 fn a_tiny_ring_loses_nothing() {
     let folder = folder();
-    let config = Config { entries: 2, registered_bytes: 0, driver: DriverChoice::Uring };
+    let config = Config { entries: 2, registered_bytes: 0, driver: DriverChoice::Uring, ..Config::default() };
     let Some(reactor) = reactor(config) else { return };
     reactor.run(async {
         let file = std::rc::Rc::new(open(&folder.path().join("disk")).await);

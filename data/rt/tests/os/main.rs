@@ -1,16 +1,27 @@
 //! The reactor on a real kernel, through the crate's public API.
 
+mod accept;
 mod files;
+mod receive;
 mod sockets;
 mod tasks;
 
 use rt::os::{Config, DriverChoice, Reactor};
 
-/// Runs `test` on a fresh reactor with each driver that this machine has.
+/// Runs `test` on a fresh reactor with each driver that this machine has, and with each way to receive.
 fn run(test: impl AsyncFn()) {
-    for driver in [DriverChoice::Uring, DriverChoice::Threads] {
-        run_on(driver, &test);
+    for config in ways() {
+        if let Some(reactor) = reactor(config) {
+            reactor.run(test());
+        }
     }
+}
+
+/// Each driver; connections that share many buffers, few, or none.
+fn ways() -> [Config; 4] {
+    let ring = |receive_buffers| Config { driver: DriverChoice::Uring, receive_buffers, ..Config::default() };
+    let threads = Config { driver: DriverChoice::Threads, ..Config::default() };
+    [ring(Config::default().receive_buffers), ring(2), ring(0), threads]
 }
 
 fn run_on(driver: DriverChoice, test: impl AsyncFn()) {

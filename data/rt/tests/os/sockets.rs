@@ -1,14 +1,13 @@
 //! TCP and other descriptors.
 
-use super::{reactor, run};
+use super::{reactor, run, ways};
 use rt::fd::Fd;
 use rt::net::{TcpListener, TcpStream};
-use rt::os::{Config, DriverChoice};
 use rt::{DmaBuf, DmaBytes, Errno, Part};
 use std::io::ErrorKind;
 use std::time::Duration;
 
-async fn pair() -> (TcpStream, TcpStream) {
+pub(crate) async fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0".parse().expect("an address")).await.expect("bind");
     let address = listener.local_address();
     let client = rt::spawn(async move { TcpStream::connect(address).await });
@@ -16,7 +15,7 @@ async fn pair() -> (TcpStream, TcpStream) {
     (client.await.expect("connect"), server)
 }
 
-fn pattern(len: usize) -> Vec<u8> {
+pub(crate) fn pattern(len: usize) -> Vec<u8> {
     (0..=248).cycle().take(len).collect()
 }
 
@@ -213,18 +212,25 @@ fn a_non_blocking_descriptor_is_waited_for() {
 #[test]
 fn a_reactor_ends_while_everything_waits() {
     use rustix::fs::inotify::{CreateFlags, init};
-    for driver in [DriverChoice::Uring, DriverChoice::Threads] {
-        let Some(reactor) = reactor(Config { driver, ..Config::default() }) else { continue };
+    for config in ways() {
+        let Some(reactor) = reactor(config) else { continue };
         let (stream, operation_outlives) = reactor.run(async {
             let (client, server) = pair().await;
             let TcpStream { mut receive, send, .. } = server;
             rt::spawn(async move { receive.fill().await.map(<[u8]>::len) }).detach();
+            let (mut sender, mut unread) = pair().await;
+            rt::spawn(async move {
+                sender.send.send(vec![Part::Bytes(pattern(500_000))]).await.expect("send");
+                std::future::pending::<()>().await;
+            })
+            .detach();
+            assert!(!unread.receive.fill().await.expect("bytes").is_empty());
             let inotify = Fd::new(init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).expect("inotify"));
             rt::spawn(async move { inotify.read_parts(Vec::new(), DmaBuf::new(4096)).await.0 }).detach();
             let listener = TcpListener::bind("127.0.0.1:0".parse().expect("an address")).await.expect("bind");
             rt::spawn(async move { listener.accept().await.map(|stream| stream.peer) }).detach();
             rt::sleep(Duration::from_millis(2)).await;
-            (client, send)
+            (client, (send, unread))
         });
         drop(reactor);
         drop((stream, operation_outlives));
