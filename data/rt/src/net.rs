@@ -4,6 +4,7 @@ use crate::context::{Context, with};
 use crate::{DmaBuf, Errno, Part};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 
 /// A listening socket.
 #[derive(Debug)]
@@ -62,6 +63,51 @@ impl TcpStream {
             Context::Os(os) => crate::os::connect(&os, address).await,
             Context::Sim(sim) => crate::sim::connect(&sim, address).await,
         }
+    }
+}
+
+/// A connection between two reactors: off the one, not yet on the other, which may be another thread's.
+///
+/// Dropped, it ends the connection.
+#[derive(Debug)]
+pub struct Detached {
+    fd: OwnedFd,
+    /// What had arrived and was not consumed, in front of what the socket still has.
+    arrived: Vec<u8>,
+}
+
+impl TcpStream {
+    /// Takes the connection off this reactor, to be handed to another one (through a mailbox, say). No byte of the stream
+    /// is lost: what arrived and was not consumed goes along. A dropped future ends the connection.
+    ///
+    /// # Errors
+    /// That of the connection, if it is broken; `BUSY` after a dropped future of `send` or `read_exact_dma`, whose
+    /// operation may not have ended.
+    ///
+    /// # Panics
+    /// In the simulator, which has one thread and no descriptors.
+    pub async fn detach(self) -> Result<Detached, Errno> {
+        match (self.receive.0, self.send.0) {
+            (ReceiveInner::Os(receive), SendInner::Os(send)) => {
+                let (fd, arrived) = crate::os::detach(receive, send).await?;
+                Ok(Detached { fd, arrived })
+            }
+            _ => panic!("the simulator has no descriptors"),
+        }
+    }
+
+    /// Makes a connection that another reactor has given away one of this reactor's.
+    ///
+    /// # Errors
+    /// When the other end has reset the connection meanwhile.
+    ///
+    /// # Panics
+    /// In the simulator, which has one thread and no descriptors.
+    pub fn attach(detached: Detached) -> Result<Self, Errno> {
+        with(|context| match context {
+            Context::Os(os) => crate::os::attach(os, detached.fd, detached.arrived),
+            Context::Sim(_) => panic!("the simulator has no descriptors"),
+        })
     }
 }
 

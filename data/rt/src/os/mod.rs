@@ -31,7 +31,7 @@ pub(crate) use driver::is_forbidden;
 pub(crate) use fd::OsFd;
 pub(crate) use file::OsFile;
 pub(crate) use ring::probe;
-pub(crate) use tcp::{OsListener, OsReceive, OsSend, connect};
+pub(crate) use tcp::{OsListener, OsReceive, OsSend, attach, connect, detach};
 
 use crate::context::{self, Context};
 use crate::{Errno, Instant, Task};

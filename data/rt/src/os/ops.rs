@@ -228,6 +228,13 @@ impl Operation {
     pub(super) fn new(core: Rc<Core>, call: Call) -> Self {
         Self { core, stage: Stage::New(call) }
     }
+
+    /// Asks for an early end; the future still tells how it ended.
+    pub(super) fn cancel(&self) {
+        if let Stage::InFlight(key) = self.stage {
+            self.core.driver.borrow_mut().cancel(key);
+        }
+    }
 }
 
 impl Future for Operation {

@@ -9,6 +9,7 @@ use super::traffic::Traffic;
 use crate::net::{ReceiveHalf, ReceiveInner, SendHalf, SendInner, TcpStream};
 use crate::sync::Mutex;
 use crate::{DmaBuf, Errno, Part};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::net::{AddressFamily, Shutdown, SocketAddrAny, SocketFlags, SocketType, sockopt};
 use std::fmt;
 use std::io;
@@ -137,7 +138,7 @@ fn stream(os: &Handle, fd: OwnedFd) -> Result<TcpStream, Errno> {
     let socket = Rc::new(fd);
     let receive = OsReceive {
         os: os.clone(),
-        socket: Half(Rc::clone(&socket)),
+        socket: Half::new(&socket),
         arrived: Arrived::Nothing,
         start: 0,
         own: None,
@@ -145,7 +146,7 @@ fn stream(os: &Handle, fd: OwnedFd) -> Result<TcpStream, Errno> {
         one_by_one: false,
         traffic: Traffic::default(),
     };
-    let send = OsSend { os: os.clone(), socket: Half(socket), gather: None };
+    let send = OsSend { os: os.clone(), socket: Half::new(&socket), gather: None };
     Ok(TcpStream {
         receive: ReceiveHalf(ReceiveInner::Os(receive)),
         send: SendHalf(SendInner::Os(send)),
@@ -153,14 +154,54 @@ fn stream(os: &Handle, fd: OwnedFd) -> Result<TcpStream, Errno> {
     })
 }
 
+/// Takes a connection off its reactor: its descriptor, and what arrived and was not consumed.
+pub(crate) async fn detach(receive: OsReceive, send: OsSend) -> Result<(OwnedFd, Vec<u8>), Errno> {
+    let (share, arrived) = receive.detach().await?;
+    drop(share);
+    // A send whose future was dropped may still be under way.
+    let fd = Rc::into_inner(send.socket.release()).ok_or(Errno::BUSY)?;
+    Ok((fd, arrived))
+}
+
+/// Makes a connection that was detached one of this reactor's.
+pub(crate) fn attach(os: &Handle, fd: OwnedFd, arrived: Vec<u8>) -> Result<TcpStream, Errno> {
+    let mut flags = fcntl_getfl(&fd)?;
+    flags.set(OFlags::NONBLOCK, os.wants_nonblocking());
+    fcntl_setfl(&fd, flags)?;
+    let mut stream = stream(os, fd)?;
+    if let ReceiveInner::Os(receive) = &mut stream.receive.0
+        && !arrived.is_empty()
+    {
+        receive.arrived = Arrived::Piece(Piece::copy_of(arrived));
+    }
+    Ok(stream)
+}
+
 /// One half's share of a socket; dropping it ends the connection for both.
 #[derive(Debug)]
-struct Half(Rc<OwnedFd>);
+struct Half(Option<Rc<OwnedFd>>);
+
+impl Half {
+    fn new(socket: &Rc<OwnedFd>) -> Self {
+        Self(Some(Rc::clone(socket)))
+    }
+
+    fn fd(&self) -> &Rc<OwnedFd> {
+        self.0.as_ref().expect("only a half that goes has released its share")
+    }
+
+    /// Gives the share away; the connection goes on.
+    fn release(mut self) -> Rc<OwnedFd> {
+        self.0.take().expect("released once")
+    }
+}
 
 impl Drop for Half {
     fn drop(&mut self) {
-        // Fails only where the connection has ended already.
-        rustix::net::shutdown(&*self.0, Shutdown::Both).ok();
+        if let Some(socket) = &self.0 {
+            // Fails only where the connection has ended already.
+            rustix::net::shutdown(&**socket, Shutdown::Both).ok();
+        }
     }
 }
 
@@ -256,11 +297,11 @@ impl OsReceive {
     fn start(&mut self) {
         let many = !self.one_by_one && !self.traffic.is_bulk() && self.os.has_receive_buffers();
         self.receiving = if many {
-            Receiving::Many(self.os.start_many(&self.socket.0, Kind::ReceiveMany))
+            Receiving::Many(self.os.start_many(self.socket.fd(), Kind::ReceiveMany))
         } else {
             let buf = self.own.take().unwrap_or_else(|| DmaBuf::new(RECEIVE_BYTES));
             let kind = Kind::Receive { buf, done: 0, whole: false };
-            Receiving::One(self.os.start(&self.socket.0, kind))
+            Receiving::One(self.os.start(self.socket.fd(), kind))
         };
     }
 
@@ -345,7 +386,7 @@ impl OsReceive {
     async fn receive_direct(&mut self, mut buf: DmaBuf, mut done: usize) -> Result<DmaBuf, Errno> {
         while done < buf.len() {
             let kind = Kind::Receive { buf, done, whole: true };
-            let (result, call) = self.os.start(&self.socket.0, kind).await;
+            let (result, call) = self.os.start(self.socket.fd(), kind).await;
             let Kind::Receive { buf: back, .. } = call.kind else { unreachable!("a call keeps its kind") };
             buf = back;
             match result {
@@ -356,6 +397,29 @@ impl OsReceive {
             }
         }
         Ok(buf)
+    }
+
+    /// Ends what is under way and gives up the socket, with all that arrived before.
+    async fn detach(mut self) -> Result<(Rc<OwnedFd>, Vec<u8>), Errno> {
+        match &self.receiving {
+            Receiving::Nothing => {}
+            Receiving::One(operation) => operation.cancel(),
+            Receiving::Many(multishot) => multishot.cancel(),
+        }
+        let mut bytes = Vec::new();
+        loop {
+            let count = self.buffered().len();
+            bytes.extend_from_slice(self.buffered());
+            self.consume(count);
+            if self.is_idle() {
+                return Ok((self.socket.release(), bytes));
+            }
+            match self.step().await {
+                // An end is found again by whoever receives next.
+                Ok(Step::Bytes | Step::Over | Step::End) | Err(Errno::CANCELED) => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 
@@ -380,7 +444,7 @@ impl OsSend {
         let mut done = 0;
         while done < total {
             gather.point(done);
-            let (result, call) = self.os.start(&self.socket.0, Kind::Send(gather)).await;
+            let (result, call) = self.os.start(self.socket.fd(), Kind::Send(gather)).await;
             let Kind::Send(back) = call.kind else { unreachable!("a call keeps its kind") };
             gather = back;
             match result {

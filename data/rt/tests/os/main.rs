@@ -2,6 +2,7 @@
 
 mod accept;
 mod files;
+mod handover;
 mod receive;
 mod sockets;
 mod tasks;
