@@ -44,6 +44,14 @@ impl Session for Volume {
     }
 }
 
+/// With `RECEIVE_BUFFERS=0` in the environment connections receive one by one, to compare.
+fn config() -> rt::os::Config {
+    let config = rt::os::Config::default();
+    let receive_buffers = std::env::var("RECEIVE_BUFFERS")
+        .map_or(config.receive_buffers, |text| text.parse().expect("RECEIVE_BUFFERS is a number"));
+    rt::os::Config { receive_buffers, ..config }
+}
+
 /// Core time that the calling thread has used.
 fn core_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
@@ -55,7 +63,7 @@ fn start_target() -> (SocketAddr, rt::mailbox::Sender<rt::mailbox::Sender<Durati
     let (address_is, address) = rt::mailbox::bounded(1);
     let (ask, asked) = rt::mailbox::bounded::<rt::mailbox::Sender<Duration>>(1);
     let serve = move || {
-        let reactor = rt::os::Reactor::new(rt::os::Config::default()).expect("io_uring works here");
+        let reactor = rt::os::Reactor::new(config()).expect("io_uring works here");
         reactor.run(async move {
             let volume = Rc::new(Volume(Mem::new(GEOMETRY)));
             let config = TargetConfig::new("127.0.0.1:0".parse().expect("an address"));
@@ -128,7 +136,7 @@ fn main() {
         ask.send(answer).await.expect("the target lives");
         answered.recv().await.expect("the target lives")
     };
-    let reactor = rt::os::Reactor::new(rt::os::Config::default()).expect("io_uring works here");
+    let reactor = rt::os::Reactor::new(config()).expect("io_uring works here");
     reactor.run(async {
         let options = ConnectOptions::new(address, SUBNQN, HOSTNQN, Uuid::from_u128(1));
         let association = Association::connect(options).await.expect("connects");

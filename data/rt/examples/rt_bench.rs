@@ -13,6 +13,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::Duration;
 
 const LEN: u64 = 256 << 20;
@@ -44,12 +45,30 @@ fn main() {
             compare(&format!("{name} 4k depth {depth}"), rounds, &filter, &contenders);
         }
     }
-    compare("TCP ping-pong 4k", rounds, &filter, &[("rt", Box::new(|| ping_pong(span)))]);
-    compare("TCP 64 B messages", rounds, &filter, &[("rt", Box::new(small_messages))]);
-    for kib in [16, 64, 256] {
-        let name = format!("TCP payload {kib}k");
-        compare(&name, rounds, &filter, &[("rt", Box::new(move || payload(kib << 10)))]);
+    for depth in [1, 32] {
+        let name = format!("TCP ping-pong 4k depth {depth}");
+        compare_receiving(&name, rounds, &filter, move || ping_pong(depth, span));
     }
+    compare_receiving("TCP 64 B messages", rounds, &filter, small_messages);
+    for kib in [4, 16, 64, 128, 256] {
+        compare_receiving(&format!("TCP payload {kib}k"), rounds, &filter, move || payload(kib << 10));
+    }
+    compare_receiving("TCP 100 connections", rounds, &filter, move || connections(100, span));
+}
+
+/// Buffers that connections share in the reactors made from now on.
+static RECEIVE_BUFFERS: AtomicU16 = AtomicU16::new(0);
+
+/// Compares multishot receives with receives one by one.
+fn compare_receiving(name: &str, rounds: usize, filter: &str, run: impl Fn() -> Figures + Copy) {
+    let shared = Config::default().receive_buffers;
+    let with = move |buffers| {
+        RECEIVE_BUFFERS.store(buffers, Relaxed);
+        run()
+    };
+    let contenders: [Contender<'_>; 2] =
+        [("multishot", Box::new(move || with(shared))), ("one by one", Box::new(move || with(0)))];
+    compare(name, rounds, filter, &contenders);
 }
 
 fn compare(name: &str, rounds: usize, filter: &str, contenders: &[Contender<'_>]) {
@@ -86,7 +105,8 @@ fn prepare(path: &Path) {
 
 fn reactor() -> Reactor {
     let registered_bytes = if std::env::var_os("UNREGISTERED").is_some() { 0 } else { 16 << 20 };
-    Reactor::new(Config { registered_bytes, ..Config::default() }).expect("a reactor")
+    let receive_buffers = RECEIVE_BUFFERS.load(Relaxed);
+    Reactor::new(Config { registered_bytes, receive_buffers, ..Config::default() }).expect("a reactor")
 }
 
 /// CPU time of this process so far, in seconds.
@@ -194,7 +214,8 @@ fn peer<F: Future<Output = ()> + 'static>(
     (address.recv_blocking().expect("the peer listens"), thread)
 }
 
-fn ping_pong(span: Duration) -> Figures {
+/// Blocks of 4 KiB that come back, `depth` at a time.
+fn ping_pong(depth: u32, span: Duration) -> Figures {
     let (address, thread) = peer(|mut stream| async move {
         let mut block = DmaBuf::new(4096);
         while let Ok(filled) = stream.receive.read_exact_dma(block).await {
@@ -208,6 +229,9 @@ fn ping_pong(span: Duration) -> Figures {
     let figures = reactor().run(async {
         let mut stream = TcpStream::connect(address).await.expect("connect");
         let data = DmaBytes::copy_of(&[7; 4096]);
+        for _ in 1..depth {
+            stream.send.send(vec![Part::Data(data.clone())]).await.expect("send");
+        }
         let (mut count, cpu, start) = (0, cpu_seconds(), rt::now());
         while rt::now() - start < span {
             stream.send.send(vec![Part::Data(data.clone())]).await.expect("send");
@@ -216,6 +240,57 @@ fn ping_pong(span: Duration) -> Figures {
             count += 1;
         }
         figures(count, start, cpu)
+    });
+    thread.join().expect("the peer ends");
+    figures
+}
+
+/// Messages of 512 bytes that come back, one at a time on each of so many connections.
+fn connections(count: usize, span: Duration) -> Figures {
+    async fn echo(mut stream: TcpStream) {
+        loop {
+            let Ok(arrived) = stream.receive.fill().await.map(<[u8]>::to_vec) else { return };
+            stream.receive.consume(arrived.len());
+            if arrived.is_empty() || stream.send.send(vec![Part::Bytes(arrived)]).await.is_err() {
+                return;
+            }
+        }
+    }
+    let (sender, address) = rt::mailbox::bounded(1);
+    let thread = std::thread::spawn(move || {
+        reactor().run(async move {
+            let listener = TcpListener::bind("127.0.0.1:0".parse().expect("an address")).await.expect("bind");
+            sender.send(listener.local_address()).await.expect("main listens");
+            let mut served = Vec::new();
+            for _ in 0..count {
+                served.push(rt::spawn(echo(listener.accept().await.expect("accept"))));
+            }
+            for one in served {
+                one.await;
+            }
+        });
+    });
+    let address = address.recv_blocking().expect("the peer listens");
+    let figures = reactor().run(async {
+        let (total, cpu, start) = (Rc::new(Cell::new(0)), cpu_seconds(), rt::now());
+        let tasks: Vec<_> = (0..count)
+            .map(|_| {
+                let total = Rc::clone(&total);
+                rt::spawn(async move {
+                    let mut stream = TcpStream::connect(address).await.expect("connect");
+                    let mut back = [0; 512];
+                    while rt::now() - start < span {
+                        stream.send.send(vec![Part::Bytes(vec![7; 512])]).await.expect("send");
+                        stream.receive.read_exact(&mut back).await.expect("receive");
+                        total.set(total.get() + 1);
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await;
+        }
+        figures(total.get(), start, cpu)
     });
     thread.join().expect("the peer ends");
     figures
