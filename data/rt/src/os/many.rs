@@ -19,7 +19,7 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 /// Arrivals that wait for their owner before the kernel is told to stop.
-pub(super) const QUEUE_MAX: usize = 16;
+pub(super) const QUEUE_MAX: usize = 8;
 
 /// What one completion brought.
 #[derive(Debug)]

@@ -64,14 +64,14 @@ pub struct Config {
     /// Memory to register with the kernel for buffers, which saves it work per operation; shrinks to what the limit on
     /// locked memory allows. Buffers beyond it come from the heap. It stays resident.
     pub registered_bytes: usize,
-    /// Buffers of 16 KiB that the connections share for multishot receive: a power of two, at most 32768. With 0 each
+    /// Buffers of 64 KiB that the connections share for multishot receive: a power of two, at most 32768. With 0 each
     /// connection receives one by one into a buffer of its own, as it does where the kernel lacks multishot operations.
     pub receive_buffers: u16,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { entries: 1024, driver: DriverChoice::Auto, registered_bytes: 16 << 20, receive_buffers: 64 }
+        Self { entries: 1024, driver: DriverChoice::Auto, registered_bytes: 16 << 20, receive_buffers: 32 }
     }
 }
 

@@ -21,7 +21,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, Ordering::Release};
 
 /// Size of one buffer: what one completion brings at most.
-pub(super) const PIECE_BYTES: usize = 16 << 10;
+pub(super) const PIECE_BYTES: usize = 64 << 10;
 /// The number under which a ring knows the buffers.
 pub(super) const GROUP: u16 = 0;
 const PAGE: usize = 4096;
@@ -46,7 +46,7 @@ impl Provided {
     }
 
     fn buffers_layout(count: u16) -> Layout {
-        Layout::from_size_align(usize::from(count) * PIECE_BYTES, PAGE).expect("at most 512 MiB")
+        Layout::from_size_align(usize::from(count) * PIECE_BYTES, PAGE).expect("at most 2 GiB")
     }
 
     /// Gives `count` buffers to a ring that has just been made, and tries whether the kernel receives into them.

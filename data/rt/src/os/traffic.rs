@@ -49,9 +49,9 @@ mod tests {
         let mut note = |small: bool| {
             let before = traffic.is_bulk();
             if small {
-                traffic.small()
+                traffic.small();
             } else {
-                traffic.large()
+                traffic.large();
             }
             changes += u32::from(before != traffic.is_bulk());
         };
