@@ -45,6 +45,7 @@ impl Session for Volume {
 }
 
 /// With `RECEIVE_BUFFERS=0` in the environment connections receive one by one, to compare.
+#[expect(clippy::disallowed_methods, reason = "an example is a program and reads its own environment")]
 fn config() -> rt::os::Config {
     let config = rt::os::Config::default();
     let receive_buffers = std::env::var("RECEIVE_BUFFERS")
