@@ -1,11 +1,10 @@
 //! `orlop dev` as a journey drives it: started, asked, its nodes killed, ended.
 
-use crate::journey::Trip;
+use crate::journey::{Trip, free_port};
 use crate::process::{Process, Running, tail, with_argument};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 use serde_json::Value;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -35,7 +34,7 @@ pub(crate) struct Node {
 impl<'a> Cluster<'a> {
     /// Starts three nodes with new disks and waits until they are ready.
     pub(crate) fn start(trip: &'a Trip, disk_size: &str) -> Result<Self> {
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = free_port()?;
         let data = trip.folder.join("data");
         let mut cluster = Self { trip, api: format!("127.0.0.1:{port}"), data, dev: None };
         let took = cluster.launch(&["--nodes", "3", "--disk-size", disk_size])?;

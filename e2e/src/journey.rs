@@ -6,6 +6,7 @@ use crate::process::{Outcome, Running};
 use anyhow::{Context, Result, bail, ensure};
 use std::cell::Cell;
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -111,4 +112,14 @@ pub(crate) fn need(programs: &[(&str, &str)]) -> Result<()> {
         bail!("apt-get could not install {}", missing.join(" "));
     }
     Ok(())
+}
+
+/// A free port of loopback, from those that the kernel gives to no outgoing connection and `orlop dev` to no node: it
+/// stays free until it is listened on.
+pub(crate) fn free_port() -> Result<u16> {
+    let random = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+    let random = u16::from_str_radix(random.get(..4).context("the kernel's uuid is short")?, 16)?;
+    let port = (0..10_000).map(|offset| 10_000 + (random % 10_000 + offset) % 10_000);
+    let mut free = port.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    free.next().context("no port of 127.0.0.1 from 10000 to 19999 is free")
 }

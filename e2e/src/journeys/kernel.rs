@@ -2,11 +2,11 @@
 
 use crate::cluster::Cluster;
 use crate::guest::Guest;
-use crate::journey::{Journey, Trip};
+use crate::journey::{Journey, Trip, free_port};
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -189,8 +189,4 @@ fn example(trip: &Trip, name: &str) -> Result<PathBuf> {
     let built = cargo.arg("--manifest-path").arg(manifest).status().context("run cargo")?;
     ensure!(built.success() && program.is_file(), "there is no {} after cargo's {built}", program.display());
     Ok(program)
-}
-
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

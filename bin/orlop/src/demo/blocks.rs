@@ -138,6 +138,9 @@ async fn write_pieces(
         shared.end(began);
         written?;
         shared.ledger.acknowledge(at.to_string(), sum(&bytes), bytes.len() as u64);
+        if number == 0 {
+            shared.first_acknowledged();
+        }
         rt::sleep(pause).await;
     }
     Ok(())

@@ -170,6 +170,9 @@ fn write_files(shared: &Shared, folder: &Path, writer: usize) -> std::io::Result
         written?;
         let name = format!("{}/{writer}/{number}", shared.prefix);
         shared.ledger.acknowledge(name, sum(&bytes), bytes.len() as u64);
+        if number == 0 {
+            shared.first_acknowledged();
+        }
     }
     Ok(())
 }

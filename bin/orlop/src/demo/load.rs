@@ -2,12 +2,12 @@
 
 use super::ledger::Ledger;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How many pieces are written at once: at a kill at least a hundred are under way.
-pub(super) const WRITERS: usize = 128;
+pub(super) const WRITERS: usize = 160;
 /// Lengths of the pieces.
 const LENGTHS: [usize; 7] = [4096, 5000, 12_288, 65_536, 700, 20_000, 32_768];
 
@@ -25,6 +25,8 @@ pub(super) struct Shared {
     pub(super) prefix: String,
     pub(super) ledger: Arc<Ledger>,
     stop: AtomicBool,
+    /// Writers that have had an acknowledgement.
+    under_way: AtomicUsize,
     in_flight: AtomicU64,
     /// The longest that one piece took since the last question, in microseconds.
     longest_micros: AtomicU64,
@@ -37,6 +39,7 @@ impl Shared {
             prefix: prefix.to_owned(),
             ledger: Arc::clone(ledger),
             stop: AtomicBool::new(false),
+            under_way: AtomicUsize::new(0),
             in_flight: AtomicU64::new(0),
             longest_micros: AtomicU64::new(0),
         })
@@ -60,6 +63,11 @@ impl Shared {
         self.longest_micros.fetch_max(micros, Ordering::Relaxed);
     }
 
+    /// The first piece of one more writer was acknowledged.
+    pub(super) fn first_acknowledged(&self) {
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The longest that a piece took since this was last asked.
     pub(super) fn take_longest(&self) -> Duration {
         Duration::from_micros(self.longest_micros.swap(0, Ordering::Relaxed))
@@ -70,6 +78,11 @@ impl Load {
     /// Pieces that were begun and are not acknowledged.
     pub(super) fn in_flight(&self) -> u64 {
         self.shared.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Whether each writer has had an acknowledgement.
+    pub(super) fn all_under_way(&self) -> bool {
+        self.shared.under_way.load(Ordering::Relaxed) == WRITERS
     }
 
     /// Whether a writer has met an error or has ended.

@@ -46,8 +46,8 @@ const SPACE_BYTES: u64 = 3 << 30;
 const WRITES_MIN: u64 = 100;
 /// How long a node stays dead.
 const OUTAGE: Duration = Duration::from_secs(3);
-/// How long writers are watched while they run into an outage; without root they give up after half a second.
-const MOMENTS: Duration = Duration::from_millis(400);
+/// How long writers are watched at most while they run into an outage: most of them take a moment.
+const MOMENTS: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
 
@@ -260,7 +260,9 @@ async fn start_load(stage: &mut Stage, prefix: &str, pause: Duration) -> Outcome
     };
     stage.load = Some(load);
     let (began, deadline) = (Instant::now(), Instant::now() + PATIENCE);
-    while (stage.ledger.count_since(began) as u64) < 2 * WRITES_MIN {
+    while !stage.load.as_ref().is_some_and(Load::all_under_way)
+        || (stage.ledger.count_since(began) as u64) < 2 * WRITES_MIN
+    {
         if stage.load.as_ref().is_some_and(Load::has_ended) || Instant::now() > deadline {
             let why = stop_load(stage).await.unwrap_or_else(|| "they are too slow".into());
             return Err(Failure::new(format!("the writers did not get under way: {why}")));
@@ -348,17 +350,15 @@ async fn lose_the_owner(stage: &mut Stage) -> Outcome<String> {
     let nodes = stage.supervisor().cluster().nodes.clone();
     let other = nodes.iter().find(|node| node.name != owner).expect("three nodes").name.clone();
     start_load(stage, "second", Duration::ZERO).await?;
+    let in_flight = full_load(stage).await?;
     let killed = Instant::now();
     kill(stage, &owner).await?;
-    let in_flight = held_up(stage).await;
     let last_second = killed.checked_sub(Duration::from_secs(1)).unwrap_or(killed);
     let recent = stage.ledger.count_since(last_second);
     if recent == 0 {
         // Then nothing says that the newest acknowledgements count too.
         return Err(Failure::new(format!("nothing was acknowledged in the last second of {owner}")));
     }
-    // Whatever was under way may have been acknowledged a moment later: it counts once.
-    enough("when the owner was killed", in_flight.max(stage.ledger.count_since(killed) as u64))?;
     // As on a machine that died, its device goes with it; here the machine goes on, so somebody has to say so.
     let run_id = stage.supervisor().cluster().run_id.clone();
     let removed = move || frontend::fuse::cleanup(&run_id).or_fail(|| "cannot remove the dead device".into());
@@ -474,14 +474,30 @@ async fn kill(stage: &mut Stage, node: &str) -> Outcome {
     if ended.name == node { Ok(()) } else { Err(Failure::new(format!("{} ended by itself", ended.name))) }
 }
 
+/// Waits for a moment at which enough writes are under way; how many. Writers also have to make what they write.
+async fn full_load(stage: &Stage) -> Outcome<u64> {
+    let (began, mut most) = (Instant::now(), 0);
+    while let Some(load) = stage.load.as_ref().filter(|load| !load.has_ended() && began.elapsed() < PATIENCE)
+    {
+        let in_flight = load.in_flight();
+        if in_flight >= WRITES_MIN {
+            return Ok(in_flight);
+        }
+        most = most.max(in_flight);
+        sleep(Duration::from_millis(1)).await;
+    }
+    enough("under way before the owner was to be killed", most).map(|()| most)
+}
+
 /// The most writes that were under way at once in the moments after a kill: a writer that was between two of its
 /// writes meets the outage with the next one.
 async fn held_up(stage: &Stage) -> u64 {
     let (began, mut most) = (Instant::now(), 0);
-    while let Some(load) =
-        stage.load.as_ref().filter(|_| most < load::WRITERS as u64 && began.elapsed() < MOMENTS)
-    {
+    while let Some(load) = &stage.load {
         most = most.max(load.in_flight());
+        if most >= load::WRITERS as u64 || load.has_ended() || began.elapsed() > MOMENTS {
+            break;
+        }
         sleep(Duration::from_millis(5)).await;
     }
     most

@@ -6,7 +6,7 @@
 //! 2. Nodes end before the controller, because they write their last records through it.
 
 use super::folder::{Cluster, Folder, NodeEntry};
-use super::ports;
+use super::ports::Reserved;
 use crate::client::Client;
 use crate::commands::inventory;
 use crate::failure::{Failure, OrFail, Outcome};
@@ -50,6 +50,8 @@ pub(crate) struct Supervisor {
     folder: Folder,
     cluster: Cluster,
     listen: SocketAddr,
+    /// Held until the end: nodes come back to their ports.
+    _reserved: Reserved,
     /// Devices wait for a node to be started again; without it a killed node stands for a dead machine.
     hold_devices: bool,
     client: Client,
@@ -69,14 +71,25 @@ impl Supervisor {
         let program = std::env::current_exe().or_fail(|| "cannot find this program's own file".into())?;
         wait_for_earlier(&folder).await?;
         remove_leftovers(&cluster.run_id);
-        let listen = ports::check_free(listen)?;
-        ports::assign(&mut cluster)?;
+        let mut reserved = Reserved::default();
+        let listen = reserved.listen(listen)?;
+        reserved.assign(&mut cluster)?;
         folder.keep_cluster(&cluster)?;
         let client = Client::new(&format!("http://{listen}"))?;
         let (ended_sender, ended) = mpsc::unbounded_channel();
         let running = BTreeMap::new();
-        let mut this =
-            Self { program, folder, cluster, listen, hold_devices, client, running, ended_sender, ended };
+        let mut this = Self {
+            program,
+            folder,
+            cluster,
+            listen,
+            _reserved: reserved,
+            hold_devices,
+            client,
+            running,
+            ended_sender,
+            ended,
+        };
         this.start_controller().await?;
         for node in this.cluster.nodes.clone() {
             this.start_node(&node)?;
