@@ -78,6 +78,9 @@ impl Client {
 
     pub(crate) async fn put_raw(&self, kind: Kind, key: &str, expect: Expect, value: Value) -> Result<u64> {
         check_key(kind, key)?;
+        if let Expect::Revision(revision) = expect {
+            check_revision(kind, key, revision)?;
+        }
         crate::wire::check(kind, key, &value)?;
         let bytes = value.to_string().len();
         if bytes > OBJECT_BYTES_MAX {
@@ -90,6 +93,7 @@ impl Client {
 
     pub(crate) async fn delete_raw(&self, kind: Kind, key: &str, revision: u64) -> Result<()> {
         check_key(kind, key)?;
+        check_revision(kind, key, revision)?;
         self.measure("delete", self.store.delete(kind, key, revision)).await
     }
 
@@ -114,6 +118,14 @@ fn check_key(kind: Kind, key: &str) -> Result<()> {
     }
     let shown: String = key.chars().take(80).collect();
     Err(Error::new(ErrorKind::Invalid, format!("{shown:?} cannot be the key of one of the {kind}")))
+}
+
+/// Where there is nothing the stores say 0 themselves: a write that names it would create.
+fn check_revision(kind: Kind, key: &str, revision: u64) -> Result<()> {
+    if revision > 0 {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Invalid, format!("{kind}/{key} refused: no object is ever at revision 0")))
 }
 
 fn parse<T: Object>(raw: Stored<Value>) -> Result<Stored<T>> {

@@ -41,7 +41,7 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub enum Expect {
     /// Nothing: it creates.
     Absent,
-    /// The object at this revision.
+    /// The object at this revision, which is never 0.
     Revision(u64),
 }
 

@@ -1,8 +1,9 @@
 //! The store over HTTP: a server that goes away and comes back.
 
 use crate::{
-    conformance::{by_key, follow},
-    node, open,
+    conformance::{by_key, conforms, follow, node},
+    open,
+    proxy::{Proxy, Requests},
 };
 use model::Node;
 use std::net::SocketAddr;
@@ -10,14 +11,14 @@ use store::{Change, Client, ErrorKind, Remote, routes};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 /// A server of a store, on a port of its own.
-pub(crate) struct Served {
-    pub(crate) address: SocketAddr,
+struct Served {
+    address: SocketAddr,
     closing: watch::Sender<bool>,
     server: JoinHandle<()>,
 }
 
 impl Served {
-    pub(crate) async fn start(client: &Client) -> Self {
+    async fn start(client: &Client) -> Self {
         Self::start_at(client, "127.0.0.1:0".parse().unwrap()).await
     }
 
@@ -34,15 +35,26 @@ impl Served {
         Self { address, closing, server }
     }
 
-    pub(crate) fn client(&self) -> Client {
+    fn client(&self) -> Client {
         Client::new(Remote::new(&format!("http://{}", self.address)))
     }
 
     /// Ends in order, which the watches must not prevent.
-    pub(crate) async fn stop(self) {
+    async fn stop(self) {
         self.closing.send_replace(true);
         self.server.await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn remote_conforms() {
+    let folder = tempfile::tempdir().unwrap();
+    let served = Served::start(&open(folder.path())).await;
+    let requests =
+        Requests { watch: "GET /store/v1/watch/", write: &["PUT /store/v1/", "DELETE /store/v1/"] };
+    let proxy = Proxy::start(served.address, requests).await;
+    conforms(&Client::new(Remote::new(&format!("http://{}", proxy.address))), Some(&proxy)).await;
+    served.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
