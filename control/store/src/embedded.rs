@@ -8,6 +8,7 @@
 
 use crate::{
     Error, ErrorKind, Event, Events, Expect, OPERATION_TIMEOUT, Result, Store, StoreFuture, WATCH_EVENTS_MAX,
+    wire::decode,
 };
 use model::{Kind, Stored};
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, Table, TableDefinition};
@@ -255,12 +256,6 @@ async fn watch(
             }
         }
     }
-}
-
-fn decode(kind: Kind, key: &str, revision: u64, json: &[u8]) -> Result<Stored<Value>> {
-    let value = serde_json::from_slice(json)
-        .map_err(|cause| Error::because(ErrorKind::Corrupt, format!("{kind}/{key} in the store"), cause))?;
-    Ok(Stored { revision, value })
 }
 
 type Entry = (String, u64, Vec<u8>);

@@ -8,12 +8,14 @@
 //!    may skip states of an object that were replaced meanwhile, never the last one.
 //!
 //! Nothing spans two objects. [`Embedded`] keeps them in a file of this process, [`Remote`] asks the process that has
-//! it open, and [`routes`] is how that process answers. Everything goes through a [`Client`], which adds types and
-//! measures.
+//! it open, and [`routes`] is how that process answers; [`Etcd`] keeps them in an etcd. Everything goes through a
+//! [`Client`], which adds types, checks and measures.
 
 mod client;
 mod embedded;
 mod error;
+mod etcd;
+mod http;
 mod metrics;
 mod remote;
 mod server;
@@ -22,6 +24,7 @@ mod wire;
 pub use client::{Change, Client, Watch};
 pub use embedded::Embedded;
 pub use error::{Error, ErrorKind, Result};
+pub use etcd::Etcd;
 pub use metrics::Metrics;
 pub use remote::Remote;
 pub use server::routes;
@@ -43,6 +46,16 @@ pub enum Expect {
     Absent,
     /// The object at this revision, which is never 0.
     Revision(u64),
+}
+
+impl Expect {
+    /// The revision to be replaced; 0 if nothing is.
+    pub(crate) const fn revision(self) -> u64 {
+        match self {
+            Self::Absent => 0,
+            Self::Revision(revision) => revision,
+        }
+    }
 }
 
 /// One message of a watch.

@@ -90,3 +90,10 @@ fn check_as<T: Object>(key: &str, value: &Value) -> Result<(), Error> {
     }
     Ok(())
 }
+
+/// An object as it is kept: JSON in bytes.
+pub(crate) fn decode(kind: Kind, key: &str, revision: u64, json: &[u8]) -> Result<Stored<Value>, Error> {
+    let value = serde_json::from_slice(json)
+        .map_err(|cause| Error::because(ErrorKind::Corrupt, format!("{kind}/{key} in the store"), cause))?;
+    Ok(Stored { revision, value })
+}
