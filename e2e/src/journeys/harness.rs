@@ -8,8 +8,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 const MINUTE: Duration = Duration::from_secs(60);
-/// Two minutes of tests, and their build.
-const FRONTEND_LIMIT: Duration = Duration::from_secs(900);
+/// Two minutes of a crate's tests, and their build.
+const TESTS_LIMIT: Duration = Duration::from_secs(900);
 
 /// The programs and the machine are fit: what is asked of a volume holds for a plain loop device over a file.
 pub(crate) const BASELINE: Journey = Journey {
@@ -32,6 +32,13 @@ pub(crate) const FRONTEND: Journey = Journey {
     run: frontend,
 };
 
+/// The store in a real etcd: its own tests, each of which counts.
+pub(crate) const ETCD: Journey = Journey {
+    name: "etcd",
+    what: "the store in a real etcd: compacted, killed, stopped, full, without a majority; the tests of control/store",
+    run: etcd,
+};
+
 fn frontend(trip: &Trip) -> Result<()> {
     need(&[
         ("fio", "fio"),
@@ -40,19 +47,29 @@ fn frontend(trip: &Trip) -> Result<()> {
         ("blkdiscard", "util-linux"),
         ("losetup", "mount"),
     ])?;
+    tests_of_a_crate(trip, "root", "the tests of the front-end")
+}
+
+fn etcd(trip: &Trip) -> Result<()> {
+    need(&[("etcd", "etcd-server")])?;
+    tests_of_a_crate(trip, "etcd", "the tests of the store in etcd")
+}
+
+/// Runs the test program `test`, which runs nothing unless it is told to.
+fn tests_of_a_crate(trip: &Trip, test: &str, what: &str) -> Result<()> {
     let mut command = trip.command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // The whole workspace, for the features of its packages: those of one package alone would be compiled again.
-    command.args(["test", "--quiet", "--workspace", "--test", "root", "--", "--run"]);
+    command.args(["test", "--quiet", "--workspace", "--test", test, "--", "--run"]);
     command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
     // What a test leaves is then known as this journey's.
     command.env("TMPDIR", &trip.folder);
-    let outcome = trip.run(command, FRONTEND_LIMIT)?;
+    let outcome = trip.run(command, TESTS_LIMIT)?;
     // `cargo xtask` adds up the lines that begin with `test result:`.
     for line in outcome.output.lines().filter(|line| !line.trim().is_empty()) {
         println!("    {line}");
     }
     ensure!(outcome.output.contains("\ntest result: "), "no test ran");
-    outcome.success("the tests of the front-end")?;
+    outcome.success(what)?;
     Ok(())
 }
 

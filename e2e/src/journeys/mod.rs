@@ -15,6 +15,7 @@ pub(crate) const HERE: &[Journey] = &[
     harness::BASELINE,
     harness::GUARD,
     harness::FRONTEND,
+    harness::ETCD,
     database::BASELINE,
     demo::DEMO,
     demo::UNPRIVILEGED,
