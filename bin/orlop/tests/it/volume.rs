@@ -68,6 +68,27 @@ fn a_volume_grows_while_it_is_used_and_never_shrinks() {
     dev.stop();
 }
 
+/// Its owner has no copy of its own: each read goes to another node, also beyond what the size was at the beginning.
+#[test]
+fn what_a_volume_grew_by_is_read_from_other_nodes() {
+    let temp = tempfile::tempdir().unwrap();
+    let dev = Dev::start(temp.path());
+    assert_eq!(dev.run(&["volume", "create", "data", "--size", "16MiB", "--copies", "1"]).code, 0);
+    let created = dev.json(&["volume", "get", "data"])["status"].take();
+    let holder = created["members"][0]["node"].as_str().unwrap();
+    let owner = ["node-1", "node-2"].into_iter().find(|node| *node != holder).unwrap();
+    assert_eq!(dev.run(&["volume", "attach", "data", "--node", owner]).code, 0);
+    assert_eq!(dev.run(&["volume", "resize", "data", "--size", "32MiB"]).code, 0);
+    let target = dev.json(&["volume", "get", "data"])["status"]["target"].take();
+    for rw in ["write", "read"] {
+        let arguments =
+            ["bench", target.as_str().unwrap(), "--rw", rw, "--block-size", "1MiB", "--seconds", "1"];
+        let done = dev.run(&arguments);
+        assert_eq!(done.code, 0, "{done:?}");
+    }
+    dev.stop();
+}
+
 /// A node that is stopped is one that hangs: the process is there, and answers nothing.
 #[test]
 fn a_volume_says_why_it_is_not_placed_attached_or_in_sync() {

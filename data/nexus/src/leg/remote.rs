@@ -90,7 +90,10 @@ impl RemoteLeg {
 
     /// See [`crate::leg::Leg::resize`].
     pub async fn resize(&self, size_bytes: u64) -> Result<(), Status> {
-        self.ask(Request::Resize { size_bytes }).await.map(drop)
+        self.ask(Request::Resize { size_bytes }).await?;
+        // Reads are checked against it before they are sent.
+        self.namespace.note_size(size_bytes);
+        Ok(())
     }
 
     /// Waits until the association is over.

@@ -53,6 +53,16 @@ impl Namespace {
         &self.association
     }
 
+    /// Notes that the namespace has this size by now: whoever made it grow knows that before an event tells.
+    ///
+    /// # Units
+    /// Bytes, of whole blocks.
+    pub fn note_size(&self, size_bytes: u64) {
+        let Geometry { block_size, .. } = self.geometry();
+        self.state
+            .set_geometry(Geometry { block_size, blocks: BlockCount(size_bytes / u64::from(block_size)) });
+    }
+
     async fn once(&self, sqe: Sqe, send: Option<DmaBytes>) -> Result<Answer, Status> {
         for _ in 1..ATTEMPTS {
             let submission = Submission { sqe, send: send.clone(), receive: None, patient: false };
