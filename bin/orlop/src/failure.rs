@@ -1,5 +1,6 @@
 //! What a command says when it cannot do what was asked: one line with object, cause and what to do, and an exit code.
 
+use api::client;
 use std::fmt;
 use std::process::ExitCode;
 
@@ -84,6 +85,22 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+impl From<client::Error> for Failure {
+    fn from(error: client::Error) -> Self {
+        let failure = Self::new(error.detail).kind(match error.kind {
+            client::ErrorKind::Usage => Kind::Usage,
+            client::ErrorKind::Unreachable => Kind::Unreachable,
+            client::ErrorKind::Refused(status) => match status {
+                404 => Kind::NotFound,
+                409 | 412 => Kind::Conflict,
+                _ => Kind::Failed,
+            },
+            client::ErrorKind::Garbled => Kind::Failed,
+        });
+        if error.hint.is_empty() { failure } else { failure.hint(error.hint) }
+    }
+}
 
 /// Turns an error of the system into a failure that names the object.
 pub(crate) trait OrFail<T> {

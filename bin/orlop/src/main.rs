@@ -3,7 +3,6 @@
 mod arguments;
 mod bench;
 mod check;
-mod client;
 mod commands;
 mod controller;
 mod demo;

@@ -3,6 +3,7 @@
 //! One server answers `/api/v1` (this crate), `/store/v1` (the store, for engines), `/openapi.json`, `/metrics` and
 //! `/healthz`. Every failure is a problem (RFC 9457) that names the object, the cause and what to do.
 
+pub mod client;
 mod metrics;
 mod nodes;
 mod problem;

@@ -9,9 +9,9 @@ mod stamp;
 mod subject;
 
 use crate::arguments::Bench;
-use crate::client::Client;
 use crate::failure::{Failure, Kind, OrFail, Outcome};
-use crate::{commands, opened, output};
+use crate::{opened, output};
+use api::client::Client;
 use device::{Device, DeviceUri, Geometry};
 use drive::{Measured, Plan};
 use serde::Serialize;
@@ -101,7 +101,7 @@ fn target(arguments: &Bench) -> Outcome<DeviceUri> {
 
 /// The device of an attached volume.
 async fn device_of(volume: &str, api: &str) -> Outcome<DeviceUri> {
-    let seen = commands::volume::view(&Client::new(api)?, volume).await?;
+    let seen = Client::new(api)?.volume(volume).await?;
     match seen.status.device {
         Some(path) if path.starts_with('/') => {
             opened::parse(&format!("disk://{path}?block_size={}", seen.spec.block_size))

@@ -1,27 +1,15 @@
 //! `orlop node list` and `orlop pool list`.
 
 use crate::arguments::{Api, Output};
-use crate::client::Client;
 use crate::failure::Outcome;
 use crate::output;
+use api::client::Client;
 use device::ByteCount;
 use model::{Node, Pool};
 
-/// All nodes, by name.
-pub(crate) async fn nodes(client: &Client) -> Outcome<Vec<Node>> {
-    let list: api::NodeList = client.get("/api/v1/nodes").await?;
-    Ok(list.items)
-}
-
-/// All pools, by node and name.
-pub(crate) async fn pools(client: &Client) -> Outcome<Vec<Pool>> {
-    let list: api::PoolList = client.get("/api/v1/pools").await?;
-    Ok(list.items)
-}
-
 /// Runs `orlop node list`.
 pub(crate) async fn list_nodes(api: &Api, output: &Output) -> Outcome {
-    let nodes = nodes(&Client::new(&api.api)?).await?;
+    let nodes = Client::new(&api.api)?.nodes().await?;
     output::show(output.output, &nodes, |nodes| {
         let row = |node: &Node| {
             vec![node.name.clone(), node.state.to_string(), node.pid.to_string(), node.address.clone()]
@@ -33,7 +21,7 @@ pub(crate) async fn list_nodes(api: &Api, output: &Output) -> Outcome {
 
 /// Runs `orlop pool list`.
 pub(crate) async fn list_pools(api: &Api, output: &Output) -> Outcome {
-    let pools = pools(&Client::new(&api.api)?).await?;
+    let pools = Client::new(&api.api)?.pools().await?;
     output::show(output.output, &pools, |pools| {
         let row = |pool: &Pool| {
             vec![

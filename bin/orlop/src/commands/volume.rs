@@ -1,43 +1,12 @@
 //! `orlop volume ...`: each verb writes a wish and waits until it has come true, or says why it has not.
 
 use crate::arguments::{Api, VolumeAttach, VolumeCreate, VolumeName, VolumeResize};
-use crate::client::Client;
 use crate::failure::{Failure, Kind, Outcome};
 use crate::output::{self, Format};
-use api::VolumeList;
+use api::client::{Client, WAIT};
+use api::{AttachVolume, CreateVolume, ResizeVolume};
 use device::ByteCount;
 use model::{MemberPhase, MemberView, VolumeSpec, VolumeState, VolumeView};
-use serde::Serialize;
-
-/// How long a verb waits for its wish to come true: said to the API as `?wait=`.
-const PATIENCE_SECONDS: u64 = 60;
-
-#[derive(Serialize)]
-struct CreateRequest<'a> {
-    name: &'a str,
-    spec: VolumeSpec,
-}
-
-/// The path of one volume in the API. A name that no volume can have is refused here, before it becomes a path.
-fn path(name: &str) -> Outcome<String> {
-    let possible = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-    if !possible {
-        return Err(Failure::new(format!("{name:?} is not the name of a volume"))
-            .kind(Kind::Usage)
-            .hint("names are lower-case letters, digits and hyphens"));
-    }
-    Ok(format!("/api/v1/volumes/{name}"))
-}
-
-/// One volume.
-pub(crate) async fn view(client: &Client, name: &str) -> Outcome<VolumeView> {
-    client.get(&path(name)?).await
-}
-
-/// The path of a request about one volume that is answered when it is so, or patience ends.
-fn wish_path(name: &str, verb: &str) -> Outcome<String> {
-    Ok(format!("{}{verb}?wait={PATIENCE_SECONDS}s", path(name)?))
-}
 
 /// Runs `orlop volume create`.
 pub(crate) async fn create(arguments: &VolumeCreate) -> Outcome {
@@ -53,10 +22,8 @@ pub(crate) async fn create(arguments: &VolumeCreate) -> Outcome {
 
 /// Creates a volume and waits until its copies exist.
 pub(crate) async fn create_and_wait(client: &Client, name: &str, spec: VolumeSpec) -> Outcome<VolumeView> {
-    path(name)?;
     spec.validate(name).map_err(|invalid| Failure::new(invalid.to_string()).kind(Kind::Usage))?;
-    let request = format!("/api/v1/volumes?wait={PATIENCE_SECONDS}s");
-    let volume: VolumeView = client.post(&request, &CreateRequest { name, spec }).await?;
+    let volume = client.create_volume(&CreateVolume { name: name.to_owned(), spec }).await?;
     match volume.status.state {
         VolumeState::Pending | VolumeState::Creating => Err(overdue(&volume, "created")),
         _ => Ok(volume),
@@ -65,7 +32,7 @@ pub(crate) async fn create_and_wait(client: &Client, name: &str, spec: VolumeSpe
 
 /// Runs `orlop volume list`.
 pub(crate) async fn list(api: &Api, format: Format) -> Outcome {
-    let VolumeList { items: volumes } = Client::new(&api.api)?.get("/api/v1/volumes").await?;
+    let volumes = Client::new(&api.api)?.volumes().await?;
     output::show(format, &volumes, |volumes| {
         let row = |volume: &VolumeView| {
             let status = &volume.status;
@@ -86,7 +53,7 @@ pub(crate) async fn list(api: &Api, format: Format) -> Outcome {
 
 /// Runs `orlop volume get`.
 pub(crate) async fn get(arguments: &VolumeName) -> Outcome {
-    let volume = view(&Client::new(&arguments.api.api)?, &arguments.name).await?;
+    let volume = Client::new(&arguments.api.api)?.volume(&arguments.name).await?;
     output::show(arguments.output.output, &volume, describe)
 }
 
@@ -94,8 +61,7 @@ pub(crate) async fn get(arguments: &VolumeName) -> Outcome {
 pub(crate) async fn delete(arguments: &VolumeName) -> Outcome {
     let client = Client::new(&arguments.api.api)?;
     let name = &arguments.name;
-    let left: Option<VolumeView> = client.delete(&wish_path(name, "")?).await?;
-    if let Some(volume) = left {
+    if let Some(volume) = client.delete_volume(name).await? {
         return Err(overdue(&volume, "deleted"));
     }
     let gone = serde_json::json!({ "name": name, "deleted": true });
@@ -127,8 +93,8 @@ pub(crate) async fn attach_and_wait(
     node: Option<&str>,
     take: bool,
 ) -> Outcome<VolumeView> {
-    let request = serde_json::json!({ "node": node, "move": take });
-    let volume: VolumeView = client.post(&wish_path(name, "/attach")?, &request).await?;
+    let wish = AttachVolume { node: node.map(str::to_owned), take };
+    let volume = client.attach_volume(name, &wish, None).await?;
     let there = volume.status.device.is_some() && volume.status.state != VolumeState::Attaching;
     if there { Ok(volume) } else { Err(overdue(&volume, "attached")) }
 }
@@ -142,16 +108,15 @@ pub(crate) async fn detach(arguments: &VolumeName) -> Outcome {
 
 /// Detaches a volume and waits until its device is gone.
 pub(crate) async fn detach_and_wait(client: &Client, name: &str) -> Outcome<VolumeView> {
-    let nothing = serde_json::json!({});
-    let volume: VolumeView = client.post(&wish_path(name, "/detach")?, &nothing).await?;
+    let volume = client.detach_volume(name, None).await?;
     if volume.status.device.is_none() { Ok(volume) } else { Err(overdue(&volume, "detached")) }
 }
 
 /// Runs `orlop volume resize`.
 pub(crate) async fn resize(arguments: &VolumeResize) -> Outcome {
     let VolumeResize { name, size, api, output } = arguments;
-    let request = serde_json::json!({ "sizeBytes": size.0 });
-    let volume: VolumeView = Client::new(&api.api)?.post(&wish_path(name, "/resize")?, &request).await?;
+    let wish = ResizeVolume { size_bytes: size.0 };
+    let volume = Client::new(&api.api)?.resize_volume(name, &wish).await?;
     if volume.status.size_bytes != size.0 {
         return Err(overdue(&volume, "resized"));
     }
@@ -162,7 +127,8 @@ pub(crate) async fn resize(arguments: &VolumeResize) -> Outcome {
 fn overdue(volume: &VolumeView, wanted: &str) -> Failure {
     let why = volume.status.message.as_deref().unwrap_or("no reason is known");
     let (name, state) = (&volume.name, volume.status.state);
-    Failure::new(format!("volume {name:?} is not {wanted} after {PATIENCE_SECONDS} s ({state}): {why}"))
+    let seconds = WAIT.as_secs();
+    Failure::new(format!("volume {name:?} is not {wanted} after {seconds} s ({state}): {why}"))
         .hint(format!("it goes on by itself; `orlop volume get {name}` shows how far it is"))
 }
 
@@ -208,17 +174,4 @@ fn describe(volume: &VolumeView) -> String {
     let header = ["NODE", "STATE", "REBUILD", "REPLICA", "MESSAGE"];
     let members = output::table(&header, status.members.iter().map(row).collect(), "no copies yet");
     format!("{}\n\n{members}", facts.join("\n"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_that_are_no_names_never_become_paths() {
-        for name in ["", "..", "a/b", "a b", "a?b", "caf\u{e9}"] {
-            assert!(path(name).unwrap_err().is(Kind::Usage), "{name:?}");
-        }
-        assert_eq!(path("data-1").unwrap(), "/api/v1/volumes/data-1");
-    }
 }

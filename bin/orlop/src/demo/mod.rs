@@ -165,7 +165,7 @@ impl Stage {
     }
 
     async fn view(&mut self) -> Outcome<VolumeView> {
-        volume::view(&self.supervisor().client().clone(), VOLUME).await
+        Ok(self.supervisor().client().volume(VOLUME).await?)
     }
 }
 

@@ -7,10 +7,9 @@
 
 use super::folder::{Cluster, Folder, NodeEntry};
 use super::ports::Reserved;
-use crate::client::Client;
-use crate::commands::inventory;
 use crate::failure::{Failure, OrFail, Outcome};
 use crate::process::Identity;
+use api::client::Client;
 use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -269,11 +268,11 @@ impl Supervisor {
     /// Whether the process of this node, not an earlier one, has said that it is ready and what its pools are.
     pub(crate) async fn is_ready(&self, name: &str) -> Outcome<bool> {
         let Some(process) = self.process(name) else { return Ok(false) };
-        let nodes = inventory::nodes(&self.client).await?;
+        let nodes = self.client.nodes().await?;
         let ready = nodes.iter().any(|node| {
             node.name == name && node.pid == process.pid && node.state == model::NodeState::Ready
         });
-        Ok(ready && inventory::pools(&self.client).await?.iter().any(|pool| pool.node == name))
+        Ok(ready && self.client.pools().await?.iter().any(|pool| pool.node == name))
     }
 
     fn fail_if_ended(&mut self) -> Outcome {
