@@ -10,7 +10,7 @@ use std::path::Path;
 const DATA: [&str; 7] =
     ["orlop-rt", "orlop-device", "orlop-pool", "orlop-nvmf", "orlop-nexus", "orlop-frontend", "orlop-engine"];
 /// The control plane, lowest first.
-const CONTROL: [&str; 4] = ["orlop-model", "orlop-store", "orlop-manager", "orlop-api"];
+const CONTROL: [&str; 5] = ["orlop-model", "orlop-store", "orlop-manager", "orlop-api", "orlop-csi"];
 /// The data crates that share nouns with the control plane.
 const MAY_USE_MODEL: [&str; 3] = ["orlop-pool", "orlop-nexus", "orlop-engine"];
 
@@ -34,7 +34,8 @@ const UNWANTED: [&str; 7] =
     ["aws-lc-rs", "aws-lc-sys", "openssl", "openssl-sys", "bindgen", "cmake", "native-tls"];
 
 /// Packages present in several versions, all through others. Remove one from here when it is gone; think before adding.
-const DUPLICATES_ACCEPTED: [&str; 3] = ["crypto-common", "digest", "syn"];
+const DUPLICATES_ACCEPTED: [&str; 7] =
+    ["base64", "crypto-common", "digest", "hashbrown", "prettyplease", "syn", "unicode-width"];
 
 /// Whether the crate `from` may depend on the crate `to`, both of this workspace.
 fn may_depend(from: &str, to: &str) -> bool {
@@ -44,6 +45,8 @@ fn may_depend(from: &str, to: &str) -> bool {
     };
     match from {
         "orlop" => true,
+        // For the generated client.
+        "orlop-e2e" => to == "orlop-csi",
         "orlop-sim" => DATA.contains(&to) || ["orlop-model", "orlop-manager"].contains(&to),
         _ => below(&DATA) || below(&CONTROL) || (to == "orlop-model" && MAY_USE_MODEL.contains(&from)),
     }

@@ -1,0 +1,489 @@
+//! The controller service: volumes are created, attached to nodes, grown and deleted by wishes in the API.
+//!
+//! 1. Each request writes at most one wish, so that none is ever half done; a repetition finds it granted.
+//! 2. A wish that depends on what was read names the revision that was read: an answer is never about an older state.
+
+use crate::{
+    TOPOLOGY_KEY, VOLUMES_MAX,
+    capability::{Access, Kind},
+    capacity::{MIN_BYTES, Range},
+    id,
+    locks::Locks,
+    parameters::Parameters,
+    refusal::{invalid, missing, of_api},
+    v1::{
+        ControllerExpandVolumeRequest, ControllerExpandVolumeResponse, ControllerGetCapabilitiesRequest,
+        ControllerGetCapabilitiesResponse, ControllerGetVolumeRequest, ControllerGetVolumeResponse,
+        ControllerPublishVolumeRequest, ControllerPublishVolumeResponse, ControllerServiceCapability,
+        ControllerUnpublishVolumeRequest, ControllerUnpublishVolumeResponse, CreateVolumeRequest,
+        CreateVolumeResponse, DeleteVolumeRequest, DeleteVolumeResponse, GetCapacityRequest,
+        GetCapacityResponse, ListVolumesRequest, ListVolumesResponse, Topology,
+        ValidateVolumeCapabilitiesRequest, ValidateVolumeCapabilitiesResponse, Volume, VolumeCondition,
+        controller_get_volume_response,
+        controller_server::{Controller, ControllerServer},
+        controller_service_capability::{Rpc, Type, rpc},
+        list_volumes_response,
+        validate_volume_capabilities_response::Confirmed,
+    },
+};
+use api::{AttachVolume, CreateVolume, ResizeVolume, client, client::Client};
+use model::{Node, NodeState, Pool, PoolState, VolumeSpec, VolumeState, VolumeView};
+use std::collections::{BTreeMap, HashMap};
+use tonic::{Code, Request, Response, Status};
+
+/// Names are at most this long.
+const NAME_MAX_BYTES: usize = 128;
+/// How often a wish is made while the volume keeps changing.
+const ATTEMPTS_MAX: usize = 10;
+/// In front of the tokens of a list, so that not everything is one.
+const TOKEN: &str = "after:";
+/// The volume context's key for the file system, where the capability names none.
+pub(crate) const FILESYSTEM_KEY: &str = "fsType";
+
+/// The controller service.
+#[derive(Debug)]
+struct Volumes {
+    api: Client,
+    locks: Locks,
+}
+
+/// The controller service of a plugin.
+pub(crate) fn service(api: Client) -> ControllerServer<impl Controller> {
+    ControllerServer::new(Volumes { api, locks: Locks::default() })
+}
+
+/// The volume of this id. What cannot be a name is no volume's.
+pub(crate) async fn find(api: &Client, id: &str) -> Result<VolumeView, Status> {
+    if id.is_empty() {
+        return Err(missing("volume_id"));
+    }
+    api.volume(id).await.map_err(|error| match error.kind {
+        client::ErrorKind::Usage => Status::not_found(format!("there is no volume {id:?}")),
+        _ => of_api(&error),
+    })
+}
+
+#[tonic::async_trait]
+impl Controller for Volumes {
+    async fn create_volume(
+        &self,
+        request: Request<CreateVolumeRequest>,
+    ) -> Result<Response<CreateVolumeResponse>, Status> {
+        let wish = Wish::parse(request.get_ref())?;
+        wish.check_topology(&self.api).await?;
+        let _alone = self.locks.of(&wish.name).await;
+        let spec = VolumeSpec {
+            size_bytes: wish.size_bytes,
+            copies: wish.parameters.copies,
+            stripes: wish.parameters.stripes,
+            block_size: 4096,
+        };
+        let create = CreateVolume { name: wish.name.clone(), spec };
+        let view = match self.api.create_volume(&create).await {
+            Ok(view) => view,
+            Err(error) if error.problem == "urn:orlop:problem:conflict" => {
+                let view = find(&self.api, &wish.name).await?;
+                wish.check_same(&view)?;
+                view
+            }
+            Err(error) => return Err(of_api(&error)),
+        };
+        let filesystem = wish.parameters.filesystem;
+        let context = filesystem.map(|known| (FILESYSTEM_KEY.to_owned(), known.name().to_owned()));
+        let volume = Volume { volume_context: context.into_iter().collect(), ..volume(&view) };
+        Ok(Response::new(CreateVolumeResponse { volume: Some(volume) }))
+    }
+
+    async fn delete_volume(
+        &self,
+        request: Request<DeleteVolumeRequest>,
+    ) -> Result<Response<DeleteVolumeResponse>, Status> {
+        let id = &request.get_ref().volume_id;
+        if id.is_empty() {
+            return Err(missing("volume_id"));
+        }
+        let _alone = self.locks.of(id).await;
+        match self.api.delete_volume(id).await {
+            Ok(None) => {}
+            Ok(Some(left)) => return Err(overdue(&left, "deleted")),
+            // What cannot be a name is no volume's.
+            Err(error) if error.is(404) || error.kind == client::ErrorKind::Usage => {}
+            Err(error) => return Err(of_api(&error)),
+        }
+        Ok(Response::new(DeleteVolumeResponse {}))
+    }
+
+    async fn controller_publish_volume(
+        &self,
+        request: Request<ControllerPublishVolumeRequest>,
+    ) -> Result<Response<ControllerPublishVolumeResponse>, Status> {
+        let ControllerPublishVolumeRequest { volume_id, node_id, volume_capability, readonly, .. } =
+            request.get_ref();
+        if volume_id.is_empty() || node_id.is_empty() {
+            return Err(missing(if volume_id.is_empty() { "volume_id" } else { "node_id" }));
+        }
+        Access::parse(volume_capability.as_ref())?;
+        if *readonly {
+            let why =
+                "a volume is not attached read only; publish it so on the node, or use a READER_ONLY mode";
+            return Err(invalid(why));
+        }
+        let _alone = self.locks.of(volume_id).await;
+        let wish = AttachVolume { node: Some(node_id.clone()), take: false };
+        let attached = unchanged(|| async {
+            let view = find(&self.api, volume_id).await?;
+            self.check_node(&view, node_id).await?;
+            Ok(self.api.attach_volume(volume_id, &wish, Some(view.revision)).await)
+        })
+        .await?;
+        if attached.status.device.is_none() || attached.status.state == VolumeState::Attaching {
+            return Err(overdue(&attached, "attached"));
+        }
+        Ok(Response::new(ControllerPublishVolumeResponse { publish_context: HashMap::new() }))
+    }
+
+    async fn controller_unpublish_volume(
+        &self,
+        request: Request<ControllerUnpublishVolumeRequest>,
+    ) -> Result<Response<ControllerUnpublishVolumeResponse>, Status> {
+        let ControllerUnpublishVolumeRequest { volume_id, node_id, .. } = request.get_ref();
+        let _alone = self.locks.of(volume_id).await;
+        let detached = unchanged(|| async {
+            let view = find(&self.api, volume_id).await?;
+            // No node means all nodes. One that is meant to be elsewhere is gone from here, or on its way.
+            if !node_id.is_empty() && published_on(&view).is_some_and(|node| node != node_id) {
+                return Ok(Ok(view));
+            }
+            Ok(self.api.detach_volume(volume_id, Some(view.revision)).await)
+        })
+        .await;
+        match detached {
+            Ok(view) if view.status.device.is_some() && published_on(&view).is_none() => {
+                Err(overdue(&view, "detached"))
+            }
+            Err(status) if status.code() != Code::NotFound => Err(status),
+            _ => Ok(Response::new(ControllerUnpublishVolumeResponse {})),
+        }
+    }
+
+    async fn validate_volume_capabilities(
+        &self,
+        request: Request<ValidateVolumeCapabilitiesRequest>,
+    ) -> Result<Response<ValidateVolumeCapabilitiesResponse>, Status> {
+        let request = request.into_inner();
+        if request.volume_capabilities.is_empty() {
+            return Err(missing("volume_capabilities"));
+        }
+        find(&self.api, &request.volume_id).await?;
+        let possible = Access::parse_all(&request.volume_capabilities)
+            .and_then(|_| Parameters::parse(&request.parameters))
+            .and_then(|_| no_mutable(&request.mutable_parameters));
+        Ok(Response::new(match possible {
+            Ok(()) => ValidateVolumeCapabilitiesResponse {
+                confirmed: Some(Confirmed {
+                    volume_context: request.volume_context,
+                    volume_capabilities: request.volume_capabilities,
+                    parameters: request.parameters,
+                    mutable_parameters: request.mutable_parameters,
+                }),
+                message: String::new(),
+            },
+            Err(why) => {
+                ValidateVolumeCapabilitiesResponse { confirmed: None, message: why.message().to_owned() }
+            }
+        }))
+    }
+
+    async fn list_volumes(
+        &self,
+        request: Request<ListVolumesRequest>,
+    ) -> Result<Response<ListVolumesResponse>, Status> {
+        let ListVolumesRequest { max_entries, starting_token } = request.into_inner();
+        let after = match starting_token.strip_prefix(TOKEN) {
+            Some(name) => name,
+            None if starting_token.is_empty() => "",
+            None => return Err(Status::aborted("starting_token is not one of ours; begin anew without one")),
+        };
+        let entries_max = match usize::try_from(max_entries) {
+            Ok(0) => usize::MAX,
+            Ok(max) => max,
+            Err(_) => return Err(invalid("max_entries is negative")),
+        };
+        let mut views = self.api.volumes().await.map_err(|error| of_api(&error))?;
+        views.retain(|view| view.name.as_str() > after);
+        let more = views.len() > entries_max;
+        views.truncate(entries_max);
+        // The name of the last one: it still means the same place when that volume is gone.
+        let last = views.last().filter(|_| more);
+        let next_token = last.map(|view| format!("{TOKEN}{}", view.name)).unwrap_or_default();
+        let entry = |view: &VolumeView| list_volumes_response::Entry {
+            volume: Some(volume(view)),
+            status: Some(list_volumes_response::VolumeStatus {
+                published_node_ids: published_on(view).into_iter().map(str::to_owned).collect(),
+                volume_condition: Some(condition(view)),
+            }),
+        };
+        Ok(Response::new(ListVolumesResponse { entries: views.iter().map(entry).collect(), next_token }))
+    }
+
+    async fn get_capacity(
+        &self,
+        request: Request<GetCapacityRequest>,
+    ) -> Result<Response<GetCapacityResponse>, Status> {
+        let GetCapacityRequest { volume_capabilities, parameters, accessible_topology } =
+            request.into_inner();
+        volume_capabilities.iter().try_for_each(|one| Access::parse(Some(one)).map(drop))?;
+        let copies = Parameters::parse(&parameters)?.copies;
+        let nodes = self.api.nodes().await.map_err(|error| of_api(&error))?;
+        let pools = self.api.pools().await.map_err(|error| of_api(&error))?;
+        // A volume is within reach of every node, wherever its copies are.
+        let somewhere = accessible_topology.is_none_or(|topology| is_one_of(&nodes, &topology));
+        let bytes = if somewhere { largest_volume(&nodes, &pools, copies) } else { 0 };
+        Ok(Response::new(GetCapacityResponse {
+            available_capacity: signed(bytes),
+            maximum_volume_size: Some(signed(bytes)),
+            minimum_volume_size: Some(signed(MIN_BYTES)),
+        }))
+    }
+
+    async fn controller_expand_volume(
+        &self,
+        request: Request<ControllerExpandVolumeRequest>,
+    ) -> Result<Response<ControllerExpandVolumeResponse>, Status> {
+        let ControllerExpandVolumeRequest { volume_id, capacity_range, volume_capability, .. } =
+            request.get_ref();
+        if capacity_range.is_none() {
+            return Err(missing("capacity_range"));
+        }
+        let range = Range::parse(capacity_range.as_ref())?;
+        let access = volume_capability.as_ref().map(|one| Access::parse(Some(one))).transpose()?;
+        let _alone = self.locks.of(volume_id).await;
+        let view = find(&self.api, volume_id).await?;
+        let size_bytes = range.grown_size(view.spec.size_bytes)?;
+        // Also if it has that size already: hosts may not have seen it yet.
+        let grown = self.api.resize_volume(volume_id, &ResizeVolume { size_bytes }).await;
+        let grown = grown.map_err(|error| of_api(&error))?;
+        if grown.status.size_bytes < size_bytes {
+            return Err(overdue(&grown, "larger"));
+        }
+        Ok(Response::new(ControllerExpandVolumeResponse {
+            capacity_bytes: signed(size_bytes),
+            node_expansion_required: access.is_none_or(|access| access.kind != Kind::Block),
+        }))
+    }
+
+    async fn controller_get_volume(
+        &self,
+        request: Request<ControllerGetVolumeRequest>,
+    ) -> Result<Response<ControllerGetVolumeResponse>, Status> {
+        let view = find(&self.api, &request.get_ref().volume_id).await?;
+        let status = controller_get_volume_response::VolumeStatus {
+            published_node_ids: published_on(&view).into_iter().map(str::to_owned).collect(),
+            volume_condition: Some(condition(&view)),
+        };
+        Ok(Response::new(ControllerGetVolumeResponse { volume: Some(volume(&view)), status: Some(status) }))
+    }
+
+    async fn controller_get_capabilities(
+        &self,
+        _: Request<ControllerGetCapabilitiesRequest>,
+    ) -> Result<Response<ControllerGetCapabilitiesResponse>, Status> {
+        let capabilities = [
+            rpc::Type::CreateDeleteVolume,
+            rpc::Type::PublishUnpublishVolume,
+            rpc::Type::ListVolumes,
+            rpc::Type::ListVolumesPublishedNodes,
+            rpc::Type::GetCapacity,
+            rpc::Type::ExpandVolume,
+            rpc::Type::VolumeCondition,
+            rpc::Type::GetVolume,
+            rpc::Type::SingleNodeMultiWriter,
+        ];
+        let capability = |kind: rpc::Type| ControllerServiceCapability {
+            r#type: Some(Type::Rpc(Rpc { r#type: kind.into() })),
+        };
+        let capabilities = capabilities.map(capability).into();
+        Ok(Response::new(ControllerGetCapabilitiesResponse { capabilities }))
+    }
+}
+
+impl Volumes {
+    /// Whether the volume may be attached on this node now.
+    async fn check_node(&self, view: &VolumeView, node: &str) -> Result<(), Status> {
+        let nodes = self.api.nodes().await.map_err(|error| of_api(&error))?;
+        if !nodes.iter().any(|known| known.name == node) {
+            return Err(Status::not_found(format!("there is no node {node:?}")));
+        }
+        match published_on(view) {
+            Some(there) if there == node => return Ok(()),
+            Some(there) => {
+                let name = &view.name;
+                return Err(Status::failed_precondition(format!(
+                    "volume {name:?} is published on node {there:?}; unpublish it there first"
+                )));
+            }
+            None => {}
+        }
+        let volumes = self.api.volumes().await.map_err(|error| of_api(&error))?;
+        let there = volumes.iter().filter(|other| published_on(other) == Some(node)).count();
+        if there >= VOLUMES_MAX {
+            let why = format!("node {node:?} has {there} volumes, which is as many as it takes");
+            return Err(Status::resource_exhausted(why));
+        }
+        Ok(())
+    }
+}
+
+/// Makes a wish anew while the volume changes between the look and the wish: the manager writes to it, too.
+async fn unchanged<F>(wish: impl Fn() -> F) -> Result<VolumeView, Status>
+where
+    F: Future<Output = Result<Result<VolumeView, client::Error>, Status>>,
+{
+    let mut last = None;
+    for _ in 0..ATTEMPTS_MAX {
+        match wish().await? {
+            Ok(view) => return Ok(view),
+            Err(error) if error.is(412) => last = Some(error),
+            Err(error) => return Err(of_api(&error)),
+        }
+    }
+    Err(last.map_or_else(|| Status::internal("no attempt was made"), |error| of_api(&error)))
+}
+
+/// What a request to create a volume asks for.
+struct Wish<'a> {
+    name: String,
+    range: Range,
+    size_bytes: u64,
+    parameters: Parameters,
+    topology: &'a [Topology],
+}
+
+impl<'a> Wish<'a> {
+    fn parse(request: &'a CreateVolumeRequest) -> Result<Self, Status> {
+        if request.name.is_empty() {
+            return Err(missing("name"));
+        }
+        if request.name.len() > NAME_MAX_BYTES {
+            return Err(invalid(format!("name has more than {NAME_MAX_BYTES} bytes")));
+        }
+        let access = Access::parse_all(&request.volume_capabilities)?;
+        if request.volume_content_source.is_some() {
+            return Err(invalid("volume_content_source is not supported yet: volumes begin empty"));
+        }
+        no_mutable(&request.mutable_parameters)?;
+        let parameters = Parameters::parse(&request.parameters)?;
+        let range = Range::parse(request.capacity_range.as_ref())?;
+        let size_bytes = range.new_size(&access, parameters.filesystem.unwrap_or_default())?;
+        let topology = request.accessibility_requirements.as_ref();
+        Ok(Self {
+            name: id::of_name(&request.name),
+            range,
+            size_bytes,
+            parameters,
+            topology: topology.map_or(&[], |topology| &topology.requisite),
+        })
+    }
+
+    /// A volume is within reach of every node; only a place where there is no node at all is impossible.
+    async fn check_topology(&self, api: &Client) -> Result<(), Status> {
+        if self.topology.is_empty() {
+            return Ok(());
+        }
+        let nodes = api.nodes().await.map_err(|error| of_api(&error))?;
+        if self.topology.iter().any(|place| is_one_of(&nodes, place)) {
+            return Ok(());
+        }
+        let why =
+            format!("none of the places in accessibility_requirements is a node of Orlop ({TOPOLOGY_KEY})");
+        Err(Status::resource_exhausted(why))
+    }
+
+    /// Whether the volume that there is could be the answer to this request.
+    fn check_same(&self, view: &VolumeView) -> Result<(), Status> {
+        let name = &view.name;
+        if view.intent.deleting {
+            return Err(Status::aborted(format!(
+                "volume {name:?} is being deleted; try again when it is gone"
+            )));
+        }
+        let VolumeSpec { size_bytes, copies, stripes, .. } = view.spec;
+        let same = self.range.holds(size_bytes)
+            && (copies, stripes) == (self.parameters.copies, self.parameters.stripes);
+        if same {
+            return Ok(());
+        }
+        Err(Status::already_exists(format!(
+            "volume {name:?} exists with {size_bytes} bytes, {copies} copies and {stripes} stripes; choose another name"
+        )))
+    }
+}
+
+fn no_mutable(parameters: &HashMap<String, String>) -> Result<(), Status> {
+    match parameters.keys().min() {
+        None => Ok(()),
+        Some(key) => {
+            let shown: String = key.chars().take(80).collect();
+            Err(invalid(format!("mutable parameter {shown:?} is not known: there are none yet")))
+        }
+    }
+}
+
+/// Whether the segments name a node that there is.
+fn is_one_of(nodes: &[Node], place: &Topology) -> bool {
+    place
+        .segments
+        .iter()
+        .all(|(key, name)| key == TOPOLOGY_KEY && nodes.iter().any(|node| node.name == *name))
+}
+
+/// The largest volume with so many copies that there is room for now: as large as the worst of the best nodes allows.
+/// What is promised to thin volumes and not yet written is not subtracted: the API has the last word.
+fn largest_volume(nodes: &[Node], pools: &[Pool], copies: u32) -> u64 {
+    let ready = |name: &str| nodes.iter().any(|node| node.name == name && node.state == NodeState::Ready);
+    let mut best: BTreeMap<&str, u64> = BTreeMap::new();
+    for pool in pools.iter().filter(|pool| pool.state == PoolState::Online && ready(&pool.node)) {
+        let free = best.entry(&pool.node).or_default();
+        *free = pool.free_bytes.max(*free);
+    }
+    let mut free: Vec<u64> = best.into_values().collect();
+    free.sort_unstable_by(|a, b| b.cmp(a));
+    let last = usize::try_from(copies).ok().and_then(|copies| copies.checked_sub(1));
+    let bytes = last.and_then(|last| free.get(last)).copied().unwrap_or(0);
+    bytes / model::limits::SIZE_UNIT_BYTES * model::limits::SIZE_UNIT_BYTES
+}
+
+fn published_on(view: &VolumeView) -> Option<&str> {
+    view.intent.attach.as_ref().map(|attach| attach.node.as_str())
+}
+
+fn volume(view: &VolumeView) -> Volume {
+    Volume {
+        capacity_bytes: signed(view.spec.size_bytes),
+        volume_id: view.name.clone(),
+        ..Default::default()
+    }
+}
+
+/// Whether somebody should look at the volume, and why.
+pub(crate) fn condition(view: &VolumeView) -> VolumeCondition {
+    let state = view.status.state;
+    let abnormal = matches!(state, VolumeState::Pending | VolumeState::Degraded | VolumeState::Stalled);
+    let message =
+        view.status.message.as_ref().map_or_else(|| state.to_string(), |why| format!("{state}: {why}"));
+    VolumeCondition { abnormal, message }
+}
+
+/// A wish that has not come true in time. It goes on by itself; the repetition finds it further on.
+fn overdue(view: &VolumeView, wanted: &str) -> Status {
+    let why = view.status.message.as_deref().unwrap_or("no reason is known");
+    Status::unavailable(format!("volume {:?} is not {wanted} yet ({}): {why}", view.name, view.status.state))
+}
+
+/// Sizes of volumes are far below what fits.
+pub(crate) fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

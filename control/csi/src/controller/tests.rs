@@ -1,0 +1,115 @@
+//! What is decided without the API.
+
+use super::*;
+use crate::{
+    capability::tests::mount,
+    v1::{VolumeContentSource, volume_capability::access_mode::Mode},
+};
+use client::ErrorKind::{Garbled, Refused, Unreachable};
+use proptest::prelude::*;
+
+fn request(name: &str) -> CreateVolumeRequest {
+    CreateVolumeRequest {
+        name: name.into(),
+        volume_capabilities: vec![mount("", Mode::SingleNodeWriter)],
+        ..Default::default()
+    }
+}
+
+fn refused(request: &CreateVolumeRequest) -> Status {
+    Wish::parse(request).err().unwrap()
+}
+
+#[test]
+fn a_request_becomes_a_wish() {
+    let request = request("pvc-1");
+    let wish = Wish::parse(&request).unwrap();
+    assert_eq!((wish.name.as_str(), wish.size_bytes, wish.parameters.copies), ("pvc-1", 1 << 30, 3));
+}
+
+#[test]
+fn requests_that_cannot_be_granted_are_refused() {
+    assert!(refused(&request("")).message().contains("name is missing"));
+    assert!(refused(&request(&"x".repeat(129))).message().contains("128 bytes"));
+    let with_source =
+        CreateVolumeRequest { volume_content_source: Some(VolumeContentSource::default()), ..request("a") };
+    assert!(refused(&with_source).message().contains("volume_content_source"));
+    let mutable = HashMap::from([("iops".to_owned(), "1".to_owned())]);
+    let with_mutable = CreateVolumeRequest { mutable_parameters: mutable, ..request("a") };
+    assert!(refused(&with_mutable).message().contains("\"iops\""));
+    let unused = CreateVolumeRequest { volume_capabilities: Vec::new(), ..request("a") };
+    for bad in [request(""), with_source, with_mutable, unused] {
+        assert_eq!(refused(&bad).code(), Code::InvalidArgument);
+    }
+}
+
+#[test]
+fn codes_say_whether_to_try_again() {
+    let error = |kind, problem: &str| client::Error {
+        kind,
+        problem: problem.into(),
+        detail: "d".into(),
+        hint: "h".into(),
+    };
+    for (kind, problem, code) in [
+        (Unreachable, "", Code::Unavailable),
+        (Garbled, "", Code::Internal),
+        (Refused(404), "", Code::NotFound),
+        (Refused(409), "urn:orlop:problem:conflict", Code::FailedPrecondition),
+        (Refused(409), "urn:orlop:problem:too-few-nodes", Code::ResourceExhausted),
+        (Refused(409), "urn:orlop:problem:too-little-space", Code::ResourceExhausted),
+        (Refused(412), "", Code::Aborted),
+        (Refused(422), "", Code::InvalidArgument),
+        (Refused(503), "", Code::Unavailable),
+        (Refused(500), "", Code::Internal),
+    ] {
+        let status = of_api(&error(kind, problem));
+        assert_eq!((status.code(), status.message()), (code, "d; h"));
+    }
+}
+
+fn cluster(free: &[u64]) -> (Vec<Node>, Vec<Pool>) {
+    let node = |number: usize| {
+        serde_json::from_value(serde_json::json!({
+            "name": format!("n{number}"), "state": "Ready", "address": "a:1", "metricsAddress": null, "pid": 1,
+            "bootId": "00000000-0000-0000-0000-000000000001", "version": "0", "heartbeat": 1
+        }))
+        .unwrap()
+    };
+    let pool = |(number, free): (usize, &u64)| {
+        serde_json::from_value(serde_json::json!({
+            "name": "p", "uuid": "00000000-0000-0000-0000-000000000001", "node": format!("n{number}"), "uri": "u",
+            "state": "Online", "capacityBytes": free, "usedBytes": 0, "freeBytes": free, "message": null,
+            "incarnation": "00000000-0000-0000-0000-000000000001", "bootId": "00000000-0000-0000-0000-000000000001"
+        }))
+        .unwrap()
+    };
+    ((0..free.len()).map(node).collect(), free.iter().enumerate().map(pool).collect())
+}
+
+#[test]
+fn room_is_counted_on_different_nodes() {
+    const GIB: u64 = 1 << 30;
+    let (mut nodes, mut pools) = cluster(&[4 * GIB, 2 * GIB, 3 * GIB]);
+    let room = |nodes: &[Node], pools: &[Pool]| {
+        [0, 1, 2, 3, 4].map(|copies| largest_volume(nodes, pools, copies) / GIB)
+    };
+    assert_eq!(room(&nodes, &pools), [0, 4, 3, 2, 0]);
+    pools[1].node = "n0".into();
+    assert_eq!(room(&nodes, &pools), [0, 4, 3, 0, 0], "two pools of one node are one place");
+    nodes[2].state = NodeState::NotReady;
+    pools[1].state = PoolState::Gone;
+    assert_eq!(room(&nodes, &pools), [0, 4, 0, 0, 0]);
+    let place =
+        |name: &str| Topology { segments: HashMap::from([(TOPOLOGY_KEY.to_owned(), name.to_owned())]) };
+    assert!(is_one_of(&nodes, &place("n1")) && !is_one_of(&nodes, &place("n7")));
+}
+
+proptest! {
+    #[test]
+    fn more_copies_never_have_more_room(free in proptest::collection::vec(0_u64..1 << 40, 0..8)) {
+        let (nodes, pools) = cluster(&free);
+        let room: Vec<u64> = (1..9).map(|copies| largest_volume(&nodes, &pools, copies)).collect();
+        prop_assert!(room.is_sorted_by(|a, b| a >= b) && room.iter().all(|bytes| bytes.is_multiple_of(1 << 20)));
+    }
+}

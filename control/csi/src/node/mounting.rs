@@ -1,0 +1,196 @@
+//! The steps of a node, each of them whole or repeatable: stage, publish and their opposites, growing.
+//!
+//! 1. Before something is done the table of mounts says whether it is done already.
+//! 2. What is mounted at a path and is not of this volume is never touched by stage, publish or expand.
+//! 3. Nothing below a mount point is ever removed: only the mount, and the empty folder or file under it.
+
+use super::{
+    device::Device,
+    mounts::{Mount, Mounts, block_device},
+    options, tool,
+};
+use crate::{
+    capability::{Access, Kind},
+    filesystem::Filesystem,
+};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount, unmount};
+use std::{ffi::CString, fs, io, path::Path};
+use tonic::Status;
+
+fn failed(what: &str, path: &Path, error: impl Into<io::Error>) -> Status {
+    Status::internal(format!("cannot {what} {}: {}", path.display(), error.into()))
+}
+
+fn mounts() -> Result<Mounts, Status> {
+    Mounts::read().map_err(|error| failed("read", Path::new("/proc/self/mountinfo"), error))
+}
+
+fn other_there(path: &Path, mount: &Mount) -> Status {
+    let (path, kind) = (path.display(), &mount.filesystem);
+    Status::already_exists(format!("{path} has another mount on it ({kind}); unmount that first"))
+}
+
+/// Mounts the file system of the device at `staging`, made first if there is none. A block device is used as it is.
+pub(super) fn stage(device: &Device, staging: &Path, access: &Access) -> Result<(), Status> {
+    let Kind::Mount { filesystem: wanted, flags } = &access.kind else { return Ok(()) };
+    let mounts = mounts()?;
+    let is_wanted = |mount: &Mount| wanted.is_none_or(|wanted| wanted.name() == mount.filesystem);
+    if let Some(there) = mounts.at(staging) {
+        let ours = there.is_of(device.number) && is_wanted(there);
+        return if ours { Ok(()) } else { Err(other_there(staging, there)) };
+    }
+    // Mounted elsewhere: it is not formatted and not checked under those who use it.
+    let filesystem = match mounts.of(device.number).next() {
+        Some(elsewhere) => elsewhere.filesystem.clone(),
+        None => device.prepare(*wanted)?.name().to_owned(),
+    };
+    fs::create_dir_all(staging).map_err(|error| failed("make", staging, error))?;
+    let (mut mount_flags, data) = options::split(flags.iter().map(String::as_str));
+    mount_flags.set(MountFlags::RDONLY, access.read_only || mount_flags.contains(MountFlags::RDONLY));
+    let data =
+        CString::new(data).map_err(|_| crate::refusal::invalid("a mount flag contains a zero byte"))?;
+    let path = &device.of.path;
+    mount(path, staging, filesystem.as_str(), mount_flags, data.as_c_str()).map_err(|error| {
+        let (device, data) = (path.display(), data.to_string_lossy());
+        let why = io::Error::from(error);
+        let what =
+            format!("cannot mount {device} as {filesystem} on {} ({data:?}): {why}", staging.display());
+        if why.raw_os_error() == Some(22) { Status::invalid_argument(what) } else { Status::internal(what) }
+    })
+}
+
+/// Shows the staged file system, or the device, at `target`.
+pub(super) fn publish(
+    device: &Device,
+    staging: &Path,
+    target: &Path,
+    access: &Access,
+    read_only: bool,
+) -> Result<(), Status> {
+    let mounts = mounts()?;
+    if access.single_writer {
+        let elsewhere = mounts.of(device.number).find(|mount| {
+            [staging, target]
+                .iter()
+                .all(|path| fs::canonicalize(path).map_or(true, |path| path != mount.point))
+        });
+        if let Some(elsewhere) = elsewhere {
+            let (volume, there) = (&device.of.volume, elsewhere.point.display());
+            return Err(Status::failed_precondition(format!(
+                "volume {volume:?} is published at {there}, and is to have a single writer"
+            )));
+        }
+    }
+    match access.kind {
+        Kind::Block => publish_block(&mounts, device, target),
+        Kind::Mount { .. } => publish_mount(&mounts, device, staging, target, read_only || access.read_only),
+    }
+}
+
+fn publish_block(mounts: &Mounts, device: &Device, target: &Path) -> Result<(), Status> {
+    if let Some(there) = mounts.at(target) {
+        let ours = block_device(target) == Some(device.number);
+        return if ours { Ok(()) } else { Err(other_there(target, there)) };
+    }
+    make_parent(target)?;
+    fs::File::options()
+        .create(true)
+        .append(true)
+        .open(target)
+        .map_err(|error| failed("make the file", target, error))?;
+    mount_bind(&device.of.path, target).map_err(|error| failed("bind the device to", target, error))
+}
+
+fn publish_mount(
+    mounts: &Mounts,
+    device: &Device,
+    staging: &Path,
+    target: &Path,
+    read_only: bool,
+) -> Result<(), Status> {
+    let staged = mounts.at(staging).filter(|mount| mount.is_of(device.number)).ok_or_else(|| {
+        let volume = &device.of.volume;
+        Status::failed_precondition(format!("volume {volume:?} is not staged at {}", staging.display()))
+    })?;
+    match mounts.at(target) {
+        Some(there) if !there.is_of(device.number) => return Err(other_there(target, there)),
+        Some(there) if there.is_read_only() && !read_only && !staged.is_read_only() => {
+            let why = format!("{} is published read only already; unpublish it first", target.display());
+            return Err(Status::already_exists(why));
+        }
+        Some(_) => {}
+        None => {
+            fs::create_dir_all(target).map_err(|error| failed("make", target, error))?;
+            mount_bind(staging, target).map_err(|error| failed("mount", target, error))?;
+        }
+    }
+    if !read_only {
+        return Ok(());
+    }
+    // A bind cannot be made read only in the same step; a plugin that was killed before this one repeats it.
+    let (flags, _) = options::split([staged.options.as_str()]);
+    let flags = MountFlags::BIND | MountFlags::RDONLY | flags;
+    mount_remount(target, flags, "").map_err(|error| failed("make read only", target, error))
+}
+
+fn make_parent(target: &Path) -> Result<(), Status> {
+    target
+        .parent()
+        .map_or(Ok(()), |parent| fs::create_dir_all(parent).map_err(|error| failed("make", parent, error)))
+}
+
+/// Takes away whatever is mounted at a path.
+pub(super) fn take_away(path: &Path) -> Result<(), Status> {
+    // One that was begun twice may lie over the other.
+    while mounts()?.at(path).is_some() {
+        unmount(path, UnmountFlags::NOFOLLOW).map_err(|error| {
+            if error == rustix::io::Errno::BUSY {
+                let why = format!("{} is in use: a program has a file open on it", path.display());
+                return Status::failed_precondition(why);
+            }
+            failed("unmount", path, error)
+        })?;
+    }
+    Ok(())
+}
+
+/// Takes away what is mounted at a path, and the empty folder or file that was made for it.
+pub(super) fn unpublish(target: &Path) -> Result<(), Status> {
+    take_away(target)?;
+    let removed = match fs::symlink_metadata(target) {
+        Ok(found) if found.is_dir() => fs::remove_dir(target),
+        Ok(_) => fs::remove_file(target),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", target, error)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes the file system as large as its device; a block device is so already.
+pub(super) fn expand(device: &Device, paths: &[&Path]) -> Result<(), Status> {
+    let mounts = mounts()?;
+    let mut paths = paths.iter().filter(|path| !path.as_os_str().is_empty());
+    if paths.clone().any(|path| block_device(path) == Some(device.number)) {
+        return Ok(());
+    }
+    let mounted = paths.find_map(|path| mounts.at(path).filter(|mount| mount.is_of(device.number)));
+    let volume = &device.of.volume;
+    let mounted =
+        mounted.ok_or_else(|| Status::not_found(format!("volume {volume:?} is not mounted at that path")))?;
+    let Some(filesystem) = Filesystem::parse(&mounted.filesystem)? else { return Ok(()) };
+    if filesystem == Filesystem::Ext4 && !device.can_grow()? {
+        return Ok(());
+    }
+    tool::run(&filesystem.grow(&device.of.path, &mounted.point), 0, filesystem.package()).map_err(|status| {
+        if !status.message().contains("Permission denied to resize") {
+            return status;
+        }
+        let volume = &device.of.volume;
+        Status::failed_precondition(format!(
+            "volume {volume:?}: ext4 grows under its users only for a plugin with CAP_SYS_RESOURCE, which this one \
+             lacks; it grows when it is staged the next time"
+        ))
+    })
+}

@@ -1,0 +1,119 @@
+//! The parameters of a `StorageClass`: Orlop's own names, those of MeshStor and Mayastor for the same things, and
+//! what the provisioner of Kubernetes adds. All others are refused, so that a misspelt one is never silently ignored.
+
+use crate::{filesystem::Filesystem, refusal::invalid};
+use std::collections::HashMap;
+use tonic::Status;
+
+/// What it adds is for people; nothing depends on it.
+const FROM_KUBERNETES: [&str; 3] =
+    ["csi.storage.k8s.io/pvc/name", "csi.storage.k8s.io/pvc/namespace", "csi.storage.k8s.io/pv/name"];
+
+/// What a volume shall be, apart from its size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Parameters {
+    /// How many nodes hold each block.
+    pub(crate) copies: u32,
+    /// Over how many pools each copy is striped.
+    pub(crate) stripes: u32,
+    /// The file system, where the capability names none.
+    pub(crate) filesystem: Option<Filesystem>,
+}
+
+impl Parameters {
+    /// Understands the parameters. Whether the numbers are possible is for the API to say.
+    pub(crate) fn parse(given: &HashMap<String, String>) -> Result<Self, Status> {
+        let mut found: HashMap<&str, (&str, &str)> = HashMap::new();
+        // In order: the same request is always told the same.
+        let mut given: Vec<(&str, &str)> = given.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        given.sort_unstable();
+        for (key, value) in given {
+            let meaning = match key {
+                "copies" | "numberOfCopies" | "repl" => "copies",
+                "stripes" | "drivesPerCopy" => "stripes",
+                "fsType" | "csi.storage.k8s.io/fstype" => "fsType",
+                _ if FROM_KUBERNETES.contains(&key) => continue,
+                _ => {
+                    let shown: String = key.chars().take(80).collect();
+                    return Err(invalid(format!(
+                        "parameter {shown:?} is not known; those known are copies, stripes and fsType"
+                    )));
+                }
+            };
+            if let Some((other, said)) = found.insert(meaning, (key, value))
+                && said != value
+            {
+                return Err(invalid(format!(
+                    "parameters {other:?} and {key:?} mean the same and contradict each other; leave one out"
+                )));
+            }
+        }
+        let number = |meaning: &str, default: u32| {
+            let Some((key, value)) = found.get(meaning) else { return Ok(default) };
+            let shown: String = value.chars().take(40).collect();
+            let refused =
+                |_| invalid(format!("parameter {key:?} is {shown:?}; give a number such as {default}"));
+            value.parse::<u32>().map_err(refused)
+        };
+        let filesystem = found.get("fsType").map_or("", |(_, value)| value);
+        Ok(Self {
+            copies: number("copies", 3)?,
+            stripes: number("stripes", 1)?,
+            filesystem: Filesystem::parse(filesystem)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use tonic::Code;
+
+    fn parse(given: &[(&str, &str)]) -> Result<Parameters, Status> {
+        Parameters::parse(&given.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
+    }
+
+    #[test]
+    fn aliases_mean_the_same() {
+        let default = Parameters { copies: 3, stripes: 1, filesystem: None };
+        assert_eq!(parse(&[]).unwrap(), default);
+        assert_eq!(parse(&[("csi.storage.k8s.io/pvc/name", "a")]).unwrap(), default);
+        for copies in ["copies", "numberOfCopies", "repl"] {
+            assert_eq!(parse(&[(copies, "2")]).unwrap(), Parameters { copies: 2, ..default });
+        }
+        for stripes in ["stripes", "drivesPerCopy"] {
+            assert_eq!(parse(&[(stripes, "4")]).unwrap(), Parameters { stripes: 4, ..default });
+        }
+        for key in ["fsType", "csi.storage.k8s.io/fstype"] {
+            let xfs = Parameters { filesystem: Some(Filesystem::Xfs), ..default };
+            assert_eq!(parse(&[(key, "xfs")]).unwrap(), xfs);
+        }
+        assert_eq!(parse(&[("copies", "2"), ("repl", "2")]).unwrap().copies, 2);
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_named() {
+        for (given, named) in [
+            (&[("copys", "2")][..], "\"copys\""),
+            (&[("copies", "two")], "\"two\""),
+            (&[("copies", "-1")], "\"copies\""),
+            (&[("copies", "2"), ("repl", "3")], "\"repl\""),
+            (&[("fsType", "ntfs")], "\"ntfs\""),
+            (&[("csi.storage.k8s.io/other", "x")], "csi.storage.k8s.io/other"),
+        ] {
+            let refused = parse(given).unwrap_err();
+            assert_eq!(refused.code(), Code::InvalidArgument);
+            assert!(refused.message().contains(named), "{refused}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_other_key_is_refused(key in "[a-zA-Z./]{0,20}") {
+            let known = ["copies", "numberOfCopies", "repl", "stripes", "drivesPerCopy", "fsType"];
+            prop_assume!(!known.contains(&key.as_str()));
+            prop_assert!(parse(&[(&key, "1")]).is_err());
+        }
+    }
+}
