@@ -55,13 +55,17 @@ pub(crate) enum Command {
     /// The controller process of `orlop dev`.
     #[command(hide = true)]
     Controller(Controller),
+    /// The process by which containers get the volumes of one node.
+    #[command(hide = true)]
+    Csi(Csi),
 }
 
 const DEV_EXAMPLES: &str = "\
 Examples:
   orlop dev                                     three nodes, data in ./orlop-data
   orlop dev --data /srv/orlop --nodes 5 --disk-size 20GiB
-  orlop dev --listen 127.0.0.1:7071             another API address; then set ORLOP_API";
+  orlop dev --listen 127.0.0.1:7071             another API address; then set ORLOP_API
+  orlop dev --csi ./csi                         a CSI plugin for each node, on ./csi/NODE/csi.sock";
 
 const DEMO_EXAMPLES: &str = "\
 Examples:
@@ -115,6 +119,9 @@ pub(crate) struct Dev {
     /// The address of the API.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7070")]
     pub(crate) listen: SocketAddr,
+    /// Serve the Container Storage Interface for each node on DIR/NODE/csi.sock.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) csi: Option<PathBuf>,
 }
 
 /// Options of `orlop demo`.
@@ -370,6 +377,23 @@ pub(crate) struct Controller {
     /// Where the API listens.
     #[arg(long)]
     pub(crate) listen: SocketAddr,
+    /// End when this process, the parent, ends.
+    #[arg(long)]
+    pub(crate) parent: Option<u32>,
+}
+
+/// Options of a plugin's process.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Csi {
+    /// The node that it serves.
+    #[arg(long)]
+    pub(crate) node: String,
+    /// Where it listens.
+    #[arg(long)]
+    pub(crate) socket: PathBuf,
+    /// The controller.
+    #[arg(long)]
+    pub(crate) api: String,
     /// End when this process, the parent, ends.
     #[arg(long)]
     pub(crate) parent: Option<u32>,

@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod commands;
 mod controller;
+mod csi;
 mod demo;
 mod dev;
 mod failure;
@@ -59,6 +60,7 @@ fn run(command: Command) -> Outcome {
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Node(Node::Run(arguments)) => node::run(&arguments),
         Command::Controller(arguments) => controller::run(&arguments),
+        Command::Csi(arguments) => csi::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Preflight(arguments) => preflight::run(&arguments),
         Command::Sim(arguments) => sim::run(&arguments),

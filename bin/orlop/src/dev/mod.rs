@@ -45,6 +45,9 @@ pub(crate) async fn run(arguments: &Dev) -> Outcome {
         }
     };
     preflight::warn("orlop dev", Some(&data), |_| true);
+    if let Some(folder) = &arguments.csi {
+        supervisor.start_plugins(folder).await?;
+    }
     output::line(&welcome(&supervisor))?;
     watch(&mut supervisor, &mut signals).await?;
     let killed = supervisor.stop().await;

@@ -1,9 +1,11 @@
-//! The processes of a data folder: one controller and one per node, started, watched, started again, ended in order.
+//! The processes of a data folder: one controller, one per node and, if wished, a CSI plugin per node; started,
+//! watched, started again, ended in order.
 //!
 //! Invariants:
 //! 1. No process outlives this one: each asks the kernel to be killed with its parent, and dropping the supervisor kills
 //!    what is left. The processes of an earlier run, which the same rule has killed, are waited for before new ones start.
-//! 2. Nodes end before the controller, because they write their last records through it.
+//! 2. Plugins end before the nodes, whose volumes they use, and nodes before the controller, because they write their
+//!    last records through it.
 
 use super::folder::{Cluster, Folder, NodeEntry};
 use super::ports::Reserved;
@@ -16,7 +18,7 @@ use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -24,6 +26,8 @@ use tokio::time::{Instant, sleep};
 
 /// The name of the controller among the processes.
 pub(crate) const CONTROLLER: &str = "controller";
+/// In front of a node's name: its CSI plugin.
+const PLUGIN: &str = "csi-";
 
 /// How long starting and ending may take.
 const START_PATIENCE: Duration = Duration::from_secs(30);
@@ -53,6 +57,8 @@ pub(crate) struct Supervisor {
     _reserved: Reserved,
     /// Devices wait for a node to be started again; without it a killed node stands for a dead machine.
     hold_devices: bool,
+    /// Where the sockets of the plugins are, if there are plugins.
+    plugins: Option<PathBuf>,
     client: Client,
     running: BTreeMap<String, Identity>,
     ended_sender: mpsc::UnboundedSender<Ended>,
@@ -84,6 +90,7 @@ impl Supervisor {
             listen,
             _reserved: reserved,
             hold_devices,
+            plugins: None,
             client,
             running,
             ended_sender,
@@ -96,6 +103,27 @@ impl Supervisor {
         this.wait_until_ready().await?;
         this.folder.keep();
         Ok(this)
+    }
+
+    /// Starts a CSI plugin for each node, with its socket in `folder`, and waits until they listen.
+    pub(crate) async fn start_plugins(&mut self, folder: &Path) -> Outcome {
+        let folder = std::path::absolute(folder).or_fail(|| format!("cannot use {}", folder.display()))?;
+        self.plugins = Some(folder.clone());
+        let deadline = Instant::now() + START_PATIENCE;
+        for node in self.cluster.nodes.clone() {
+            let socket = socket(&folder, &node.name);
+            // One of an earlier run would look as if it listened already.
+            let _gone = std::fs::remove_file(&socket);
+            self.start_plugin(&node.name)?;
+            while tokio::net::UnixStream::connect(&socket).await.is_err() {
+                self.fail_if_ended()?;
+                if Instant::now() > deadline {
+                    return Err(self.start_failure(&format!("{PLUGIN}{}", node.name), "does not listen"));
+                }
+                sleep(POLL).await;
+            }
+        }
+        Ok(())
     }
 
     /// The API of the controller.
@@ -134,14 +162,19 @@ impl Supervisor {
         if name == CONTROLLER {
             return self.start_controller().await;
         }
+        if let Some(node) = name.strip_prefix(PLUGIN) {
+            return self.start_plugin(node);
+        }
         let node = self.cluster.nodes.iter().find(|node| node.name == name).cloned();
         self.start_node(&node.ok_or_else(|| Failure::new(format!("there is no node {name:?}")))?)
     }
 
-    /// Ends everything in order: nodes first, then the controller; kills what takes too long, and names it.
+    /// Ends everything in order: plugins, nodes, the controller; kills what takes too long, and names it.
     pub(crate) async fn stop(mut self) -> Vec<String> {
-        let nodes: Vec<String> = self.running.keys().filter(|name| *name != CONTROLLER).cloned().collect();
-        let mut killed = self.end(&nodes, STOP_PATIENCE).await;
+        let others = self.running.keys().filter(|name| *name != CONTROLLER).cloned();
+        let (plugins, nodes): (Vec<String>, Vec<String>) = others.partition(|name| name.starts_with(PLUGIN));
+        let mut killed = self.end(&plugins, CONTROLLER_STOP_PATIENCE).await;
+        killed.extend(self.end(&nodes, STOP_PATIENCE).await);
         killed.extend(self.end(&[CONTROLLER.to_owned()], CONTROLLER_STOP_PATIENCE).await);
         remove_leftovers(&self.cluster.run_id);
         killed
@@ -225,6 +258,20 @@ impl Supervisor {
         self.spawn(&node.name, &arguments)
     }
 
+    fn start_plugin(&mut self, node: &str) -> Outcome {
+        let folder = self.plugins.as_ref().ok_or_else(|| Failure::new("there are no plugins"))?;
+        let arguments = [
+            "csi".into(),
+            "--node".into(),
+            node.into(),
+            "--socket".into(),
+            socket(folder, node).into_os_string(),
+            "--api".into(),
+            self.client.base().into(),
+        ];
+        self.spawn(&format!("{PLUGIN}{node}"), &arguments)
+    }
+
     fn spawn(&mut self, name: &str, arguments: &[OsString]) -> Outcome {
         let log = self.folder.log(name)?;
         let open = OpenOptions::new().create(true).append(true).open(&log);
@@ -302,6 +349,11 @@ impl Drop for Supervisor {
         self.kill();
         remove_leftovers(&self.cluster.run_id);
     }
+}
+
+/// Where the plugin of a node listens.
+fn socket(folder: &Path, node: &str) -> PathBuf {
+    folder.join(node).join("csi.sock")
 }
 
 /// Removes mounts and loop devices whose processes are gone: they only give errors.

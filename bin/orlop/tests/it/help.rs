@@ -42,7 +42,7 @@ fn every_command_explains_itself() {
     ] {
         assert!(names.iter().any(|name| name == expected), "{expected} is missing in {names:?}");
     }
-    for hidden in ["controller", "node run"] {
+    for hidden in ["controller", "csi", "node run"] {
         assert!(!names.iter().any(|name| name == hidden), "{hidden} is for the program itself");
     }
     for path in all {

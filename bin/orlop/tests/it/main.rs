@@ -3,6 +3,7 @@
 mod bad_input;
 mod bench;
 mod cluster;
+mod csi;
 mod dev;
 mod docs;
 mod help;
