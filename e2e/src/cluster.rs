@@ -34,10 +34,15 @@ pub(crate) struct Node {
 impl<'a> Cluster<'a> {
     /// Starts three nodes with new disks and waits until they are ready.
     pub(crate) fn start(trip: &'a Trip, disk_size: &str) -> Result<Self> {
+        Self::start_with(trip, disk_size, &[])
+    }
+
+    /// The same with more options of `orlop dev`.
+    pub(crate) fn start_with(trip: &'a Trip, disk_size: &str, options: &[&str]) -> Result<Self> {
         let port = free_port()?;
         let data = trip.folder.join("data");
         let mut cluster = Self { trip, api: format!("127.0.0.1:{port}"), data, dev: None };
-        let took = cluster.launch(&["--nodes", "3", "--disk-size", disk_size])?;
+        let took = cluster.launch(&[&["--nodes", "3", "--disk-size", disk_size], options].concat())?;
         trip.checked(format!("orlop dev: three nodes ready after {:.1} s", took.as_secs_f64()));
         Ok(cluster)
     }
@@ -64,6 +69,11 @@ impl<'a> Cluster<'a> {
     /// The process in the foreground.
     pub(crate) fn dev(&mut self) -> Result<&mut Running> {
         self.dev.as_mut().context("orlop dev runs")
+    }
+
+    /// The address of its API.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.api)
     }
 
     /// All processes of this cluster: those that name its data folder.
@@ -94,7 +104,7 @@ impl<'a> Cluster<'a> {
 
     fn command(&self) -> Result<Command> {
         let mut command = self.trip.command(self.trip.orlop()?);
-        command.env("ORLOP_API", format!("http://{}", self.api));
+        command.env("ORLOP_API", self.url());
         Ok(command)
     }
 

@@ -1,0 +1,245 @@
+//! An orchestrator of containers, one step at a time: the calls that it makes for one claim.
+
+use crate::journey::Trip;
+use anyhow::{Result, ensure};
+use csi::client::{Plugin, Status};
+use csi::v1::volume_capability::access_mode::Mode;
+use csi::v1::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
+use csi::v1::{
+    CapacityRange, ControllerExpandVolumeRequest, ControllerPublishVolumeRequest,
+    ControllerUnpublishVolumeRequest, CreateVolumeRequest, DeleteVolumeRequest, NodeExpandVolumeRequest,
+    NodeGetVolumeStatsRequest, NodePublishVolumeRequest, NodeStageVolumeRequest, NodeUnpublishVolumeRequest,
+    NodeUnstageVolumeRequest, VolumeCapability,
+};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+
+/// A mebibyte, as sizes are counted there.
+pub(super) const MIB: i64 = 1 << 20;
+
+/// The plugins of a cluster, as an orchestrator that calls them.
+pub(super) struct Caller {
+    runtime: Runtime,
+    /// Where their sockets are, each in the folder of its node.
+    sockets: PathBuf,
+}
+
+impl Caller {
+    pub(super) fn new(sockets: PathBuf) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(Self { runtime, sockets })
+    }
+
+    pub(super) fn socket(&self, node: &str) -> PathBuf {
+        self.sockets.join(node).join("csi.sock")
+    }
+
+    /// Waits until the plugins of these nodes listen: they start when the cluster is ready.
+    pub(super) fn ready(&self, nodes: &[&str]) -> Result<()> {
+        let begun = Instant::now();
+        while !nodes.iter().all(|node| UnixStream::connect(self.socket(node)).is_ok()) {
+            ensure!(
+                begun.elapsed() < Duration::from_secs(30),
+                "no plugin listens below {}",
+                text(&self.sockets)
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Calls a node's plugin, on a connection of its own.
+    pub(super) fn call<T, F>(&self, node: &str, request: impl FnOnce(Plugin) -> F) -> Result<T, Status>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        self.runtime.block_on(async {
+            let plugin = Plugin::connect(&self.socket(node)).await;
+            request(plugin.map_err(|error| Status::unavailable(error.to_string()))?).await
+        })
+    }
+}
+
+/// A claim, and the paths at which a pod finds it.
+pub(super) struct Claim<'a> {
+    pub(super) caller: &'a Caller,
+    pub(super) folder: PathBuf,
+    pub(super) name: String,
+    /// None: a block device.
+    pub(super) filesystem: Option<&'static str>,
+}
+
+impl<'a> Claim<'a> {
+    pub(super) fn new(
+        trip: &Trip,
+        caller: &'a Caller,
+        name: &str,
+        filesystem: Option<&'static str>,
+    ) -> Result<Self> {
+        let folder = trip.folder.join(name);
+        std::fs::create_dir_all(&folder)?;
+        Ok(Self { caller, folder, name: name.to_owned(), filesystem })
+    }
+
+    pub(super) fn staging(&self, node: &str) -> PathBuf {
+        self.folder.join(format!("stage-{node}"))
+    }
+
+    /// Where the pod on this node sees it.
+    pub(super) fn target(&self, node: &str) -> PathBuf {
+        self.folder.join(format!("pod-{node}"))
+    }
+
+    pub(super) fn capability(&self) -> VolumeCapability {
+        let access_type = match self.filesystem {
+            Some(fs_type) => {
+                AccessType::Mount(MountVolume { fs_type: fs_type.to_owned(), ..Default::default() })
+            }
+            None => AccessType::Block(BlockVolume {}),
+        };
+        let access_mode = AccessMode { mode: Mode::SingleNodeWriter.into() };
+        VolumeCapability { access_type: Some(access_type), access_mode: Some(access_mode) }
+    }
+
+    pub(super) fn create(&self, node: &str, bytes: i64) -> Result<(), Status> {
+        let request = CreateVolumeRequest {
+            name: self.name.clone(),
+            capacity_range: Some(CapacityRange { required_bytes: bytes, limit_bytes: 0 }),
+            volume_capabilities: vec![self.capability()],
+            parameters: [("copies".to_owned(), "2".to_owned())].into(),
+            ..Default::default()
+        };
+        self.caller
+            .call(node, |mut plugin| async move { plugin.controller.create_volume(request).await.map(drop) })
+    }
+
+    pub(super) fn delete(&self, node: &str) -> Result<(), Status> {
+        let request = DeleteVolumeRequest { volume_id: self.name.clone(), ..Default::default() };
+        self.caller
+            .call(node, |mut plugin| async move { plugin.controller.delete_volume(request).await.map(drop) })
+    }
+
+    pub(super) fn attach(&self, node: &str) -> Result<(), Status> {
+        let request = ControllerPublishVolumeRequest {
+            volume_id: self.name.clone(),
+            node_id: node.to_owned(),
+            volume_capability: Some(self.capability()),
+            ..Default::default()
+        };
+        self.caller.call(node, |mut plugin| async move {
+            plugin.controller.controller_publish_volume(request).await.map(drop)
+        })
+    }
+
+    pub(super) fn detach(&self, node: &str) -> Result<(), Status> {
+        let request = ControllerUnpublishVolumeRequest {
+            volume_id: self.name.clone(),
+            node_id: node.to_owned(),
+            ..Default::default()
+        };
+        self.caller.call(node, |mut plugin| async move {
+            plugin.controller.controller_unpublish_volume(request).await.map(drop)
+        })
+    }
+
+    pub(super) fn stage(&self, node: &str) -> Result<(), Status> {
+        let request = NodeStageVolumeRequest {
+            volume_id: self.name.clone(),
+            staging_target_path: text(&self.staging(node)),
+            volume_capability: Some(self.capability()),
+            ..Default::default()
+        };
+        self.caller
+            .call(node, |mut plugin| async move { plugin.node.node_stage_volume(request).await.map(drop) })
+    }
+
+    pub(super) fn unstage(&self, node: &str) -> Result<(), Status> {
+        let request = NodeUnstageVolumeRequest {
+            volume_id: self.name.clone(),
+            staging_target_path: text(&self.staging(node)),
+        };
+        self.caller
+            .call(node, |mut plugin| async move { plugin.node.node_unstage_volume(request).await.map(drop) })
+    }
+
+    pub(super) fn publish_at(&self, node: &str, target: &Path, readonly: bool) -> Result<(), Status> {
+        let request = NodePublishVolumeRequest {
+            volume_id: self.name.clone(),
+            staging_target_path: text(&self.staging(node)),
+            target_path: text(target),
+            volume_capability: Some(self.capability()),
+            readonly,
+            ..Default::default()
+        };
+        self.caller
+            .call(node, |mut plugin| async move { plugin.node.node_publish_volume(request).await.map(drop) })
+    }
+
+    pub(super) fn publish(&self, node: &str) -> Result<(), Status> {
+        self.publish_at(node, &self.target(node), false)
+    }
+
+    pub(super) fn unpublish_at(&self, node: &str, target: &Path) -> Result<(), Status> {
+        let request = NodeUnpublishVolumeRequest { volume_id: self.name.clone(), target_path: text(target) };
+        self.caller.call(node, |mut plugin| async move {
+            plugin.node.node_unpublish_volume(request).await.map(drop)
+        })
+    }
+
+    pub(super) fn unpublish(&self, node: &str) -> Result<(), Status> {
+        self.unpublish_at(node, &self.target(node))
+    }
+
+    pub(super) fn expand(&self, node: &str, bytes: i64) -> Result<(), Status> {
+        let capacity_range = Some(CapacityRange { required_bytes: bytes, limit_bytes: 0 });
+        let in_controller = ControllerExpandVolumeRequest {
+            volume_id: self.name.clone(),
+            capacity_range,
+            volume_capability: Some(self.capability()),
+            ..Default::default()
+        };
+        let on_node = NodeExpandVolumeRequest {
+            volume_id: self.name.clone(),
+            volume_path: text(&self.target(node)),
+            capacity_range,
+            ..Default::default()
+        };
+        self.caller.call(node, |mut plugin| async move {
+            plugin.controller.controller_expand_volume(in_controller).await?;
+            plugin.node.node_expand_volume(on_node).await.map(drop)
+        })
+    }
+
+    /// The size that a pod sees.
+    pub(super) fn total_bytes(&self, node: &str) -> Result<i64, Status> {
+        let request = NodeGetVolumeStatsRequest {
+            volume_id: self.name.clone(),
+            volume_path: text(&self.target(node)),
+            ..Default::default()
+        };
+        let stats = self.caller.call(node, |mut plugin| async move {
+            Ok(plugin.node.node_get_volume_stats(request).await?.into_inner())
+        })?;
+        stats.usage.first().map(|usage| usage.total).ok_or_else(|| Status::internal("no usage"))
+    }
+
+    /// From the claim to the pod.
+    pub(super) fn up(&self, node: &str) -> Result<(), Status> {
+        self.attach(node)?;
+        self.stage(node)?;
+        self.publish(node)
+    }
+
+    /// And back.
+    pub(super) fn down(&self, node: &str) -> Result<(), Status> {
+        self.unpublish(node)?;
+        self.unstage(node)?;
+        self.detach(node)
+    }
+}
+
+pub(super) fn text(path: &Path) -> String {
+    path.display().to_string()
+}
