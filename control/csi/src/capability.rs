@@ -1,7 +1,7 @@
 //! How a volume is to be used: as a file system or as a block device, by whom, read only or not.
 
 use crate::{
-    filesystem::Filesystem,
+    filesystem::{Filesystem, MkfsOptions},
     refusal::{invalid, missing},
     v1::{
         VolumeCapability,
@@ -32,6 +32,8 @@ pub(crate) enum Kind {
         filesystem: Option<Filesystem>,
         /// Options for `mount`.
         flags: Vec<String>,
+        /// Options for the mkfs, which come from the volume and not from the capability.
+        mkfs_options: MkfsOptions,
     },
 }
 
@@ -49,6 +51,7 @@ impl Access {
                 Kind::Mount {
                     filesystem: Filesystem::parse(&mount.fs_type)?,
                     flags: mount.mount_flags.clone(),
+                    mkfs_options: MkfsOptions::default(),
                 }
             }
         };

@@ -125,6 +125,7 @@ impl Least {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::filesystem::MkfsOptions;
     use proptest::prelude::*;
     use tonic::Code;
 
@@ -141,7 +142,11 @@ mod tests {
     }
 
     fn file_system(filesystem: Filesystem) -> [Access; 1] {
-        use_as(Kind::Mount { filesystem: Some(filesystem), flags: Vec::new() })
+        use_as(Kind::Mount {
+            filesystem: Some(filesystem),
+            flags: Vec::new(),
+            mkfs_options: MkfsOptions::default(),
+        })
     }
 
     #[test]

@@ -39,6 +39,8 @@ const ATTEMPTS_MAX: usize = 10;
 const TOKEN: &str = "after:";
 /// The volume context's key for the file system, where the capability names none.
 pub(crate) const FILESYSTEM_KEY: &str = "fsType";
+/// Its key for the options of the mkfs.
+pub(crate) const MKFS_OPTIONS_KEY: &str = "mkfsOptions";
 
 /// The controller service.
 #[derive(Debug)]
@@ -88,9 +90,7 @@ impl Controller for Volumes {
             }
             Err(error) => return Err(of_api(&error)),
         };
-        let filesystem = wish.parameters.filesystem;
-        let context = filesystem.map(|known| (FILESYSTEM_KEY.to_owned(), known.name().to_owned()));
-        let volume = Volume { volume_context: context.into_iter().collect(), ..volume(&view) };
+        let volume = Volume { volume_context: wish.parameters.for_nodes(), ..volume(&view) };
         Ok(Response::new(CreateVolumeResponse { volume: Some(volume) }))
     }
 

@@ -56,16 +56,27 @@ impl Filesystem {
 
     /// Makes one on a device that holds nothing that is wanted. Nothing is discarded: a new volume holds nothing, and
     /// the mark must stay.
-    pub(crate) fn make(self, device: &Path, device_bytes: u64) -> Vec<String> {
+    pub(crate) fn make(self, device: &Path, device_bytes: u64, options: &MkfsOptions) -> Vec<String> {
         let size = device_bytes.saturating_sub(RESERVED_BYTES);
         let device = device.display().to_string();
-        match self {
-            Self::Ext4 => {
-                words(&["mkfs.ext4", "-q", "-F", "-E", "nodiscard", &device, &format!("{}k", size >> 10)])
+        let (mut command, options, size) = match self {
+            Self::Ext4 => (
+                words(&["mkfs.ext4", "-q", "-F"]),
+                options.for_ext4(),
+                vec![device, format!("{}k", size >> 10)],
+            ),
+            Self::Xfs => {
+                let size = words(&["-d", &format!("size={size}"), &device]);
+                (words(&["mkfs.xfs", "-q", "-f", "-K"]), options.0.clone(), size)
             }
-            Self::Xfs => words(&["mkfs.xfs", "-q", "-f", "-K", "-d", &format!("size={size}"), &device]),
-            Self::Btrfs => words(&["mkfs.btrfs", "-q", "-f", "-K", "-b", &size.to_string(), &device]),
-        }
+            Self::Btrfs => {
+                let size = words(&["-b", &size.to_string(), &device]);
+                (words(&["mkfs.btrfs", "-q", "-f", "-K"]), options.0.clone(), size)
+            }
+        };
+        command.extend(options);
+        command.extend(size);
+        command
     }
 
     /// Repairs what can be repaired without asking, before it is mounted; the others do that when they are mounted.
@@ -101,6 +112,82 @@ impl Filesystem {
     }
 }
 
+/// Words for the mkfs, from a `StorageClass`; none of them a device, and none that would discard the mark.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct MkfsOptions(Vec<String>);
+
+impl MkfsOptions {
+    /// Understands the words; what they mean is for the mkfs to say.
+    pub(crate) fn parse(text: &str) -> Result<Self, Status> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_=,.:^+".contains(c);
+        for word in text.split_whitespace() {
+            let forbidden = ["discard", "offset"].iter().any(|name| word.contains(name));
+            if !word.chars().all(plain) || forbidden {
+                let shown: String = word.chars().take(80).collect();
+                let why = "options have no paths and no quotes, and neither discard nor offset";
+                return Err(invalid(format!("option {shown:?} for mkfs is not possible: {why}")));
+            }
+        }
+        Ok(Self(words(&text.split_whitespace().collect::<Vec<_>>())))
+    }
+
+    /// As they were written.
+    pub(crate) fn text(&self) -> String {
+        self.0.join(" ")
+    }
+
+    /// The last `-E` of several counts there: they become one.
+    fn for_ext4(&self) -> Vec<String> {
+        let (mut extended, mut others) = ("nodiscard".to_owned(), Vec::new());
+        let mut given = self.0.iter();
+        while let Some(word) = given.next() {
+            let Some(value) = word.strip_prefix("-E") else {
+                others.push(word.clone());
+                continue;
+            };
+            let value = if value.is_empty() { given.next().map_or("", String::as_str) } else { value };
+            extended = format!("{extended},{value}");
+        }
+        others.extend(["-E".to_owned(), extended]);
+        others
+    }
+}
+
 fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn make(filesystem: Filesystem, options: &str) -> String {
+        filesystem.make(Path::new("/dev/loop7"), 17 << 20, &MkfsOptions::parse(options).unwrap()).join(" ")
+    }
+
+    #[test]
+    fn options_are_added_and_never_discard() {
+        assert_eq!(make(Filesystem::Ext4, ""), "mkfs.ext4 -q -F -E nodiscard /dev/loop7 16384k");
+        assert_eq!(
+            make(Filesystem::Ext4, " -m 0 -E lazy_itable_init=0 -Estride=4  -O ^has_journal"),
+            "mkfs.ext4 -q -F -m 0 -O ^has_journal -E nodiscard,lazy_itable_init=0,stride=4 /dev/loop7 16384k"
+        );
+        assert_eq!(
+            make(Filesystem::Xfs, "-i size=1024"),
+            "mkfs.xfs -q -f -K -i size=1024 -d size=16777216 /dev/loop7"
+        );
+        assert_eq!(
+            make(Filesystem::Btrfs, "-m single"),
+            "mkfs.btrfs -q -f -K -m single -b 16777216 /dev/loop7"
+        );
+    }
+
+    #[test]
+    fn options_that_name_a_path_or_take_the_mark_away_are_refused() {
+        for bad in ["/dev/sda", "-L 'my disk'", "-E discard", "-Eoffset=4", "-m 0;reboot", "-L $HOME"] {
+            let refused = MkfsOptions::parse(bad).unwrap_err();
+            assert!(refused.message().contains("for mkfs"), "{bad}: {refused}");
+        }
+        assert_eq!(MkfsOptions::parse(" -m  0 ").unwrap().text(), "-m 0");
+    }
 }

@@ -1,7 +1,11 @@
 //! The parameters of a `StorageClass`: Orlop's own names, those of MeshStor and Mayastor for the same things, and
 //! what the provisioner of Kubernetes adds. All others are refused, so that a misspelt one is never silently ignored.
 
-use crate::{filesystem::Filesystem, refusal::invalid};
+use crate::{
+    controller::{FILESYSTEM_KEY, MKFS_OPTIONS_KEY},
+    filesystem::{Filesystem, MkfsOptions},
+    refusal::invalid,
+};
 use std::collections::HashMap;
 use tonic::Status;
 
@@ -10,7 +14,7 @@ const FROM_KUBERNETES: [&str; 3] =
     ["csi.storage.k8s.io/pvc/name", "csi.storage.k8s.io/pvc/namespace", "csi.storage.k8s.io/pv/name"];
 
 /// What a volume shall be, apart from its size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Parameters {
     /// How many nodes hold each block.
     pub(crate) copies: u32,
@@ -18,6 +22,8 @@ pub(crate) struct Parameters {
     pub(crate) stripes: u32,
     /// The file system, where the capability names none.
     pub(crate) filesystem: Option<Filesystem>,
+    /// What its mkfs is told.
+    pub(crate) mkfs_options: MkfsOptions,
 }
 
 impl Parameters {
@@ -31,12 +37,13 @@ impl Parameters {
             let meaning = match key {
                 "copies" | "numberOfCopies" | "repl" => "copies",
                 "stripes" | "drivesPerCopy" => "stripes",
-                "fsType" | "csi.storage.k8s.io/fstype" => "fsType",
+                FILESYSTEM_KEY | "csi.storage.k8s.io/fstype" => FILESYSTEM_KEY,
+                MKFS_OPTIONS_KEY => MKFS_OPTIONS_KEY,
                 _ if FROM_KUBERNETES.contains(&key) => continue,
                 _ => {
                     let shown: String = key.chars().take(80).collect();
                     return Err(invalid(format!(
-                        "parameter {shown:?} is not known; those known are copies, stripes and fsType"
+                        "parameter {shown:?} is not known; those known are copies, stripes, fsType and mkfsOptions"
                     )));
                 }
             };
@@ -55,12 +62,21 @@ impl Parameters {
                 |_| invalid(format!("parameter {key:?} is {shown:?}; give a number such as {default}"));
             value.parse::<u32>().map_err(refused)
         };
-        let filesystem = found.get("fsType").map_or("", |(_, value)| value);
+        let text = |meaning: &str| found.get(meaning).map_or("", |(_, value)| value);
         Ok(Self {
             copies: number("copies", 3)?,
             stripes: number("stripes", 1)?,
-            filesystem: Filesystem::parse(filesystem)?,
+            filesystem: Filesystem::parse(text(FILESYSTEM_KEY))?,
+            mkfs_options: MkfsOptions::parse(text(MKFS_OPTIONS_KEY))?,
         })
+    }
+
+    /// What the nodes have to know of it: the volume's context.
+    pub(crate) fn for_nodes(&self) -> HashMap<String, String> {
+        let filesystem = self.filesystem.map_or("", Filesystem::name).to_owned();
+        let all = [(FILESYSTEM_KEY, filesystem), (MKFS_OPTIONS_KEY, self.mkfs_options.text())];
+        let said = all.into_iter().filter(|(_, value)| !value.is_empty());
+        said.map(|(key, value)| (key.to_owned(), value)).collect()
     }
 }
 
@@ -76,20 +92,33 @@ mod tests {
 
     #[test]
     fn aliases_mean_the_same() {
-        let default = Parameters { copies: 3, stripes: 1, filesystem: None };
+        let default =
+            Parameters { copies: 3, stripes: 1, filesystem: None, mkfs_options: MkfsOptions::default() };
         assert_eq!(parse(&[]).unwrap(), default);
         assert_eq!(parse(&[("csi.storage.k8s.io/pvc/name", "a")]).unwrap(), default);
         for copies in ["copies", "numberOfCopies", "repl"] {
-            assert_eq!(parse(&[(copies, "2")]).unwrap(), Parameters { copies: 2, ..default });
+            assert_eq!(parse(&[(copies, "2")]).unwrap(), Parameters { copies: 2, ..default.clone() });
         }
         for stripes in ["stripes", "drivesPerCopy"] {
-            assert_eq!(parse(&[(stripes, "4")]).unwrap(), Parameters { stripes: 4, ..default });
+            assert_eq!(parse(&[(stripes, "4")]).unwrap(), Parameters { stripes: 4, ..default.clone() });
         }
         for key in ["fsType", "csi.storage.k8s.io/fstype"] {
-            let xfs = Parameters { filesystem: Some(Filesystem::Xfs), ..default };
+            let xfs = Parameters { filesystem: Some(Filesystem::Xfs), ..default.clone() };
             assert_eq!(parse(&[(key, "xfs")]).unwrap(), xfs);
         }
         assert_eq!(parse(&[("copies", "2"), ("repl", "2")]).unwrap().copies, 2);
+    }
+
+    #[test]
+    fn nodes_are_told_what_to_make() {
+        let told = parse(&[("fsType", "ext4"), ("mkfsOptions", "-m 0")]).unwrap().for_nodes();
+        assert_eq!(
+            told,
+            [("fsType", "ext4"), ("mkfsOptions", "-m 0")]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into()
+        );
+        assert!(parse(&[]).unwrap().for_nodes().is_empty());
     }
 
     #[test]
@@ -100,6 +129,7 @@ mod tests {
             (&[("copies", "-1")], "\"copies\""),
             (&[("copies", "2"), ("repl", "3")], "\"repl\""),
             (&[("fsType", "ntfs")], "\"ntfs\""),
+            (&[("mkfsOptions", "-m 0 /dev/sda")], "\"/dev/sda\""),
             (&[("csi.storage.k8s.io/other", "x")], "csi.storage.k8s.io/other"),
         ] {
             let refused = parse(given).unwrap_err();
@@ -111,7 +141,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_other_key_is_refused(key in "[a-zA-Z./]{0,20}") {
-            let known = ["copies", "numberOfCopies", "repl", "stripes", "drivesPerCopy", "fsType"];
+            let known = ["copies", "numberOfCopies", "repl", "stripes", "drivesPerCopy", "fsType", "mkfsOptions"];
             prop_assume!(!known.contains(&key.as_str()));
             prop_assert!(parse(&[(&key, "1")]).is_err());
         }

@@ -6,6 +6,7 @@ mod demo;
 mod dev;
 mod harness;
 mod kernel;
+mod upkeep;
 mod volume;
 
 use crate::journey::Journey;
@@ -28,6 +29,7 @@ pub(crate) const HERE: &[Journey] = &[
     dev::MOUNTED,
     dev::CONTROLLER,
     dev::ORPHANS,
+    upkeep::UPKEEP,
     csi::SANITY,
     database::SQLITE,
     database::POSTGRES,

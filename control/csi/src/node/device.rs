@@ -4,7 +4,7 @@ use super::{
     contents::{self, Contents},
     tool,
 };
-use crate::filesystem::Filesystem;
+use crate::filesystem::{Filesystem, MkfsOptions};
 use model::{VolumeState, VolumeView};
 use rustix::fs::OFlags;
 use std::{
@@ -84,7 +84,11 @@ pub(super) struct Device {
 
 impl Device {
     /// The file system on the device, checked and ready to be mounted; made if there is nothing at all.
-    pub(super) fn prepare(&self, wanted: Option<Filesystem>) -> Result<Filesystem, Status> {
+    pub(super) fn prepare(
+        &self,
+        wanted: Option<Filesystem>,
+        options: &MkfsOptions,
+    ) -> Result<Filesystem, Status> {
         let Attached { volume, uuid, path } = &self.of;
         let found = contents::look(&self.claim()?, self.bytes, uuid);
         let found =
@@ -92,7 +96,7 @@ impl Device {
         let filesystem = match (found, wanted) {
             (Contents::Nothing | Contents::Unfinished, wanted) => {
                 let filesystem = wanted.unwrap_or_default();
-                self.make(filesystem)?;
+                self.make(filesystem, options)?;
                 filesystem
             }
             (Contents::Filesystem(found), Some(wanted)) if found != wanted => {
@@ -129,7 +133,7 @@ impl Device {
     }
 
     /// Makes a file system; what happens if this ends anywhere in between is in `contents`.
-    fn make(&self, filesystem: Filesystem) -> Result<(), Status> {
+    fn make(&self, filesystem: Filesystem, options: &MkfsOptions) -> Result<(), Status> {
         let Attached { volume, uuid, path } = &self.of;
         let mark = |there| {
             contents::set_mark(&self.claim()?, self.bytes, uuid, there)
@@ -137,7 +141,7 @@ impl Device {
         };
         tracing::info!(volume, device = %path.display(), filesystem = filesystem.name(), "makes a file system");
         mark(true)?;
-        tool::run(&filesystem.make(path, self.bytes), 0, filesystem.package())?;
+        tool::run(&filesystem.make(path, self.bytes, options), 0, filesystem.package())?;
         mark(false)
     }
 

@@ -13,8 +13,8 @@ mod tool;
 use crate::{
     TOPOLOGY_KEY, VOLUMES_MAX,
     capability::{Access, Kind},
-    controller::{FILESYSTEM_KEY, condition, find, signed},
-    filesystem::Filesystem,
+    controller::{FILESYSTEM_KEY, MKFS_OPTIONS_KEY, condition, find, signed},
+    filesystem::{Filesystem, MkfsOptions},
     locks::Locks,
     refusal::{invalid, missing},
     v1::{
@@ -223,10 +223,14 @@ fn path(field: &str, text: &str) -> Result<PathBuf, Status> {
     }
 }
 
-/// The file system that the `StorageClass` names is taken where the capability names none.
+/// The file system that the `StorageClass` names is taken where the capability names none; so are its options.
 fn access(mut access: Access, context: &HashMap<String, String>) -> Result<Access, Status> {
-    if let Kind::Mount { filesystem: filesystem @ None, .. } = &mut access.kind {
-        *filesystem = Filesystem::parse(context.get(FILESYSTEM_KEY).map_or("", String::as_str))?;
+    let of_class = |key: &str| context.get(key).map_or("", String::as_str);
+    if let Kind::Mount { filesystem, mkfs_options, .. } = &mut access.kind {
+        if filesystem.is_none() {
+            *filesystem = Filesystem::parse(of_class(FILESYSTEM_KEY))?;
+        }
+        *mkfs_options = MkfsOptions::parse(of_class(MKFS_OPTIONS_KEY))?;
     }
     Ok(access)
 }

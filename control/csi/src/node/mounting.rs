@@ -32,7 +32,7 @@ fn other_there(path: &Path, mount: &Mount) -> Status {
 
 /// Mounts the file system of the device at `staging`, made first if there is none. A block device is used as it is.
 pub(super) fn stage(device: &Device, staging: &Path, access: &Access) -> Result<(), Status> {
-    let Kind::Mount { filesystem: wanted, flags } = &access.kind else { return Ok(()) };
+    let Kind::Mount { filesystem: wanted, flags, mkfs_options } = &access.kind else { return Ok(()) };
     let mounts = mounts()?;
     let is_wanted = |mount: &Mount| wanted.is_none_or(|wanted| wanted.name() == mount.filesystem);
     if let Some(there) = mounts.at(staging) {
@@ -42,7 +42,7 @@ pub(super) fn stage(device: &Device, staging: &Path, access: &Access) -> Result<
     // Mounted elsewhere: it is not formatted and not checked under those who use it.
     let filesystem = match mounts.of(device.number).next() {
         Some(elsewhere) => elsewhere.filesystem.clone(),
-        None => device.prepare(*wanted)?.name().to_owned(),
+        None => device.prepare(*wanted, mkfs_options)?.name().to_owned(),
     };
     fs::create_dir_all(staging).map_err(|error| failed("make", staging, error))?;
     let (mut mount_flags, data) = options::split(flags.iter().map(String::as_str));

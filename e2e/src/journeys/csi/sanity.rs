@@ -2,19 +2,28 @@
 //!
 //! 1. Every spec that it skips is on the list `csi-sanity-skips.txt`, and every line there is skipped: what is
 //!    advertised is tested, and nothing is left out in silence.
+//! 2. A plugin that is killed between two specs is missed by none: it remembers nothing.
 
 use super::claim::{Caller, MIB, text};
-use super::{MINUTE, nothing_left};
+use super::{MINUTE, Victim, nothing_left};
 use crate::cluster::Cluster;
 use crate::journey::{Trip, need};
-use anyhow::{Context, Result, ensure};
+use crate::process::Outcome;
+use anyhow::{Context, Result, anyhow, ensure};
+use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 
 /// The judge, and its version.
 const JUDGE: &str = "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity";
 const JUDGE_VERSION: &str = "v5.4.0";
+const EXAM_LIMIT: Duration = Duration::from_secs(600);
 const SKIPS: &str = include_str!("../../../csi-sanity-skips.txt");
 
 pub(super) fn sanity(trip: &Trip) -> Result<()> {
@@ -29,32 +38,123 @@ pub(super) fn sanity(trip: &Trip) -> Result<()> {
         (102, "block", "node-2", "node-2"),
         (103, "mount", "node-1", "node-2"),
     ] {
-        let report = trip.folder.join(format!("sanity-{seed}.json"));
-        let mut command = trip.command(&judge);
-        command.arg(format!("-csi.endpoint=unix://{}", caller.socket(node).display()));
-        command.arg(format!("-csi.controllerendpoint=unix://{}", caller.socket(controller).display()));
-        command.arg(format!("-csi.mountdir={}", trip.folder.join(format!("pod-{seed}")).display()));
-        command.arg(format!("-csi.stagingdir={}", trip.folder.join(format!("stage-{seed}")).display()));
-        command.args([format!("-csi.testvolumeaccesstype={access}"), format!("-ginkgo.seed={seed}")]);
+        let exam = Exam { seed, access, controller: caller.socket(controller), node: caller.socket(node) };
+        let outcome = trip.run(exam.command(trip, &judge), EXAM_LIMIT)?;
+        let verdict = exam.verdict(trip, outcome)?;
+        trip.checked(format!("{access}, controller of {controller}, {node}, seed {seed}: {verdict}"));
+    }
+    between_specs(trip, &judge, &cluster.url())?;
+    nothing_left(trip, &cluster)?;
+    cluster.stop()
+}
+
+/// One run of the judge.
+struct Exam {
+    seed: u32,
+    access: &'static str,
+    controller: PathBuf,
+    node: PathBuf,
+}
+
+impl Exam {
+    fn report(&self, trip: &Trip) -> PathBuf {
+        trip.folder.join(format!("sanity-{}.json", self.seed))
+    }
+
+    fn command(&self, trip: &Trip, judge: &Path) -> Command {
+        let mut command = trip.command(judge);
+        command.arg(format!("-csi.endpoint=unix://{}", self.node.display()));
+        command.arg(format!("-csi.controllerendpoint=unix://{}", self.controller.display()));
+        for (option, folder) in [("mountdir", "pod"), ("stagingdir", "stage")] {
+            let folder = trip.folder.join(format!("{folder}-{}", self.seed));
+            command.arg(format!("-csi.{option}={}", folder.display()));
+        }
+        command.arg(format!("-csi.testvolumeaccesstype={}", self.access));
+        command.arg(format!("-ginkgo.seed={}", self.seed));
         command.args([
             format!("-csi.testvolumesize={}", 64 * MIB),
             format!("-csi.testvolumeexpandsize={}", 128 * MIB),
         ]);
         command.args(["-ginkgo.randomize-all", "-ginkgo.no-color"]);
-        command.arg(format!("-ginkgo.json-report={}", report.display()));
-        let outcome = trip.run(command, MINUTE * 10)?;
-        let seconds = outcome.elapsed.as_secs();
-        outcome.success(&format!("csi-sanity, {access}, seed {seed}"))?;
-        let (passed, skipped) = specs(&serde_json::from_slice(&std::fs::read(&report)?)?);
-        compare(&skipped)?;
-        trip.checked(format!(
-            "csi-sanity {JUDGE_VERSION}, {access}, controller of {controller}, {node}, seed {seed}: {passed} passed, \
-             {} skipped as listed, in {seconds} s",
-            skipped.len()
-        ));
+        command.arg(format!("-ginkgo.json-report={}", self.report(trip).display()));
+        command
     }
-    nothing_left(trip, &cluster)?;
-    cluster.stop()
+
+    /// What it said, if that is what is wanted.
+    fn verdict(&self, trip: &Trip, outcome: Outcome) -> Result<String> {
+        let seconds = outcome.elapsed.as_secs();
+        outcome.success(&format!("csi-sanity, {}, seed {}", self.access, self.seed))?;
+        let (passed, skipped) = specs(&serde_json::from_slice(&std::fs::read(self.report(trip))?)?);
+        compare(&skipped)?;
+        ensure!(passed > 0, "csi-sanity passed nothing");
+        Ok(format!(
+            "csi-sanity {JUDGE_VERSION}: {passed} passed, {} skipped as listed, in {seconds} s",
+            skipped.len()
+        ))
+    }
+}
+
+/// The judge's own commands for its folders, of which it runs one before every spec. Before some of them this one asks
+/// for the plugin's death, and waits until the next plugin listens.
+const MAKE_FOLDER: &str = r#"#!/bin/bash -e
+if ((RANDOM % 2)); then
+    echo kill > "${0%/*}/ask"
+    read -r _ < "${0%/*}/answer"
+fi
+mkdir "$1"
+echo "$1"
+"#;
+const LOOK: &str = r#"#!/bin/bash
+if [[ -d $1 ]]; then echo directory; elif [[ -f $1 ]]; then echo file
+elif [[ -e $1 ]]; then echo other; else echo not_found; fi
+"#;
+
+/// The same with a plugin that is killed, at random, between specs.
+fn between_specs(trip: &Trip, judge: &Path, api: &str) -> Result<()> {
+    let folder = trip.folder.join("between");
+    std::fs::create_dir_all(&folder)?;
+    trip.sh("mkfifo between/ask between/answer", MINUTE)?;
+    // Open both ways, so that neither side ever waits for the other to open it.
+    let open = |name: &str| File::options().read(true).write(true).open(folder.join(name));
+    let (ask, mut answer) = (open("ask")?, open("answer")?);
+    let mut asked = BufReader::new(&ask).lines();
+    let make = script(&folder.join("make"), MAKE_FOLDER)?;
+    let look = script(&folder.join("look"), LOOK)?;
+
+    let socket = folder.join("node-1/csi.sock");
+    let victim = Victim { trip, api: api.to_owned(), socket: socket.clone(), node: "node-1" };
+    let exam = Exam { seed: 104, access: "mount", controller: socket.clone(), node: socket };
+    let mut plugin = victim.start_and_wait()?;
+    let mut command = exam.command(trip, judge);
+    command.arg(format!("-csi.createmountpathcmd={make}")).arg(format!("-csi.checkpathcmd={look}"));
+    let judging = trip.start(command)?;
+    let mut kills = 0;
+    let outcome = std::thread::scope(|scope| {
+        let judging = scope.spawn(|| {
+            let outcome = judging.wait(EXAM_LIMIT);
+            // Whoever waits for a question is told that there will be none.
+            (&ask).write_all(b"end\n").map(|()| outcome)
+        });
+        while asked.next().transpose()?.is_some_and(|word| word == "kill") {
+            plugin.process.signal(Signal::KILL);
+            plugin.process.wait_end(MINUTE)?;
+            plugin = victim.start_and_wait()?;
+            kills += 1;
+            answer.write_all(b"go on\n")?;
+        }
+        judging.join().map_err(|_| anyhow!("the judge's thread panicked"))??
+    })?;
+    let verdict = exam.verdict(trip, outcome)?;
+    ensure!(kills >= 10, "the plugin was killed {kills} times only");
+    trip.checked(format!("mount, node-1, seed 104, plugin killed {kills} times between specs: {verdict}"));
+    Ok(())
+}
+
+/// Writes a program; its path.
+fn script(path: &Path, lines: &str) -> Result<String> {
+    std::fs::write(path, lines)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
+    Ok(text(path))
 }
 
 /// The judge of this version, built once into the cache.

@@ -75,7 +75,7 @@ fn file_systems_are_recognized_and_leave_the_mark() {
         let device = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
         device.set_len(SIZE).unwrap();
         set_mark(&device, SIZE, UUID, true).unwrap();
-        let words = filesystem.make(&path, SIZE);
+        let words = filesystem.make(&path, SIZE, &crate::filesystem::MkfsOptions::default());
         let made =
             Command::new(&words[0]).args(&words[1..]).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").output();
         let Ok(made) = made else {
