@@ -191,8 +191,13 @@ impl<'a> Cluster<'a> {
         Ok(())
     }
 
-    /// Ctrl-C, and a clean end.
+    /// Ctrl-C, a clean end, and that is all.
     pub(crate) fn stop(mut self) -> Result<()> {
+        self.end()
+    }
+
+    /// Ctrl-C, and a clean end.
+    pub(crate) fn end(&mut self) -> Result<()> {
         let dev = self.dev.take().context("it runs until here")?;
         ensure!(dev.process.signal(Signal::INT), "orlop dev had ended:\n{}", tail(&dev.output(), 10));
         let output = dev.wait(START)?.success("orlop dev after Ctrl-C")?;

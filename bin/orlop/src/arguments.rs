@@ -65,6 +65,7 @@ Examples:
   orlop dev                                     three nodes, data in ./orlop-data
   orlop dev --data /srv/orlop --nodes 5 --disk-size 20GiB
   orlop dev --listen 127.0.0.1:7071             another API address; then set ORLOP_API
+  orlop dev --store etcd://127.0.0.1:2379       records in an etcd that runs already
   orlop dev --csi ./csi                         a CSI plugin for each node, on ./csi/NODE/csi.sock";
 
 const DEMO_EXAMPLES: &str = "\
@@ -119,6 +120,9 @@ pub(crate) struct Dev {
     /// The address of the API.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7070")]
     pub(crate) listen: SocketAddr,
+    /// Keep the records in an etcd at etcd://HOST:PORT, and not in the data folder.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) store: Option<String>,
     /// Serve the Container Storage Interface for each node on DIR/NODE/csi.sock.
     #[arg(long, value_name = "DIR")]
     pub(crate) csi: Option<PathBuf>,
@@ -371,9 +375,12 @@ pub(crate) struct Controller {
     /// How long a copy may be away before another one is made, for tests: they cannot wait for a minute.
     #[arg(long, env = "ORLOP_REPLACE_AFTER_SECONDS", value_name = "SECONDS")]
     pub(crate) replace_after: Option<u64>,
-    /// The folder of its store.
+    /// The folder of its own store.
+    #[arg(long, required_unless_present = "store", conflicts_with = "store")]
+    pub(crate) data: Option<PathBuf>,
+    /// The address of the store, where it is not its own.
     #[arg(long)]
-    pub(crate) data: PathBuf,
+    pub(crate) store: Option<String>,
     /// Where the API listens.
     #[arg(long)]
     pub(crate) listen: SocketAddr,
@@ -423,9 +430,9 @@ pub(crate) struct NodeRun {
     /// Where its metrics are.
     #[arg(long)]
     pub(crate) metrics: SocketAddr,
-    /// The controller.
+    /// The address of the store.
     #[arg(long)]
-    pub(crate) api: String,
+    pub(crate) store: String,
     /// End when this process, the parent, ends.
     #[arg(long)]
     pub(crate) parent: Option<u32>,

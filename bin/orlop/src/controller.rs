@@ -1,11 +1,13 @@
-//! `orlop controller`: the process that has the store open, decides where bytes live, and answers the API.
+//! `orlop controller`: the process that decides where bytes live, and answers the API; it has the store open, unless
+//! that is elsewhere.
 //!
 //! Invariants:
 //! 1. Volumes go on while it is away: nothing here is on the path of a byte.
 
 use crate::arguments::Controller;
 use crate::failure::{Failure, OrFail, Outcome};
-use crate::process;
+use crate::{process, stores};
+use std::path::Path;
 use std::time::Duration;
 use store::{Client, Embedded};
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,11 +24,10 @@ pub(crate) fn run(arguments: &Controller) -> Outcome {
 
 async fn serve(arguments: &Controller) -> Outcome {
     let mut terminate = signal(SignalKind::terminate()).or_fail(|| "cannot listen for signals".into())?;
-    std::fs::create_dir_all(&arguments.data)
-        .or_fail(|| format!("cannot make {}", arguments.data.display()))?;
-    let file = arguments.data.join("store.redb");
-    let embedded = Embedded::open(&file).map_err(|error| Failure::new(error.to_string()))?;
-    let client = Client::new(embedded);
+    let client = match (&arguments.data, &arguments.store) {
+        (Some(folder), _) => embedded(folder)?,
+        (None, address) => stores::open(address.as_deref().unwrap_or_default())?,
+    };
     let cluster = manager::ensure_cluster(&client).await.map_err(|error| Failure::new(error.to_string()))?;
     let mut patience = manager::Config::default();
     patience.replace_after = arguments.replace_after.map_or(patience.replace_after, Duration::from_secs);
@@ -39,4 +40,10 @@ async fn serve(arguments: &Controller) -> Outcome {
     manager.stop().await;
     tracing::info!("controller ends");
     Ok(())
+}
+
+fn embedded(folder: &Path) -> Outcome<Client> {
+    std::fs::create_dir_all(folder).or_fail(|| format!("cannot make {}", folder.display()))?;
+    let store = Embedded::open(&folder.join("store.redb"));
+    store.map(Client::new).map_err(|error| Failure::new(error.to_string()))
 }

@@ -15,6 +15,7 @@ mod output;
 mod preflight;
 mod process;
 mod sim;
+mod stores;
 
 use arguments::{Arguments, Command, Node, Pool, Volume};
 use clap::error::ErrorKind;

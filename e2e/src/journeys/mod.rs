@@ -4,6 +4,7 @@ mod csi;
 mod database;
 mod demo;
 mod dev;
+mod etcd;
 mod harness;
 mod kernel;
 mod upkeep;
@@ -30,6 +31,7 @@ pub(crate) const HERE: &[Journey] = &[
     dev::CONTROLLER,
     dev::ORPHANS,
     upkeep::UPKEEP,
+    etcd::CLUSTER,
     csi::SANITY,
     database::SQLITE,
     database::POSTGRES,

@@ -4,7 +4,7 @@
 //! DIR/lock                 held by the running `dev`, holds its pid
 //! DIR/cluster.json         nodes, ports, size of disks: what a restart needs
 //! DIR/processes.json       the processes of the last run, by pid and start time
-//! DIR/controller/          the store
+//! DIR/controller/          the store, if it is here
 //! DIR/NODE/                the disk and the state of a node
 //! DIR/log/NAME.log         what each process said
 //! ```
@@ -33,6 +33,9 @@ pub(crate) struct Cluster {
     pub(crate) run_id: String,
     /// The size of each node's disk.
     pub(crate) disk_size_bytes: u64,
+    /// Where the records are, if not in the folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) store: Option<String>,
     /// The nodes.
     pub(crate) nodes: Vec<NodeEntry>,
 }
@@ -57,7 +60,8 @@ impl Cluster {
         // What the front-end takes as a mark is short.
         let run_id = format!("dev-{}", &id.simple().to_string()[..12]);
         let node = |number| NodeEntry { name: format!("node-{number}"), port: 0, metrics_port: 0 };
-        Self { version: VERSION, run_id, disk_size_bytes, nodes: (1..=nodes).map(node).collect() }
+        let nodes = (1..=nodes).map(node).collect();
+        Self { version: VERSION, run_id, disk_size_bytes, store: None, nodes }
     }
 }
 

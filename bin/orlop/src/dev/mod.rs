@@ -7,7 +7,7 @@ mod supervisor;
 
 use crate::arguments::Dev;
 use crate::failure::{Failure, OrFail, Outcome};
-use crate::{output, preflight, process};
+use crate::{output, preflight, process, stores};
 use device::ByteCount;
 pub(crate) use folder::{Cluster, Folder};
 use rt::preflight::Need;
@@ -31,6 +31,7 @@ pub(crate) async fn run(arguments: &Dev) -> Outcome {
     if !Folder::has_cluster(&arguments.data) {
         // Before there is a folder that would have to go again.
         disk_size(arguments)?;
+        arguments.store.as_deref().map_or(Ok(()), |address| stores::open(address).map(drop))?;
         ports::check_free(arguments.listen)?;
     }
     let folder = Folder::open(&arguments.data)?;
@@ -62,7 +63,8 @@ pub(crate) async fn run(arguments: &Dev) -> Outcome {
 fn cluster(folder: &Folder, arguments: &Dev) -> Outcome<Cluster> {
     let Some(cluster) = folder.cluster()? else {
         let nodes = arguments.nodes.unwrap_or(NODES_DEFAULT);
-        return Ok(Cluster::new(nodes, disk_size(arguments)?.0, process::random_uuid()?));
+        let cluster = Cluster::new(nodes, disk_size(arguments)?.0, process::random_uuid()?);
+        return Ok(Cluster { store: arguments.store.clone(), ..cluster });
     };
     let path = folder.path().display();
     let has = cluster.nodes.len();
@@ -74,6 +76,11 @@ fn cluster(folder: &Folder, arguments: &Dev) -> Outcome<Cluster> {
     if arguments.disk_size.is_some_and(|wanted| wanted != size) {
         return Err(Failure::new(format!("the data folder {path} has disks of {size}"))
             .hint("leave --disk-size out, or choose another folder with --data"));
+    }
+    if arguments.store.is_some() && arguments.store != cluster.store {
+        let has = cluster.store.as_deref().unwrap_or("the folder itself");
+        return Err(Failure::new(format!("the data folder {path} has its records in {has}"))
+            .hint("leave --store out, or choose another folder with --data"));
     }
     Ok(cluster)
 }

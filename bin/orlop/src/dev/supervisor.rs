@@ -11,6 +11,7 @@ use super::folder::{Cluster, Folder, NodeEntry};
 use super::ports::Reserved;
 use crate::failure::{Failure, OrFail, Outcome};
 use crate::process::Identity;
+use crate::stores;
 use api::client::Client;
 use rustix::process::Signal;
 use std::collections::BTreeMap;
@@ -136,6 +137,12 @@ impl Supervisor {
         &self.folder
     }
 
+    /// The address of the store, if it is not the controller's own.
+    fn store(&self) -> Option<String> {
+        let Cluster { store, run_id, .. } = &self.cluster;
+        store.as_ref().map(|address| stores::shared(address, run_id))
+    }
+
     /// The nodes, and on which ports they are.
     pub(crate) fn cluster(&self) -> &Cluster {
         &self.cluster
@@ -212,14 +219,13 @@ impl Supervisor {
     }
 
     async fn start_controller(&mut self) -> Outcome {
-        let data = self.folder.of(CONTROLLER)?;
-        let arguments = [
-            "controller".into(),
-            "--data".into(),
-            data.into_os_string(),
-            "--listen".into(),
-            self.listen.to_string().into(),
-        ];
+        let store = match self.store() {
+            Some(address) => ["--store".into(), address.into()],
+            None => ["--data".into(), self.folder.of(CONTROLLER)?.into_os_string()],
+        };
+        let arguments =
+            [&["controller".into()][..], &store, &["--listen".into(), self.listen.to_string().into()]]
+                .concat();
         self.spawn(CONTROLLER, &arguments)?;
         let deadline = Instant::now() + START_PATIENCE;
         while tokio::net::TcpStream::connect(self.listen).await.is_err() {
@@ -251,8 +257,8 @@ impl Supervisor {
             local(node.port),
             "--metrics".into(),
             local(node.metrics_port),
-            "--api".into(),
-            self.client.base().into(),
+            "--store".into(),
+            self.store().unwrap_or_else(|| self.client.base().to_owned()).into(),
         ];
         arguments.extend(self.hold_devices.then(|| "--hold-devices".into()));
         self.spawn(&node.name, &arguments)

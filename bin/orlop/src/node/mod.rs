@@ -6,20 +6,20 @@ mod metrics;
 
 use crate::arguments::NodeRun;
 use crate::failure::{Failure, OrFail, Outcome};
-use crate::process;
+use crate::{process, stores};
 use control::StoreControl;
 use engine::{Config, Engine, FuseConfig, PoolConfig};
 use model::ClusterInfo;
 use rt::mailbox;
 use std::rc::Rc;
 use std::time::Duration;
-use store::{Client, Remote};
+use store::Client;
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
 /// The first argument of the process that holds devices while a node is started again; see `main`.
 pub(crate) const HOLDER: &str = "fuse-holder";
-/// How often a controller that does not answer is asked again.
+/// How often a store that does not answer is asked again.
 const RETRY: Duration = Duration::from_millis(250);
 
 /// Runs the node until it is asked to end.
@@ -31,7 +31,7 @@ pub(crate) fn run(arguments: &NodeRun) -> Outcome {
     process::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.or_fail(|| "cannot start".into())?;
-    let client = Client::new(Remote::new(&arguments.api));
+    let client = stores::open(&arguments.store)?;
     let (end, ended) = mailbox::bounded(1);
     let (questions, asked) = mailbox::bounded(1);
     let cluster = runtime.block_on(async {
@@ -62,15 +62,17 @@ pub(crate) fn run(arguments: &NodeRun) -> Outcome {
     })
 }
 
-/// The cluster's identity, as soon as the controller answers.
+/// The cluster's identity, as soon as the store answers.
 async fn cluster(client: &Client) -> Outcome<Uuid> {
     let mut said = false;
     loop {
         match client.get::<ClusterInfo>(ClusterInfo::KEY).await {
             Ok(Some(cluster)) => return Ok(cluster.value.uuid),
-            Ok(None) => return Err(Failure::new("the controller has no cluster").hint("start it again")),
+            Ok(None) => {
+                return Err(Failure::new("the store has no cluster").hint("start the controller again"));
+            }
             Err(error) if !said => {
-                tracing::warn!(%error, "the controller does not answer yet");
+                tracing::warn!(%error, "the store does not answer yet");
                 said = true;
             }
             Err(_) => {}
