@@ -16,22 +16,31 @@ use uuid::Uuid;
 pub(crate) const DISK: &str = "/disk";
 /// The port of every target.
 const PORT: u16 = 4420;
+/// What a volume grows by at once.
+const GROWTH_BYTES: u64 = 5 << 20;
 /// Logical block size of the volume.
 pub(crate) const BLOCK_SIZE: u32 = 4096;
 
 /// How large things are in one seed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sizes {
-    /// The volume.
+    /// The volume at first.
     pub(crate) volume_bytes: u64,
+    /// The volume when it has grown as far as it will.
+    pub(crate) grown_bytes: u64,
     /// Each machine's disk.
     pub(crate) disk_bytes: [u64; 3],
 }
 
 impl Sizes {
-    /// Blocks of the volume.
+    /// Blocks of the volume at first.
     pub(crate) const fn blocks(self) -> u64 {
         self.volume_bytes / BLOCK_SIZE as u64
+    }
+
+    /// Blocks of the volume at last.
+    pub(crate) const fn blocks_grown(self) -> u64 {
+        self.grown_bytes / BLOCK_SIZE as u64
     }
 
     /// Whether some disk is too small for the whole volume.
@@ -60,6 +69,7 @@ pub(crate) struct Inner {
     pub(crate) store: Store,
     pub(crate) volume: Uuid,
     cluster: Uuid,
+    sizes: Sizes,
     planted: Planted,
     /// An owner is silent, and to be replaced.
     pub(crate) silenced: Cell<bool>,
@@ -91,6 +101,7 @@ impl Cluster {
             store: Store::default(),
             volume,
             cluster: Uuid::from_u128(0xC1),
+            sizes,
             planted,
             silenced: Cell::new(false),
             past: RefCell::default(),
@@ -173,6 +184,14 @@ impl Cluster {
         };
         let members = members.iter().map(record).collect();
         self.store.create(volume, VolumeRecord::new(self.volume, sizes.volume_bytes, BLOCK_SIZE, members));
+    }
+
+    /// The user wishes the volume larger, up to a limit.
+    pub(crate) fn grow(&self) {
+        let limit = self.sizes.grown_bytes;
+        self.store.wish(self.volume, |volume| {
+            volume.spec.size_bytes = (volume.spec.size_bytes + GROWTH_BYTES).min(limit);
+        });
     }
 
     /// A machine whose engine has the volume open, and its nexus; none of those to be avoided.

@@ -18,8 +18,9 @@ fn machine() -> usize {
 }
 
 /// Kinds of faults, as [`fault`] numbers them.
-const KINDS: usize = 9;
-/// Kinds that are counted apart from each other; the others are moves, which are no faults, and more partitions.
+const KINDS: usize = 10;
+/// Kinds that are counted apart from each other; the others are moves and growth, which are no faults, and more
+/// partitions.
 const COUNTED: std::ops::Range<usize> = 0..6;
 /// How long an owner that fell silent waits to be replaced.
 const REPLACED_WITHIN: Duration = Duration::from_secs(12);
@@ -124,6 +125,7 @@ async fn fault(cluster: Cluster, kind: usize) {
         }
         6 => move_owner(&cluster, a),
         7 => silence_owner(&cluster).await,
+        8 => cluster.grow(),
         _ => {
             world.isolate(id(a));
             move_owner_sometimes(&cluster, a);

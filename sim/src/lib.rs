@@ -1,14 +1,14 @@
 //! The simulator: a whole cluster in one thread, on simulated disks, network and time, running the engines' own code.
 //!
 //! One seed decides everything: who runs when, how long everything takes, which machines die and when. While clients read
-//! and write stamped blocks, processes are killed, power is cut, links and the store go away, disks fail. Then the faults
-//! end, and it is checked that
+//! and write stamped blocks, processes are killed, power is cut, links and the store go away, disks fail, the volume grows.
+//! Then the faults end, and it is checked that
 //!
 //! 1. every block's history is linearizable ([`history`]); a process crash loses no completed write, a power cut no
 //!    flushed one, and what it may have lost is said to be lost (I10);
 //! 2. the volume heals: all members are in sync after a bounded time;
 //! 3. the replicas, read offline from the disks, are equal block by block;
-//! 4. no record was ever changed as none may be (the last member in sync given up, an epoch taken back);
+//! 4. no record was ever changed as none may be (the last member in sync given up, an epoch or a size taken back);
 //! 5. enough happened: a seed of few operations, or of few kinds of faults, has proved nothing.
 
 mod cluster;
@@ -196,17 +196,18 @@ fn sizes() -> Sizes {
     let full = rt::random_u64().is_multiple_of(4);
     let large = 128 << 20;
     let small = if full { 24 << 20 } else { large };
-    Sizes { volume_bytes: 32 << 20, disk_bytes: [large, large, small] }
+    Sizes { volume_bytes: 32 << 20, grown_bytes: 48 << 20, disk_bytes: [large, large, small] }
 }
 
-/// Runs of neighbouring blocks in several extents, so that long operations overlap, and space is taken all over.
+/// Runs of neighbouring blocks in several extents, so that long operations overlap, and space is taken all over; some of
+/// them where there is nothing before the volume grows.
 fn hot_blocks(sizes: Sizes) -> Vec<Lba> {
-    let blocks = sizes.blocks();
-    let runs = 24;
-    (0..runs)
-        .flat_map(|_| {
-            let first = rt::random_u64() % (blocks - 16);
+    let (at_first, at_last) = (sizes.blocks(), sizes.blocks_grown());
+    let runs = |count: usize, blocks: std::ops::Range<u64>| {
+        (0..count).flat_map(move |_| {
+            let first = blocks.start + rt::random_u64() % (blocks.end - blocks.start - 16);
             (first..first + 4).map(Lba)
         })
-        .collect()
+    };
+    runs(20, 0..at_first).chain(runs(6, at_first..at_last)).collect()
 }

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use uuid::Uuid;
 
-const SIZES: Sizes = Sizes { volume_bytes: 8 << 20, disk_bytes: [64 << 20; 3] };
+const SIZES: Sizes = Sizes { volume_bytes: 8 << 20, grown_bytes: 8 << 20, disk_bytes: [64 << 20; 3] };
 
 /// Tells a story on three machines with an open volume.
 fn tell<F: Future<Output = ()>>(seed: u64, story: impl FnOnce(Cluster) -> F) {

@@ -55,6 +55,11 @@ impl Store {
         self.0.volumes.borrow()[&volume].intent.owner.clone()
     }
 
+    /// The size that the volume is wished to have.
+    pub(crate) fn wished_bytes(&self, volume: Uuid) -> u64 {
+        self.0.volumes.borrow()[&volume].spec.size_bytes
+    }
+
     /// The record as it is.
     pub(crate) fn record(&self, volume: Uuid) -> VolumeRecord {
         self.0.records.borrow()[&volume].record.clone()
@@ -121,6 +126,10 @@ impl Store {
         if new.epoch < old.epoch || new.version <= old.version {
             forbidden(format!("record went back from epoch {} to {}", old.epoch, new.epoch));
         }
+        if new.size_bytes < old.size_bytes {
+            forbidden(format!("record shrank from {} to {} bytes", old.size_bytes, new.size_bytes));
+        }
+        totals.growths += u64::from(new.size_bytes > old.size_bytes);
         totals.gaps += u64::from(new.gap_through > old.gap_through);
         let in_sync = |record: &VolumeRecord| record.members.iter().any(|m| m.state == MemberState::InSync);
         if in_sync(old) && !in_sync(new) {

@@ -52,6 +52,8 @@ pub struct Totals {
     pub resets: u64,
     /// Reads, writes and flushes that a disk failed.
     pub disk_errors: u64,
+    /// Times the volume grew.
+    pub growths: u64,
     /// Times completed, unflushed data may have been lost and was said to be (I10).
     pub gaps: u64,
     /// Replicas compared block by block at the end.
@@ -60,7 +62,7 @@ pub struct Totals {
 
 impl Totals {
     /// Every count with its name.
-    pub const fn named(&self) -> [(&'static str, u64); 22] {
+    pub const fn named(&self) -> [(&'static str, u64); 23] {
         [
             ("completed I/Os", self.completed),
             ("lost answers", self.lost),
@@ -82,6 +84,7 @@ impl Totals {
             ("pause", self.pauses),
             ("connection reset", self.resets),
             ("disk error", self.disk_errors),
+            ("volume grown", self.growths),
             ("gap", self.gaps),
             ("replicas compared", self.replicas_compared),
         ]
@@ -89,7 +92,7 @@ impl Totals {
 
     /// The names of what has to happen over many seeds and never did.
     pub fn missing(&self) -> Vec<&'static str> {
-        const MUST: [&str; 11] = [
+        const MUST: [&str; 12] = [
             "owner moved",
             "old owner went on",
             "member stale",
@@ -101,6 +104,7 @@ impl Totals {
             "store outage",
             "full pool",
             "overlapping",
+            "volume grown",
         ];
         self.named()
             .into_iter()
@@ -168,6 +172,7 @@ impl AddAssign<&Self> for Totals {
         self.pauses += other.pauses;
         self.resets += other.resets;
         self.disk_errors += other.disk_errors;
+        self.growths += other.growths;
         self.gaps += other.gaps;
         self.replicas_compared += other.replicas_compared;
     }
@@ -218,6 +223,7 @@ mod tests {
             store_outages: 1,
             full_pools: 1,
             overlapping: 1,
+            growths: 1,
             ..Totals::default()
         };
         assert!(all.missing().is_empty(), "{:?}", all.missing());

@@ -10,11 +10,12 @@ use std::time::Duration;
 /// Blocks compared at once.
 const BLOCKS_AT_ONCE: u64 = 64;
 
-/// Waits until all members are in sync and equal; an error if that takes too long.
+/// Waits until the volume is as large as wished, and all members are in sync and equal; an error if that takes too long.
 pub(crate) async fn healed(cluster: &Cluster, within: Duration) -> Result<(), String> {
     let give_up = rt::now() + within;
     loop {
         let record = cluster.store.record(cluster.volume);
+        let grown = record.size_bytes == cluster.store.wished_bytes(cluster.volume);
         let in_sync = record.members.iter().all(|member| member.state == MemberState::InSync);
         let wished = cluster.wished_owner();
         let serving = cluster.nexus_of(wished).is_some_and(|nexus| {
@@ -22,7 +23,7 @@ pub(crate) async fn healed(cluster: &Cluster, within: Duration) -> Result<(), St
             nexus.stopped().is_none()
                 && status.members.iter().all(|member| member.up && member.owed_extents == 0)
         });
-        if in_sync && serving {
+        if grown && in_sync && serving {
             return Ok(());
         }
         if rt::now() > give_up {
@@ -47,8 +48,8 @@ fn stuck(cluster: &Cluster, record: &VolumeRecord, wished: usize) -> String {
     });
     let wished = &cluster.machines[wished].name;
     format!(
-        "stuck: epoch {}, owner {owner}, wished {wished}, record {members:?}, nexus {seen:?}",
-        record.epoch
+        "stuck: epoch {}, {} bytes, owner {owner}, wished {wished}, record {members:?}, nexus {seen:?}",
+        record.epoch, record.size_bytes
     )
 }
 

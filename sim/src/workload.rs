@@ -208,6 +208,11 @@ impl Workload {
         lba: Lba,
         count: BlockCount,
     ) -> bool {
+        // What has not grown there yet, or on an owner that was replaced, is not asked for.
+        let end_bytes = (lba.0 + count.0) * u64::from(BLOCK_SIZE);
+        if end_bytes > nexus.size().0 {
+            return false;
+        }
         let Some(attachment) = self.attachment(machine, nexus).await else { return false };
         let writes = matches!(operation, Operation::Write(_) | Operation::Zero | Operation::Unmap);
         let value = if writes { self.stamp(operation) } else { 0 };
