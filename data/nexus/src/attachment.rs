@@ -145,15 +145,19 @@ impl Nexus {
         }
     }
 
-    /// Grows the volume: on every member first, then for the hosts (I8 in its simple form).
+    /// Grows the volume: on every member first, then for the hosts (I8 in its simple form). I/O waits for the members
+    /// and not for the store.
     pub async fn resize(&self, size_bytes: u64) -> Result<(), Status> {
         let state = &self.0;
         if size_bytes <= state.geometry().size().0 {
             return Ok(());
         }
-        let _drained = state.drained().await;
-        for member in state.members().into_iter().filter(|member| member.receives()) {
-            member.leg().ok_or(Status::Gone)?.resize(size_bytes).await?;
+        {
+            let _drained = state.drained().await;
+            state.grow_members(size_bytes);
+            for member in state.members().into_iter().filter(|member| member.receives()) {
+                member.leg().ok_or(Status::Gone)?.resize(size_bytes).await?;
+            }
         }
         let grown = state.change_record(|record| {
             let changes = record.size_bytes < size_bytes;

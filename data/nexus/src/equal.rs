@@ -390,10 +390,6 @@ impl State {
     /// Joins the member to the writes at a drained point, then finds out what it is owed (I7).
     async fn join(self: &Rc<Self>, member: &Rc<Member>, connection: Connection) -> Result<Hello, Status> {
         let Connection { leg, hello, asked } = connection;
-        let size_bytes = self.geometry().size().0;
-        if hello.size_bytes < size_bytes {
-            leg.resize(size_bytes).await?;
-        }
         let made_rebuilding = self.change_entry(member, |entry| {
             let changes = matches!(entry.state, MemberState::Stale { .. } | MemberState::New);
             if changes {
@@ -404,6 +400,10 @@ impl State {
         made_rebuilding.await?;
         {
             let _drained = self.drained().await;
+            // Here, where nobody can make the members larger beside it.
+            if hello.size_bytes < self.member_bytes() {
+                leg.resize(self.member_bytes()).await?;
+            }
             member.up(Rc::clone(&leg), asked);
             member.set_receives(self.config.planted != Planted::LateJoin);
         }

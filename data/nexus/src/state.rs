@@ -72,6 +72,8 @@ pub(crate) struct State {
     pub(crate) members: RefCell<Vec<Rc<Member>>>,
     /// The counter of the open generation.
     counter: Cell<u64>,
+    /// What members are made as large as: the volume's size, or the one that it is about to have.
+    grown_bytes: Cell<u64>,
     /// Set once, when this nexus may not serve any more.
     stopped: Cell<Option<Status>>,
     /// A stop, a change of a member, an answer that renews the lease.
@@ -115,6 +117,7 @@ impl State {
             activity: Activity::new(),
             members: RefCell::new(record.members.iter().map(Member::new).collect()),
             counter: Cell::new(1),
+            grown_bytes: Cell::new(record.size_bytes),
             stopped: Cell::new(None),
             changed: Event::new(),
             membership: Mutex::new(()),
@@ -130,6 +133,16 @@ impl State {
             let blocks = BlockCount(record.size_bytes / u64::from(record.block_size));
             Geometry { block_size: record.block_size, blocks }
         })
+    }
+
+    /// The size of every member that takes writes, or more: hosts see it once the record says so.
+    pub(crate) fn member_bytes(&self) -> u64 {
+        self.grown_bytes.get().max(self.geometry().size().0)
+    }
+
+    /// Members that join from now on are at least so large.
+    pub(crate) fn grow_members(&self, size_bytes: u64) {
+        self.grown_bytes.set(self.grown_bytes.get().max(size_bytes));
     }
 
     /// The extents that cover the volume.
