@@ -15,6 +15,8 @@ mod cluster;
 mod faults;
 pub mod history;
 #[cfg(test)]
+mod last_copy;
+#[cfg(test)]
 mod scenarios;
 mod store;
 mod totals;

@@ -3,6 +3,7 @@
 //! # Invariants
 //! I6, I9 and I11 of the crate: no read of an owed extent, none after the lease has run out, none beside a write.
 
+use crate::leg::Leg;
 use crate::member::Member;
 use crate::order::Kind;
 use crate::shield::shielded;
@@ -90,8 +91,9 @@ impl State {
         .await
     }
 
-    /// Reads from the nearest member in sync that can, trying the next one where a block cannot be read; `None` once a
-    /// member in sync is owed any of `extents` (I6).
+    /// Reads from the nearest member in sync that can, trying the next one where a block cannot be read or a member is
+    /// away; `None` once a member in sync is owed any of `extents` (I6). A block that no member in sync can read fails; a
+    /// member that is away, or whose pool is being opened again, is waited for (I4).
     async fn read_any(
         self: &Rc<Self>,
         lba: Lba,
@@ -101,6 +103,8 @@ impl State {
         len: usize,
     ) -> Result<Option<DmaBuf>, Status> {
         let mut unreadable: Vec<(Rc<Member>, Status)> = Vec::new();
+        // Asked over a leg that is ending.
+        let mut away: Vec<(Rc<Member>, Rc<Leg>)> = Vec::new();
         loop {
             if let Some(status) = self.stopped() {
                 return Err(status);
@@ -109,14 +113,15 @@ impl State {
                 return Ok(None);
             }
             let in_sync: Vec<_> = self.members().into_iter().filter(|member| self.in_sync(member)).collect();
-            let untried =
-                |member: &&Rc<Member>| !unreadable.iter().any(|(tried, _)| Rc::ptr_eq(tried, member));
+            away.retain(|(member, leg)| member.has(leg));
+            let failed = |member: &Rc<Member>| unreadable.iter().any(|(tried, _)| Rc::ptr_eq(tried, member));
+            let untried = |member: &&Rc<Member>| {
+                !failed(member) && !away.iter().any(|(tried, _)| Rc::ptr_eq(tried, member))
+            };
             let Some(member) = nearest(in_sync.iter().filter(untried)) else {
                 match unreadable.last() {
-                    Some((_, status)) if !in_sync.iter().any(|member| untried(&member)) => {
-                        return Err(*status);
-                    }
-                    _ => self.changed.wait().await,
+                    Some((_, status)) if in_sync.iter().all(failed) => return Err(*status),
+                    _ => rt::race(self.changed.wait(), rt::sleep(self.config.reconnect_pause)).await,
                 }
                 continue;
             };
@@ -132,11 +137,7 @@ impl State {
                     return Ok(Some(data));
                 }
                 Err(Status::Fenced) => self.stop(Status::Fenced),
-                Err(Status::Gone | Status::TimedOut | Status::Aborted) => {
-                    while member.has(&leg) && self.stopped().is_none() {
-                        member.changed.wait().await;
-                    }
-                }
+                Err(Status::Gone | Status::TimedOut | Status::Aborted) => away.push((member, leg)),
                 Err(status) => {
                     tracing::warn!(volume = %self.volume, member = %member.replica, lba = lba.0, blocks = blocks.0, %status, "member cannot read");
                     unreadable.push((member, status));

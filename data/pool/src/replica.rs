@@ -392,7 +392,8 @@ impl<D: Device + 'static> Replica<D> {
             None => buf.fill(0),
         }
         // What recovery will not find must not be seen: a failed flush may have lost it, a map may be ahead of its journal.
-        if self.inner.failed.get() { Err(Status::MediaRead) } else { Ok(buf) }
+        // No block is bad: this opening of the pool is over, and the next one may answer.
+        if self.inner.failed.get() { Err(Status::Gone) } else { Ok(buf) }
     }
 
     /// Writes parts of blocks: reads the blocks around, in a task of its own, with everybody else kept away.

@@ -110,7 +110,7 @@ fn after_a_failed_flush_or_journal_write_the_pool_stops() {
             assert_eq!(after, Err(Status::MediaWrite));
             assert!(replica.accept_epoch(2, NEXUS).await.is_err());
             let read = replica.read(Lba(0), buffer(64)).await;
-            assert_eq!(read.err(), Some(Status::MediaRead), "what recovery may not find is not shown");
+            assert_eq!(read.err(), Some(Status::Gone), "what recovery may not find is not shown");
             assert_eq!(pool.info().label.boot_id, BOOT);
             // The note of the failure is on its way.
             rt::sleep(Duration::from_secs(1)).await;
