@@ -23,6 +23,7 @@ pub(crate) const BLOCK_SIZE: u32 = 4096;
 
 /// How large things are in one seed.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_field_names, reason = "the unit is in the name")]
 pub(crate) struct Sizes {
     /// The volume at first.
     pub(crate) volume_bytes: u64,

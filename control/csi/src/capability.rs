@@ -5,7 +5,7 @@ use crate::{
     refusal::{invalid, missing},
     v1::{
         VolumeCapability,
-        volume_capability::{AccessType, access_mode::Mode},
+        volume_capability::{AccessMode, AccessType, access_mode::Mode},
     },
 };
 use tonic::Status;
@@ -55,7 +55,7 @@ impl Access {
                 }
             }
         };
-        let mode = capability.access_mode.as_ref().map_or(Mode::Unknown, |mode| mode.mode());
+        let mode = capability.access_mode.as_ref().map_or(Mode::Unknown, AccessMode::mode);
         let (read_only, single_writer) = match mode {
             Mode::SingleNodeWriter | Mode::SingleNodeMultiWriter => (false, false),
             Mode::SingleNodeSingleWriter => (false, true),
@@ -88,7 +88,7 @@ impl Access {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::v1::volume_capability::{AccessMode, BlockVolume, MountVolume};
+    use crate::v1::volume_capability::{BlockVolume, MountVolume};
     use tonic::Code;
 
     pub(crate) fn mount(fs_type: &str, mode: Mode) -> VolumeCapability {

@@ -16,8 +16,8 @@ pub(crate) fn of_name(name: &str) -> String {
         return name.to_owned();
     }
     let hash = Sha256::digest(name.as_bytes());
-    let digits: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{PREFIX}{}", &digits[..DIGITS])
+    let half = hash.first_chunk().expect("a SHA-256 has 32 bytes");
+    format!("{PREFIX}{:0DIGITS$x}", u128::from_be_bytes(*half))
 }
 
 /// RFC 1123, section 2.1: what the API takes as a name.

@@ -36,7 +36,13 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
 /// What `proto/csi.proto` defines.
-#[allow(warnings, clippy::all, clippy::pedantic, reason = "generated")]
+#[allow(
+    warnings,
+    clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    reason = "generated"
+)]
 pub mod v1 {
     tonic::include_proto!("csi.v1");
 }

@@ -1,4 +1,4 @@
-//! The parameters of a `StorageClass`: Orlop's own names, those of MeshStor and Mayastor for the same things, and
+//! The parameters of a `StorageClass`: Orlop's own names, those of `MeshStor` and Mayastor for the same things, and
 //! what the provisioner of Kubernetes adds. All others are refused, so that a misspelt one is never silently ignored.
 
 use crate::{

@@ -104,10 +104,10 @@ fi
 mkdir "$1"
 echo "$1"
 "#;
-const LOOK: &str = r#"#!/bin/bash
+const LOOK: &str = r"#!/bin/bash
 if [[ -d $1 ]]; then echo directory; elif [[ -f $1 ]]; then echo file
 elif [[ -e $1 ]]; then echo other; else echo not_found; fi
-"#;
+";
 
 /// The same with a plugin that is killed, at random, between specs.
 fn between_specs(trip: &Trip, judge: &Path, api: &str) -> Result<()> {
