@@ -63,8 +63,9 @@ pub(crate) async fn run(arguments: &Dev) -> Outcome {
 fn cluster(folder: &Folder, arguments: &Dev) -> Outcome<Cluster> {
     let Some(cluster) = folder.cluster()? else {
         let nodes = arguments.nodes.unwrap_or(NODES_DEFAULT);
-        let cluster = Cluster::new(nodes, disk_size(arguments)?.0, process::random_uuid()?);
-        return Ok(Cluster { store: arguments.store.clone(), ..cluster });
+        let mut cluster = Cluster::new(nodes, disk_size(arguments)?.0, process::random_uuid()?);
+        cluster.store.clone_from(&arguments.store);
+        return Ok(cluster);
     };
     let path = folder.path().display();
     let has = cluster.nodes.len();
