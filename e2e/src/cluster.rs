@@ -84,7 +84,8 @@ impl<'a> Cluster<'a> {
     /// The controller's process.
     pub(crate) fn controller(&self) -> Result<Process> {
         let is_controller = |(_, command): &&(Process, String)| command.contains(" controller ");
-        let all = self.processes();
+        // Not by the folder: its records may be elsewhere.
+        let all = with_argument(&self.api);
         Ok(all.iter().find(is_controller).with_context(|| format!("no controller among {all:?}"))?.0)
     }
 
@@ -181,6 +182,23 @@ impl<'a> Cluster<'a> {
                 limit.as_secs()
             );
             std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Waits until every node has a process that says it is ready.
+    pub(crate) fn ready(&self, limit: Duration) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let nodes = self.nodes()?;
+            if nodes.iter().all(|node| node.state == "Ready" && node.process.is_some()) {
+                return Ok(());
+            }
+            ensure!(
+                begun.elapsed() < limit,
+                "not all nodes are ready after {} s: {nodes:?}",
+                limit.as_secs()
+            );
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
 

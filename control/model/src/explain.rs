@@ -478,11 +478,19 @@ pub fn view(
             owner: record.and_then(|record| record.owner.as_ref().map(|owner| owner.node.clone())),
             epoch: record.map_or(0, |record| record.epoch),
             attachment: record.map_or(0, |record| record.attachment),
-            size_bytes: record.map_or(volume.spec.size_bytes, |record| record.size_bytes),
+            size_bytes: host_bytes(volume, record, status),
             write_stall_max_ms: live.map_or(0, |status| status.write_stall_max_ms),
             members: members.collect(),
         },
     }
+}
+
+/// The size that hosts see. A device is made larger after the volume: what was last said of it counts while it is there,
+/// or about to be there again.
+fn host_bytes(volume: &Volume, record: Option<&VolumeRecord>, status: Option<&VolumeStatus>) -> u64 {
+    let of_volume = record.map_or(volume.spec.size_bytes, |record| record.size_bytes);
+    let device = status.filter(|_| volume.intent.attach.is_some());
+    device.map_or(of_volume, |status| status.size_bytes.min(of_volume))
 }
 
 #[cfg(test)]

@@ -263,7 +263,7 @@ pub struct VolumeStatus {
     pub attachment: u64,
     /// The `intent.attachSerial` that the device answers.
     pub attach_serial: u64,
-    /// The size that hosts see.
+    /// The size that hosts see: of the device where there is one.
     pub size_bytes: u64,
     /// The generation that is stable on all `InSync` members.
     pub stable: Generation,

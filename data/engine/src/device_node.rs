@@ -56,6 +56,11 @@ impl DeviceNode {
         self.attached.borrow().as_ref().map(|attached| attached.device_path().display().to_string())
     }
 
+    /// Its size, which follows that of the volume.
+    pub(crate) fn size_bytes(&self) -> Option<u64> {
+        self.attached.borrow().as_ref().map(|_| self.size_bytes.get())
+    }
+
     /// Why it is not as wished.
     pub(crate) fn message(&self) -> Option<String> {
         self.message.borrow().clone()

@@ -250,7 +250,7 @@ impl Running {
             target: serving.then_some(target),
             attachment: seen.record.attachment,
             attach_serial: wish.intent.attach_serial,
-            size_bytes: seen.record.size_bytes,
+            size_bytes: self.device.size_bytes().unwrap_or(seen.record.size_bytes),
             stable: Generation::ZERO,
             members: members(&seen),
             write_stall_max_ms: u64::try_from(self.meter.stall_max().as_millis()).unwrap_or(u64::MAX),

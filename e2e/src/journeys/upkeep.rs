@@ -101,8 +101,12 @@ impl Life<'_> {
         ensure!(engine.signal(Signal::KILL), "it had ended");
         engine.wait_end(MINUTE)?;
         let begun = Instant::now();
-        self.cluster.in_sync("data", MINUTE)?;
-        self.trip.sh("fsfreeze --unfreeze mnt && sync -f mnt && sha256sum --check --quiet sum", MINUTE)?;
+        self.cluster.ready(MINUTE)?;
+        self.trip.sh(
+            "fsfreeze --unfreeze mnt; sha256sum --check --quiet sum; dd if=/dev/zero of=mnt/thawed bs=1M count=8 conv=fsync \
+             status=none",
+            MINUTE,
+        )?;
         self.trip
             .checked(format!("killed while frozen; thawed {:.1} s later", begun.elapsed().as_secs_f64()));
         Ok(())
@@ -124,7 +128,7 @@ impl Life<'_> {
             killer.join().is_ok_and(|killed| killed).then_some(resized)
         });
         resized.context("the engine had ended")??;
-        self.cluster.in_sync("data", MINUTE)?;
+        self.cluster.ready(MINUTE)?;
         self.trip.sh("xfs_growfs -d mnt", MINUTE)?;
         let bytes: u64 = self.trip.sh("df -B1 --output=size mnt | tail -1", MINUTE)?.trim().parse()?;
         ensure!(bytes > (wanted - 80) * MIB, "{} MiB after growing to {wanted}", bytes / MIB);

@@ -360,6 +360,20 @@ fn a_copy_that_is_lost_does_not_count_whatever_the_record_says() {
     assert!(members[1].state == MemberPhase::InSync && members[1].message.is_some(), "{members:?}");
 }
 
+/// A resize that was answered before the device had grown let `resize2fs` and CSI's expansion find the old size.
+#[test]
+fn a_volume_has_grown_when_its_device_has() {
+    let mut scene = attached();
+    let size = |scene: &Scene| show(scene).status.size_bytes >> 30;
+    scene.record.as_mut().unwrap().size_bytes = 2 << 30;
+    assert_eq!(size(&scene), 1, "the device has not followed");
+    scene.status.as_mut().unwrap().size_bytes = 2 << 30;
+    assert_eq!(size(&scene), 2);
+    scene.status.as_mut().unwrap().size_bytes = 1 << 30;
+    detach(&mut scene);
+    assert_eq!(size(&scene), 2, "there is no device");
+}
+
 fn show(scene: &Scene) -> VolumeView {
     view(&scene.volume, 9, scene.record.as_ref(), scene.status.as_ref(), &scene.around())
 }
