@@ -3,7 +3,7 @@
 use crate::meter::{Meter, Metered};
 use crate::{FuseConfig, State};
 use device::Device;
-use frontend::fuse::{AttachConfig, Attached, Holder, HolderConfig, attach, attached_loops};
+use frontend::fuse::{AttachConfig, Attached, Holder, HolderConfig, attach, has_device};
 use model::Volume;
 use nexus::Nexus;
 use std::cell::{Cell, RefCell};
@@ -31,9 +31,9 @@ pub(crate) fn holder(fuse: &FuseConfig) -> Option<Holder> {
 /// keeps its number (I10). A device that turns out to be dead is made anew under it, which at worst makes the host attach
 /// once more.
 async fn earlier_attachment(fuse: &FuseConfig, volume: Uuid, number_file: &Path) -> Option<u64> {
-    let (run_id, path) = (fuse.run_id.clone(), number_file.to_owned());
+    let (state_dir, path) = (fuse.state_dir.clone(), number_file.to_owned());
     rt::blocking(move || {
-        let left = attached_loops(&run_id).iter().any(|attached| attached.volume == volume);
+        let left = has_device(&state_dir, volume);
         left.then(|| std::fs::read_to_string(path).ok()?.trim().parse().ok()).flatten()
     })
     .await

@@ -21,9 +21,10 @@ const NODES_DEFAULT: u32 = 3;
 const DISK_SIZE_DEFAULT: ByteCount = ByteCount(4 << 30);
 /// A node's disk must hold its own metadata and something to store.
 const DISK_SIZE_MIN: ByteCount = ByteCount(64 << 20);
-/// A process that ends is started again after this time; it doubles while it keeps ending.
+/// A process that ends is started again after this time; it doubles while it keeps ending. The devices of a node wait
+/// for 20 s, of which opening their volumes takes some.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
-const RESTART_DELAY_MAX: Duration = Duration::from_secs(30);
+const RESTART_DELAY_MAX: Duration = Duration::from_secs(8);
 
 /// Runs `orlop dev`.
 pub(crate) async fn run(arguments: &Dev) -> Outcome {

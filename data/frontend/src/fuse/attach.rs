@@ -44,9 +44,8 @@ pub struct AttachConfig {
 }
 
 impl AttachConfig {
-    /// Where the volume's file system is mounted.
     fn mount_dir(&self) -> PathBuf {
-        self.state_dir.join("fuse").join(self.volume_uuid.to_string())
+        mount_dir(&self.state_dir, self.volume_uuid)
     }
 
     /// With the path that the mount table will show.
@@ -94,6 +93,11 @@ pub async fn attach<D: Device + 'static>(config: AttachConfig, device: D) -> Res
     let (left, volume) = (config.mount_dir(), config.volume_uuid);
     isolated(move || cleanup::clear_leftovers(volume, &left)).await?;
     begin(config, mark, device).await
+}
+
+/// Where a volume's file system is mounted.
+pub(crate) fn mount_dir(state_dir: &Path, volume: Uuid) -> PathBuf {
+    state_dir.join("fuse").join(volume.to_string())
 }
 
 /// What travels with the descriptor, for the process that takes over.

@@ -1,5 +1,6 @@
 //! Finding and removing what runs left behind: for guards, and before a volume is attached again. Everything here blocks.
 
+use super::attach::{mount_dir, whole_path};
 use super::loopdev::{self, LoopDevice};
 use super::mark::Mark;
 use super::mount::{self, Mount};
@@ -30,6 +31,15 @@ pub fn attached_loops(run_id: &str) -> Vec<AttachedLoop> {
             volume: mark.volume,
         })
         .collect()
+}
+
+/// Whether the volume has a block device from an earlier attachment with this `state_dir`. Blocks, but asks nobody who may
+/// have to wait for a server: the kernel tells a loop device's mark only when it knows the size of the file, for which,
+/// just after it has grown, it asks the server.
+pub fn has_device(state_dir: &Path, volume: Uuid) -> bool {
+    let Ok(state_dir) = whole_path(state_dir) else { return false };
+    let dir = mount_dir(&state_dir, volume);
+    loopdev::bound().into_iter().filter_map(LoopDevice::backing).any(|backing| backing.is_in(&dir))
 }
 
 fn ours(wanted: impl Fn(&Mark) -> bool) -> Vec<(LoopDevice, Mark)> {

@@ -102,6 +102,11 @@ impl Backing {
         Self(Some(path.strip_suffix(" (deleted)").unwrap_or(path).into()))
     }
 
+    /// Whether it is the volume that is served in the folder `dir`, for sure.
+    pub(crate) fn is_in(&self, dir: &Path) -> bool {
+        self.0.as_ref().is_some_and(|path| *path == dir.join(FILE_NAME))
+    }
+
     /// Whether it may be a file that a front-end serves: its mark says whether it is.
     fn may_be_ours(&self) -> bool {
         self.0.as_ref().is_none_or(|path| path.file_name().is_some_and(|name| name == FILE_NAME))
@@ -424,7 +429,9 @@ mod tests {
         ] {
             let backing = Backing::read(text);
             assert_eq!((backing.may_be_ours(), backing.may_be_in(dir)), (ours, here), "{text:?}");
+            assert_eq!(backing.is_in(dir), here && text.starts_with("/data/"), "{text:?}");
         }
         assert!(Backing(None).may_be_ours() && Backing(None).may_be_in(dir), "what is not shown");
+        assert!(!Backing(None).is_in(dir));
     }
 }

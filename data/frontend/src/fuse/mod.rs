@@ -28,6 +28,6 @@ mod overlap;
 mod serve;
 
 pub use attach::{AttachConfig, Attached, attach};
-pub use cleanup::{AttachedLoop, attached_loops, cleanup};
+pub use cleanup::{AttachedLoop, attached_loops, cleanup, has_device};
 pub use holder::{Holder, HolderConfig};
 pub use serve::{Counters, Ended};
