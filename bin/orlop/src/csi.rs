@@ -17,7 +17,11 @@ pub(crate) fn run(arguments: &Csi) -> Outcome {
     }
     process::log_to_stderr();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.or_fail(|| "cannot start".into())?.block_on(serve(arguments))
+    let runtime = runtime.or_fail(|| "cannot start".into())?;
+    let served = runtime.block_on(serve(arguments));
+    // A mkfs that is under way is not waited for: it ends with this process, and is begun again by the next one.
+    runtime.shutdown_background();
+    served
 }
 
 async fn serve(arguments: &Csi) -> Outcome {

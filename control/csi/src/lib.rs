@@ -30,8 +30,9 @@ use api::client::Client;
 use std::{
     fmt, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
-use tokio::net::UnixListener;
+use tokio::{net::UnixListener, sync::watch, time::sleep};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
@@ -84,6 +85,9 @@ impl std::error::Error for Error {
     }
 }
 
+/// How long requests that are under way at the end have. Who keeps an idle connection has no say.
+const GRACE: Duration = Duration::from_secs(2);
+
 /// Serves all three services on one socket until `end`.
 pub async fn serve(config: Config, end: impl Future<Output = ()>) -> Result<(), Error> {
     let Config { node, socket, api } = config;
@@ -91,12 +95,25 @@ pub async fn serve(config: Config, end: impl Future<Output = ()>) -> Result<(), 
         context: format!("cannot listen on {}", socket.display()),
         source: source.into(),
     })?;
-    let served = Server::builder()
+    let (ending, mut ended) = watch::channel(false);
+    let end = async move {
+        end.await;
+        ending.send_replace(true);
+    };
+    let serving = Server::builder()
         .add_service(identity::service(api.clone()))
         .add_service(controller::service(api.clone()))
         .add_service(node::service(node, api))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), end)
-        .await;
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), end);
+    let out_of_time = async {
+        // An error: the server is gone, and that is seen by itself.
+        drop(ended.wait_for(|ended| *ended).await);
+        sleep(GRACE).await;
+    };
+    let served = tokio::select! {
+        served = serving => served,
+        () = out_of_time => Ok(()),
+    };
     // Somebody else's by now, or gone: both are fine.
     let _gone = std::fs::remove_file(&socket);
     served.map_err(|source| Error { context: format!("{} failed", socket.display()), source: source.into() })
@@ -121,6 +138,25 @@ fn listen(socket: &Path) -> io::Result<UnixListener> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_keeps_its_connection_does_not_keep_the_plugin() {
+        let temp = tempfile::tempdir().unwrap();
+        let socket = temp.path().join("csi.sock");
+        let api = Client::new("http://127.0.0.1:9").unwrap();
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        let config = Config { node: "node-1".into(), socket: socket.clone(), api };
+        let serving = tokio::spawn(serve(config, async { drop(ended.await) }));
+        let silent = loop {
+            match tokio::net::UnixStream::connect(&socket).await {
+                Ok(connection) => break connection,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        end.send(()).unwrap();
+        serving.await.unwrap().unwrap();
+        drop(silent);
+    }
 
     #[tokio::test]
     async fn a_socket_that_was_left_behind_is_taken_over() {
