@@ -18,9 +18,13 @@ pub(crate) fn open(address: &str) -> Outcome<Client> {
     etcd.map(Client::new).map_err(|error| refused(address, &error.to_string()))
 }
 
-/// The same store, below a prefix of its own, so that several clusters may share it.
-pub(crate) fn shared(address: &str, cluster: &str) -> String {
-    format!("{}/orlop/{cluster}/", address.trim_end_matches('/'))
+/// The etcd at this address, below a prefix of its own, so that several clusters may share it.
+pub(crate) fn shared(address: &str, cluster: &str) -> Outcome<String> {
+    if !address.starts_with("etcd://") {
+        return Err(refused(address, "only an etcd can be shared"));
+    }
+    let shared = format!("{}/orlop/{cluster}/", address.trim_end_matches('/'));
+    open(&shared).map(|_| shared)
 }
 
 fn refused(address: &str, why: &str) -> Failure {
@@ -35,13 +39,9 @@ mod tests {
 
     #[test]
     fn addresses_are_understood_or_refused() {
-        for good in [
-            "http://127.0.0.1:7070",
-            "etcd://127.0.0.1:2379",
-            "etcd://a:1,b:2",
-            "etcd://a:1/orlop/x/",
-            &shared("etcd://a:1/", "dev-1"),
-        ] {
+        for good in
+            ["http://127.0.0.1:7070", "etcd://127.0.0.1:2379", "etcd://a:1,b:2", "etcd://a:1/orlop/x/"]
+        {
             assert!(open(good).is_ok(), "{good}");
         }
         for bad in ["", "etcd:a", "etcd://", "etcd://a:1,", "etcd://a b:1", "etcd://a:1/orlop", "https://a:1"]
@@ -52,6 +52,8 @@ mod tests {
                 "{failure}"
             );
         }
-        assert_eq!(shared("etcd://a:1,b:2", "dev-1"), "etcd://a:1,b:2/orlop/dev-1/");
+        assert_eq!(shared("etcd://a:1,b:2", "dev-1").unwrap(), "etcd://a:1,b:2/orlop/dev-1/");
+        assert_eq!(shared("etcd://a:1/mine/", "dev-1").unwrap(), "etcd://a:1/mine/orlop/dev-1/");
+        assert!(shared("http://127.0.0.1:7070", "dev-1").is_err() && shared("etcd://", "dev-1").is_err());
     }
 }

@@ -32,7 +32,7 @@ pub(crate) async fn run(arguments: &Dev) -> Outcome {
     if !Folder::has_cluster(&arguments.data) {
         // Before there is a folder that would have to go again.
         disk_size(arguments)?;
-        arguments.store.as_deref().map_or(Ok(()), |address| stores::open(address).map(drop))?;
+        arguments.store.as_deref().map_or(Ok(()), |address| stores::shared(address, "new").map(drop))?;
         ports::check_free(arguments.listen)?;
     }
     let folder = Folder::open(&arguments.data)?;

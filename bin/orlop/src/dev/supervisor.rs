@@ -138,9 +138,9 @@ impl Supervisor {
     }
 
     /// The address of the store, if it is not the controller's own.
-    fn store(&self) -> Option<String> {
+    fn store(&self) -> Outcome<Option<String>> {
         let Cluster { store, run_id, .. } = &self.cluster;
-        store.as_ref().map(|address| stores::shared(address, run_id))
+        store.as_ref().map(|address| stores::shared(address, run_id)).transpose()
     }
 
     /// The nodes, and on which ports they are.
@@ -219,7 +219,7 @@ impl Supervisor {
     }
 
     async fn start_controller(&mut self) -> Outcome {
-        let store = match self.store() {
+        let store = match self.store()? {
             Some(address) => ["--store".into(), address.into()],
             None => ["--data".into(), self.folder.of(CONTROLLER)?.into_os_string()],
         };
@@ -258,7 +258,7 @@ impl Supervisor {
             "--metrics".into(),
             local(node.metrics_port),
             "--store".into(),
-            self.store().unwrap_or_else(|| self.client.base().to_owned()).into(),
+            self.store()?.unwrap_or_else(|| self.client.base().to_owned()).into(),
         ];
         arguments.extend(self.hold_devices.then(|| "--hold-devices".into()));
         self.spawn(&node.name, &arguments)

@@ -125,8 +125,10 @@ fn a_folder_and_a_port_in_use_are_left_alone() {
     refused(&same_port, 5, &[&format!("cannot listen on {address}: the port is in use"), "; choose another"]);
     refused(&["dev", "--data", text(&new), "--listen", "192.0.2.1:7070"], 1, &["192.0.2.1:7070", "--listen"]);
     refused(&["dev", "--data", text(&new), "--disk-size", "1MiB"], 1, &["1 MiB is not possible", "64 MiB"]);
-    let store = ["dev", "--data", text(&new), "--store", "consul://127.0.0.1:8500"];
-    refused(&store, 2, &["\"consul://127.0.0.1:8500\" is not the address of a store", "etcd://HOST:PORT"]);
+    for address in ["consul://127.0.0.1:8500", "http://127.0.0.1:7070", "etcd://"] {
+        let named = format!("{address:?} is not the address of a store");
+        refused(&["dev", "--data", text(&new), "--store", address], 2, &[&named, "etcd://HOST:PORT"]);
+    }
     assert!(!new.exists(), "a cluster that cannot be has made its folder");
     let running = format!("file://{}/node-1/disk", text(&mine));
     refused(&["check", &running], 1, &["node-1/disk is in use by another process", "stop that one"]);
