@@ -2,6 +2,7 @@
 
 mod claim;
 mod sanity;
+mod unhurried;
 
 use crate::cluster::Cluster;
 use crate::journey::{Journey, Trip, need};

@@ -5,7 +5,7 @@
 //! 2. A plugin that is killed between two specs is missed by none: it remembers nothing.
 
 use super::claim::{Caller, MIB, text};
-use super::{MINUTE, Victim, nothing_left};
+use super::{MINUTE, Victim, nothing_left, unhurried};
 use crate::cluster::Cluster;
 use crate::journey::{Trip, need};
 use crate::process::Outcome;
@@ -39,7 +39,7 @@ pub(super) fn sanity(trip: &Trip) -> Result<()> {
         (103, "mount", "node-1", "node-2"),
     ] {
         let exam = Exam { seed, access, controller: caller.socket(controller), node: caller.socket(node) };
-        let outcome = trip.run(exam.command(trip, &judge), EXAM_LIMIT)?;
+        let outcome = trip.run(exam.command(trip, &judge)?, EXAM_LIMIT)?;
         let verdict = exam.verdict(trip, outcome)?;
         trip.checked(format!("{access}, controller of {controller}, {node}, seed {seed}: {verdict}"));
     }
@@ -61,10 +61,13 @@ impl Exam {
         trip.folder.join(format!("sanity-{}.json", self.seed))
     }
 
-    fn command(&self, trip: &Trip, judge: &Path) -> Command {
+    fn command(&self, trip: &Trip, judge: &Path) -> Result<Command> {
         let mut command = trip.command(judge);
-        command.arg(format!("-csi.endpoint=unix://{}", self.node.display()));
-        command.arg(format!("-csi.controllerendpoint=unix://{}", self.controller.display()));
+        for (option, socket) in [("endpoint", &self.node), ("controllerendpoint", &self.controller)] {
+            let front = trip.folder.join(format!("{option}-{}.sock", self.seed));
+            unhurried::listen(&front, socket.clone())?;
+            command.arg(format!("-csi.{option}=unix://{}", front.display()));
+        }
         for (option, folder) in [("mountdir", "pod"), ("stagingdir", "stage")] {
             let folder = trip.folder.join(format!("{folder}-{}", self.seed));
             command.arg(format!("-csi.{option}={}", folder.display()));
@@ -77,7 +80,7 @@ impl Exam {
         ]);
         command.args(["-ginkgo.randomize-all", "-ginkgo.no-color"]);
         command.arg(format!("-ginkgo.json-report={}", self.report(trip).display()));
-        command
+        Ok(command)
     }
 
     /// What it said, if that is what is wanted.
@@ -125,7 +128,7 @@ fn between_specs(trip: &Trip, judge: &Path, api: &str) -> Result<()> {
     let victim = Victim { trip, api: api.to_owned(), socket: socket.clone(), node: "node-1" };
     let exam = Exam { seed: 104, access: "mount", controller: socket.clone(), node: socket };
     let mut plugin = victim.start_and_wait()?;
-    let mut command = exam.command(trip, judge);
+    let mut command = exam.command(trip, judge)?;
     command.arg(format!("-csi.createmountpathcmd={make}")).arg(format!("-csi.checkpathcmd={look}"));
     let judging = trip.start(command)?;
     let mut kills = 0;
