@@ -23,6 +23,8 @@ pub(crate) fn shared(address: &str, cluster: &str) -> Outcome<String> {
     if !address.starts_with("etcd://") {
         return Err(refused(address, "only an etcd can be shared"));
     }
+    // First as it was written: it is named so where it is refused.
+    open(address)?;
     let shared = format!("{}/orlop/{cluster}/", address.trim_end_matches('/'));
     open(&shared).map(|_| shared)
 }
