@@ -6,13 +6,14 @@ use crate::{
     invalid::{Invalid, check_name, check_uuid},
     object::{Kind, Object},
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// The cluster: one object, made once by the first controller.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterInfo {
     /// Pools carry it, so that a pool of another cluster is never used by mistake.
@@ -25,7 +26,9 @@ impl ClusterInfo {
 }
 
 /// Whether a node's engine is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, ToSchema,
+)]
 pub enum NodeState {
     /// The engine renews its heartbeat. Only the engine itself writes this.
     Ready,
@@ -43,7 +46,7 @@ impl fmt::Display for NodeState {
 }
 
 /// One node: an engine process and where it can be reached.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Node {
     /// Unique in the cluster; a DNS label.
@@ -65,7 +68,9 @@ pub struct Node {
 }
 
 /// Whether a pool can be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, ToSchema,
+)]
 pub enum PoolState {
     /// Open.
     Online,
@@ -89,7 +94,7 @@ impl fmt::Display for PoolState {
 }
 
 /// One pool: a disk that Orlop has formatted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Pool {
     /// For people; unique on its node.
@@ -117,7 +122,9 @@ pub struct Pool {
 }
 
 /// What an engine knows of one replica that a record names for its node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, ToSchema,
+)]
 pub enum ReplicaState {
     /// It is there.
     Present,
@@ -131,7 +138,7 @@ pub enum ReplicaState {
 }
 
 /// The report on one replica.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplicaReport {
     /// The replica.
@@ -149,7 +156,7 @@ pub struct ReplicaReport {
 }
 
 /// The replicas of one node: those that its pools hold and those that records want there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeReplicas {
     /// The node, also the key.

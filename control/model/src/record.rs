@@ -1,5 +1,6 @@
 //! The record of one volume: who may write where. Only a nexus changes it, by compare-and-swap on the whole object.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use utoipa::ToSchema;
@@ -7,7 +8,19 @@ use uuid::Uuid;
 
 /// The clock that stamps extents: ordered by epoch, then counter; no number names two histories.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+    ToSchema,
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Generation {
@@ -60,7 +73,7 @@ impl MemberRecord {
 }
 
 /// What the record says of one member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(tag = "name", rename_all_fields = "camelCase")]
 pub enum MemberState {
     /// Named, not yet made: the only state in which an engine makes a replica.
@@ -82,7 +95,7 @@ pub enum MemberState {
 }
 
 /// One member of a volume.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MemberRecord {
     /// The replica, never used twice.
@@ -100,7 +113,7 @@ pub struct MemberRecord {
 }
 
 /// A host on the target, and the number of its attachment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HostRecord {
     /// The identifier that the host gives itself.
@@ -110,7 +123,7 @@ pub struct HostRecord {
 }
 
 /// The nexus that owns the volume.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Owner {
     /// The nexus: a new UUID at each opening.
@@ -120,7 +133,7 @@ pub struct Owner {
 }
 
 /// The record of one volume.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeRecord {
     /// The volume's UUID, also the record's key in the store.

@@ -11,6 +11,7 @@ use crate::{
     invalid::{Invalid, SizeText, check_name, check_uuid},
     object::{Kind, Object},
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, fmt};
 use utoipa::ToSchema;
@@ -33,7 +34,7 @@ pub mod limits {
 }
 
 /// What the user wants.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VolumeSpec {
     /// A multiple of 1 MiB. It may grow, never shrink.
@@ -97,7 +98,7 @@ impl VolumeSpec {
 }
 
 /// A place for one copy.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MemberIntent {
     /// The replica, never used twice.
@@ -109,7 +110,7 @@ pub struct MemberIntent {
 }
 
 /// Where the device should be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Attach {
     /// The node.
@@ -117,7 +118,7 @@ pub struct Attach {
 }
 
 /// Where a volume should live: written by the manager and the API, followed by engines.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeIntent {
     /// The wanted copies. The nexus adds to the record, as `New`, those that it lacks; it turns those that are no longer
@@ -136,7 +137,7 @@ pub struct VolumeIntent {
 }
 
 /// A volume.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Volume {
     /// Unique in the cluster while the volume exists; a DNS label.
@@ -152,7 +153,9 @@ pub struct Volume {
 }
 
 /// What the nexus is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, ToSchema,
+)]
 pub enum NexusState {
     /// Takes the next epoch and connects to its members.
     Opening,
@@ -169,7 +172,9 @@ pub enum NexusState {
 }
 
 /// A member's state without its numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, ToSchema,
+)]
 pub enum MemberPhase {
     /// Named, not yet made.
     New,
@@ -208,7 +213,7 @@ impl fmt::Display for MemberPhase {
 }
 
 /// The progress of a rebuild.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Rebuild {
     /// Of what is owed, compared or copied so far.
@@ -222,7 +227,7 @@ pub struct Rebuild {
 }
 
 /// One member as its nexus sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MemberStatus {
     /// The replica.
@@ -242,7 +247,7 @@ pub struct MemberStatus {
 }
 
 /// A volume as the engine that runs its nexus sees it. An engine overwrites only a status of its own or a lower epoch.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeStatus {
     /// The volume, also the key.

@@ -1,6 +1,9 @@
 //! The store with types: what everybody holds. Cheap to clone.
 
-use crate::{Error, ErrorKind, Event, Events, Expect, Metrics, OBJECT_BYTES_MAX, Result, Store, StoreFuture};
+use crate::{
+    Error, ErrorKind, Event, Events, Expect, Metrics, NUMBER_MAX, OBJECT_BYTES_MAX, Result, Store,
+    StoreFuture,
+};
 use model::{Kind, Object, Stored};
 use serde_json::Value;
 use std::{fmt, marker::PhantomData, sync::Arc, time::Instant};
@@ -82,6 +85,7 @@ impl Client {
             check_revision(kind, key, revision)?;
         }
         crate::wire::check(kind, key, &value)?;
+        check_numbers(kind, key, &value)?;
         let bytes = value.to_string().len();
         if bytes > OBJECT_BYTES_MAX {
             let context =
@@ -126,6 +130,19 @@ fn check_revision(kind: Kind, key: &str, revision: u64) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(ErrorKind::Invalid, format!("{kind}/{key} refused: no object is ever at revision 0")))
+}
+
+/// Kubernetes would keep another number than a larger one, without a word.
+fn check_numbers(kind: Kind, key: &str, value: &Value) -> Result<()> {
+    match value {
+        Value::Number(number) if number.as_u64().is_some_and(|number| number > NUMBER_MAX) => {
+            let context = format!("{kind}/{key} refused: {number} exceeds the largest number, {NUMBER_MAX}");
+            Err(Error::new(ErrorKind::Invalid, context))
+        }
+        Value::Array(items) => items.iter().try_for_each(|item| check_numbers(kind, key, item)),
+        Value::Object(fields) => fields.values().try_for_each(|field| check_numbers(kind, key, field)),
+        _ => Ok(()),
+    }
 }
 
 fn parse<T: Object>(raw: Stored<Value>) -> Result<Stored<T>> {

@@ -67,7 +67,7 @@ impl Error {
     }
 
     /// A failure because of `source`.
-    pub(crate) fn because(
+    pub fn because(
         kind: ErrorKind,
         context: impl Into<String>,
         source: impl Into<Box<dyn error::Error + Send + Sync>>,
@@ -76,12 +76,12 @@ impl Error {
     }
 
     /// The object is not as expected.
-    pub(crate) fn conflict(kind: Kind, key: &str) -> Self {
+    pub fn conflict(kind: Kind, key: &str) -> Self {
         Self::new(ErrorKind::Conflict, format!("{kind}/{key} has changed meanwhile; read it again"))
     }
 
     /// There is no such object.
-    pub(crate) fn not_found(kind: Kind, key: &str) -> Self {
+    pub fn not_found(kind: Kind, key: &str) -> Self {
         Self::new(ErrorKind::NotFound, format!("there is no {kind}/{key}"))
     }
 

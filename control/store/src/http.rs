@@ -1,5 +1,5 @@
 //! What the clients over HTTP/1.1 share: a server to ask, answers with a bound, lines of a stream, and watches that
-//! begin again.
+//! begin again. Back-ends of other crates find the last three in [`crate::backend`].
 //!
 //! 1. A failure before the connection was made is `Unavailable`, each one after it is `Unknown`.
 //! 2. No more than `ANSWER_BYTES_MAX` of an answer, or of a line, is ever held.
@@ -8,7 +8,11 @@
 use crate::{Error, ErrorKind, Event, Events, Result, WATCH_ALIVE_INTERVAL, WATCH_EVENTS_MAX};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Method, Request, Response, StatusCode, body::Incoming, header};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Body, Incoming},
+    header,
+};
 use hyper_util::{
     client::legacy::{Client as HttpClient, connect::HttpConnector},
     rt::TokioExecutor,
@@ -19,7 +23,7 @@ use tokio::{sync::mpsc, time::sleep};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The largest answer: a list of 100,000 objects of some 2 KiB.
-pub(crate) const ANSWER_BYTES_MAX: usize = 256 << 20;
+pub const ANSWER_BYTES_MAX: usize = 256 << 20;
 const RECONNECT_DELAY: Duration = Duration::from_millis(250);
 
 /// A server, and what errors call it.
@@ -95,48 +99,59 @@ impl Server {
 }
 
 /// A question changes nothing: what is unknown about it is only that there was no answer.
-pub(crate) fn as_question(error: Error) -> Error {
+pub fn as_question(error: Error) -> Error {
     match error.kind() {
         ErrorKind::Unknown => Error::new(ErrorKind::Unavailable, error.to_string()),
         _ => error,
     }
 }
 
-/// The lines of a body that has no end.
-pub(crate) struct Lines {
-    body: Incoming,
+/// The lines of a body that is read while it comes.
+#[derive(Debug)]
+pub struct Lines<B = Incoming> {
+    body: B,
     unread: BytesMut,
     /// So much of `unread` is known to have no end of a line: a long one costs its length once.
     searched: usize,
 }
 
-impl Lines {
-    pub(crate) fn new(body: Incoming) -> Self {
+impl<B: Body<Data = Bytes> + Unpin> Lines<B> {
+    /// The lines of this body.
+    pub fn new(body: B) -> Self {
         Self { body, unread: BytesMut::new(), searched: 0 }
     }
 
-    /// The next line. Nothing is lost when this is dropped and called again.
-    pub(crate) async fn next(&mut self) -> Result<BytesMut> {
-        let broken = |what: &str| Error::new(ErrorKind::Unavailable, what);
+    /// The next line of a body that has no end. Nothing is lost when this is dropped and called again.
+    pub async fn next(&mut self) -> Result<BytesMut> {
+        self.next_or_end().await?.ok_or_else(|| broken("the store has closed it"))
+    }
+
+    /// The next line, or none if the body has ended in order. Nothing is lost when this is dropped and called again.
+    pub async fn next_or_end(&mut self) -> Result<Option<BytesMut>> {
         loop {
             if let Some(end) = self.unread[self.searched..].iter().position(|byte| *byte == b'\n') {
                 let line = self.unread.split_to(self.searched + end + 1);
                 self.searched = 0;
-                return Ok(line);
+                return Ok(Some(line));
             }
             self.searched = self.unread.len();
             if self.searched > ANSWER_BYTES_MAX {
                 return Err(broken("a line is too long"));
             }
-            let frame = self.body.frame().await.ok_or_else(|| broken("the store has closed it"))?;
+            let Some(frame) = self.body.frame().await else { return Ok(None) };
             let data = frame.map_err(|_| broken("the connection broke"))?.into_data().unwrap_or_default();
             self.unread.extend_from_slice(&data);
         }
     }
 }
 
+fn broken(what: &str) -> Error {
+    Error::new(ErrorKind::Unavailable, what)
+}
+
 /// Why one connection of a watch ends when nothing has failed.
-pub(crate) enum End {
+#[derive(Debug)]
+pub enum End {
     /// Nobody reads it any more.
     ReaderGone,
     /// It has to begin again with a list.
@@ -144,16 +159,17 @@ pub(crate) enum End {
 }
 
 /// Something that can be watched over one connection after the other.
-pub(crate) trait Watched: Send + Sync + 'static {
+pub trait Watched: Send + Sync + 'static {
     /// Tells everything of the kind and then what changes, until the connection breaks.
     fn watch_once(&self, kind: Kind, reader: &mut Reader) -> impl Future<Output = Result<End>> + Send;
 }
 
 /// Whether a reader was told, or why the connection ends.
-pub(crate) type Told = std::result::Result<(), End>;
+pub type Told = std::result::Result<(), End>;
 
 /// Who is told of the events of a watch.
-pub(crate) struct Reader {
+#[derive(Debug)]
+pub struct Reader {
     events: mpsc::Sender<Event>,
     /// The log has been told that the watch is broken.
     warned: bool,
@@ -161,13 +177,13 @@ pub(crate) struct Reader {
 
 impl Reader {
     /// Tells it, as soon as there is place.
-    pub(crate) async fn tell(&mut self, event: Event) -> Told {
+    pub async fn tell(&mut self, event: Event) -> Told {
         self.warned = false;
         self.events.send(event).await.map_err(|_| End::ReaderGone)
     }
 
     /// Tells it if there is place now; a reader for whom there is none has to begin again.
-    pub(crate) fn try_tell(&mut self, event: Event) -> Told {
+    pub fn try_tell(&mut self, event: Event) -> Told {
         self.events.try_send(event).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => End::Relist,
             mpsc::error::TrySendError::Closed(_) => End::ReaderGone,
@@ -175,19 +191,19 @@ impl Reader {
     }
 
     /// Waits until it has read all that it was told.
-    pub(crate) async fn caught_up(&self) -> Told {
+    pub async fn caught_up(&self) -> Told {
         let all = self.events.reserve_many(WATCH_EVENTS_MAX).await;
         all.map(drop).map_err(|_| End::ReaderGone)
     }
 
     /// Waits until it has gone.
-    pub(crate) async fn gone(&self) {
+    pub async fn gone(&self) {
         self.events.closed().await;
     }
 }
 
 /// Watches a kind over as many connections as it takes.
-pub(crate) fn watch(watched: impl Watched, kind: Kind) -> Events {
+pub fn watch(watched: impl Watched, kind: Kind) -> Events {
     let (sender, events) = mpsc::channel(WATCH_EVENTS_MAX);
     tokio::spawn(async move {
         let mut reader = Reader { events: sender, warned: false };

@@ -8,8 +8,8 @@
 //!    may skip states of an object that were replaced meanwhile, never the last one.
 //!
 //! Nothing spans two objects. [`Embedded`] keeps them in a file of this process, [`Remote`] asks the process that has
-//! it open, and [`routes`] is how that process answers; [`Etcd`] keeps them in an etcd. Everything goes through a
-//! [`Client`], which adds types, checks and measures.
+//! it open, and [`routes`] is how that process answers; [`Etcd`] keeps them in an etcd, and the crate `k8s` in a
+//! Kubernetes. Everything goes through a [`Client`], which adds types, checks and measures.
 
 mod client;
 mod embedded;
@@ -35,6 +35,11 @@ use serde_json::Value;
 use std::pin::Pin;
 use std::time::Duration;
 use tokio::sync::mpsc;
+
+/// What a back-end of another crate shares with those of this one.
+pub mod backend {
+    pub use crate::http::{ANSWER_BYTES_MAX, End, Lines, Reader, Told, Watched, as_question, watch};
+}
 
 /// A future of the store.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -109,11 +114,14 @@ pub trait Store: Send + Sync + 'static {
 /// The largest object, as JSON. Kubernetes allows 1.5 MiB.
 pub const OBJECT_BYTES_MAX: usize = 1 << 20;
 
+/// The largest number in an object: one in Kubernetes has 64 bits with a sign.
+pub const NUMBER_MAX: u64 = i64::MAX.cast_unsigned();
+
 /// How many events a watch holds for a slow reader before it begins again with a list.
 const WATCH_EVENTS_MAX: usize = 1024;
 
 /// How long an operation may take before its outcome is called unknown.
-const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
+pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often an idle watch over HTTP says that it is alive; a client that hears nothing for three of them reconnects.
 const WATCH_ALIVE_INTERVAL: Duration = Duration::from_secs(5);

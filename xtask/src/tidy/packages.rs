@@ -10,12 +10,13 @@ use std::path::Path;
 const DATA: [&str; 7] =
     ["orlop-rt", "orlop-device", "orlop-pool", "orlop-nvmf", "orlop-nexus", "orlop-frontend", "orlop-engine"];
 /// The control plane, lowest first.
-const CONTROL: [&str; 5] = ["orlop-model", "orlop-store", "orlop-manager", "orlop-api", "orlop-csi"];
+const CONTROL: [&str; 6] =
+    ["orlop-model", "orlop-store", "orlop-k8s", "orlop-manager", "orlop-api", "orlop-csi"];
 /// The data crates that share nouns with the control plane.
 const MAY_USE_MODEL: [&str; 3] = ["orlop-pool", "orlop-nexus", "orlop-engine"];
 
 /// Licences that need nothing but a notice.
-const LICENCES: [&str; 11] = [
+const LICENCES: [&str; 12] = [
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
     "MIT",
@@ -27,6 +28,7 @@ const LICENCES: [&str; 11] = [
     "Unicode-3.0",
     "BSL-1.0",
     "CC0-1.0",
+    "CDLA-Permissive-2.0",
 ];
 
 /// Packages that bring C libraries or build tools with them; `cargo build` alone must do.
@@ -34,8 +36,17 @@ const UNWANTED: [&str; 7] =
     ["aws-lc-rs", "aws-lc-sys", "openssl", "openssl-sys", "bindgen", "cmake", "native-tls"];
 
 /// Packages present in several versions, all through others. Remove one from here when it is gone; think before adding.
-const DUPLICATES_ACCEPTED: [&str; 7] =
-    ["base64", "crypto-common", "digest", "hashbrown", "prettyplease", "syn", "unicode-width"];
+const DUPLICATES_ACCEPTED: [&str; 9] = [
+    "base64",
+    "crypto-common",
+    "digest",
+    "getrandom",
+    "hashbrown",
+    "prettyplease",
+    "syn",
+    "unicode-width",
+    "windows-sys",
+];
 
 /// Whether the crate `from` may depend on the crate `to`, both of this workspace.
 fn may_depend(from: &str, to: &str) -> bool {
@@ -165,6 +176,8 @@ mod tests {
             ("orlop-nvmf", "orlop-model", false),
             ("orlop-engine", "orlop-store", false),
             ("orlop-api", "orlop-manager", true),
+            ("orlop-k8s", "orlop-store", true),
+            ("orlop-store", "orlop-k8s", false),
             ("orlop-manager", "orlop-api", false),
             ("orlop-manager", "orlop-pool", false),
             ("orlop-sim", "orlop-manager", true),

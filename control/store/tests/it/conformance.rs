@@ -1,7 +1,7 @@
 //! What the crate promises, judged on whatever keeps the objects: no implementation may differ in anything that is
 //! relied on, and nothing may be relied on that one of them does not give.
 //!
-//! Both test programs use this file; `conforms` is the one judge.
+//! All test programs of stores use this file; `conforms` is the one judge.
 
 use crate::proxy::Proxy;
 use model::{ClusterInfo, Node, NodeReplicas, NodeState, Stored};
@@ -13,7 +13,7 @@ use std::{
     },
     time::Duration,
 };
-use store::{Change, Client, ErrorKind, OBJECT_BYTES_MAX, Watch};
+use store::{Change, Client, ErrorKind, NUMBER_MAX, OBJECT_BYTES_MAX, Watch};
 use tokio::{task::JoinSet, time::sleep};
 use uuid::Uuid;
 
@@ -109,6 +109,8 @@ async fn bad_objects_are_refused(client: &Client) {
     assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
     let error = client.create(&ClusterInfo { uuid: Uuid::nil() }).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    let error = client.create(&node("zero", NUMBER_MAX + 1)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
     let error = client.get::<Node>("../x?y").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
     // Where nothing is at revision 0 it would create.
@@ -121,7 +123,7 @@ async fn bad_objects_are_refused(client: &Client) {
 
 /// A node whose JSON has so many bytes.
 fn node_of(name: &str, bytes: usize) -> Node {
-    let empty = Node { address: String::new(), heartbeat: u64::MAX, ..node(name, 1) };
+    let empty = Node { address: String::new(), heartbeat: NUMBER_MAX, ..node(name, 1) };
     // Not all of them ASCII, and some quoted in JSON.
     let odd = Node { address: "\u{e4}\u{1f980}\"\\\n".into(), ..empty };
     let used = serde_json::to_vec(&odd).unwrap().len();

@@ -1,0 +1,173 @@
+//! How a value of the store is an object of Kubernetes, and back.
+//!
+//! 1. What was put is what is found: nothing is added to a value, nothing is taken from it.
+//! 2. Every write changes something, for the API server does not write what is there already and then gives no new
+//!    revision: the status carries a stamp, the revision that it replaced.
+
+use crate::{GROUP, VERSION, crd};
+use model::{Kind, Stored};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use store::{Error, ErrorKind, Result};
+
+/// The field of the status that is ours alone (invariant 2).
+pub(crate) const STAMP: &str = "replaces";
+
+type Fields = Map<String, Value>;
+
+/// An object as the API server tells it.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Object {
+    pub(crate) metadata: Metadata,
+    #[serde(default)]
+    pub(crate) spec: Fields,
+    #[serde(default)]
+    status: Option<Fields>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Metadata {
+    pub(crate) name: String,
+    resource_version: String,
+}
+
+impl Object {
+    /// Its revision, as a number.
+    pub(crate) fn revision(&self) -> Result<u64> {
+        let Metadata { name, resource_version } = &self.metadata;
+        resource_version.parse().ok().filter(|revision| *revision > 0).ok_or_else(|| {
+            let context = format!("{name} has the resourceVersion {resource_version:?}, which is no number");
+            Error::new(ErrorKind::Corrupt, context)
+        })
+    }
+
+    /// Whether it counts as present (invariant 2 of the crate).
+    pub(crate) fn is_present(&self, kind: Kind) -> bool {
+        self.status.is_some() && (kind != Kind::Volume || self.spec.contains_key("uuid"))
+    }
+
+    /// Whether this is its spec.
+    pub(crate) fn has_spec(&self, parts: &Parts) -> bool {
+        parts.spec.as_ref().is_none_or(|spec| *spec == self.spec)
+    }
+
+    /// Whether this is its status.
+    pub(crate) fn has_status(&self, parts: &Parts) -> bool {
+        let mut status = self.status.clone().unwrap_or_default();
+        status.remove(STAMP);
+        status == parts.status
+    }
+
+    /// As it is in the store; none if it is absent there.
+    pub(crate) fn stored(self, kind: Kind) -> Result<Option<Stored<Value>>> {
+        let present = self.is_present(kind);
+        let revision = self.revision()?;
+        let Some(mut value) = self.status.filter(|_| present) else { return Ok(None) };
+        value.remove(STAMP);
+        if kind == Kind::Volume {
+            let mut spec = self.spec;
+            value.insert("name".into(), self.metadata.name.into());
+            value.insert("uuid".into(), spec.remove("uuid").unwrap_or_default());
+            value.insert("spec".into(), spec.into());
+        }
+        Ok(Some(Stored { revision, value: value.into() }))
+    }
+}
+
+/// A value, taken apart.
+#[derive(Clone, Debug)]
+pub(crate) struct Parts {
+    /// Of a volume only.
+    pub(crate) spec: Option<Fields>,
+    status: Fields,
+}
+
+impl Parts {
+    /// The parts of a value of the store.
+    pub(crate) fn of(kind: Kind, key: &str, value: Value) -> Result<Self> {
+        let malformed = || Error::new(ErrorKind::Invalid, format!("{kind}/{key} is not well formed"));
+        let Value::Object(mut status) = value else { return Err(malformed()) };
+        if kind != Kind::Volume {
+            return Ok(Self { spec: None, status });
+        }
+        status.remove("name");
+        let uuid = status.remove("uuid").ok_or_else(malformed)?;
+        let Some(Value::Object(mut spec)) = status.remove("spec") else { return Err(malformed()) };
+        spec.insert("uuid".into(), uuid);
+        Ok(Self { spec: Some(spec), status })
+    }
+
+    /// The object that a creation begins with: all but the status.
+    pub(crate) fn beginning(&self, kind: Kind, key: &str) -> Value {
+        let mut object = json!({
+            "apiVersion": format!("{GROUP}/{VERSION}"), "kind": crd::name(kind), "metadata": { "name": key },
+        });
+        if let Some(spec) = &self.spec {
+            object["spec"] = spec.clone().into();
+        }
+        object
+    }
+
+    /// The change that makes the spec of the object at `revision` this one.
+    pub(crate) fn spec_change(&self, revision: u64) -> Value {
+        json!({ "metadata": { "resourceVersion": revision.to_string() }, "spec": self.spec })
+    }
+
+    /// The object that replaces the status of the one at `revision`.
+    pub(crate) fn status_change(&self, kind: Kind, key: &str, revision: u64) -> Value {
+        let mut status = self.status.clone();
+        status.insert(STAMP.into(), revision.into());
+        json!({
+            "apiVersion": format!("{GROUP}/{VERSION}"), "kind": crd::name(kind),
+            "metadata": { "name": key, "resourceVersion": revision.to_string() },
+            "status": status,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::{Object as _, Volume, VolumeIntent, VolumeSpec};
+    use uuid::Uuid;
+
+    fn object(json: Value) -> Object {
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn a_volume_is_taken_apart_and_put_together() {
+        let volume = Volume {
+            name: "data".into(),
+            uuid: Uuid::from_u128(7),
+            spec: VolumeSpec { size_bytes: 1 << 20, copies: 1, stripes: 1, block_size: 4096 },
+            intent: VolumeIntent { attach_serial: 3, ..VolumeIntent::default() },
+            message: Some("full".into()),
+        };
+        let value = serde_json::to_value(&volume).unwrap();
+        let parts = Parts::of(Kind::Volume, &volume.key(), value.clone()).unwrap();
+        let mut whole = parts.status_change(Kind::Volume, "data", 41);
+        assert_eq!(whole["status"][STAMP], 41);
+        whole["metadata"]["resourceVersion"] = "42".into();
+        whole["spec"] = parts.beginning(Kind::Volume, "data")["spec"].clone();
+        let found = object(whole.clone());
+        assert!(found.has_spec(&parts) && found.has_status(&parts));
+        assert_eq!(found.stored(Kind::Volume).unwrap(), Some(Stored { revision: 42, value }));
+
+        // Invariant 2 of the crate.
+        for part in ["spec", "status"] {
+            let mut lacking = whole.clone();
+            lacking.as_object_mut().unwrap().remove(part);
+            assert_eq!(object(lacking).stored(Kind::Volume).unwrap(), None, "without {part}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_is_no_revision() {
+        for bad in ["", "0", "-1", "x7", "99999999999999999999"] {
+            let node = object(json!({ "metadata": { "name": "n1", "resourceVersion": bad }, "status": {} }));
+            assert_eq!(node.stored(Kind::Node).unwrap_err().kind(), ErrorKind::Corrupt, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! What the objects are to people: definitions, what they refuse, what somebody made, changed or deleted by hand.
+
+use crate::Test;
+use crate::conformance::node;
+use crate::server::ControlPlane;
+use hyper::{Method, StatusCode};
+use model::{Attach, Kind, MemberIntent, Node, NodeReplicas, Object, Volume, VolumeIntent, VolumeSpec};
+use serde_json::{Value, json};
+use store::{Change, Client, ErrorKind, Expect, Store};
+use uuid::Uuid;
+
+pub(crate) const TESTS: &[Test] = &[
+    ("definitions_are_applied_again", || Box::pin(definitions_are_applied_again())),
+    ("a_volume_is_a_spec_and_a_status", || Box::pin(a_volume_is_a_spec_and_a_status())),
+    ("what_no_volume_may_be_is_refused", || Box::pin(what_no_volume_may_be_is_refused())),
+    ("what_is_made_by_hand_is_absent_until_it_is_whole", || {
+        Box::pin(what_is_made_by_hand_is_absent_until_it_is_whole())
+    }),
+    ("a_volume_that_is_applied_again_is_the_same", || Box::pin(a_volume_that_is_applied_again_is_the_same())),
+];
+
+const NODES: &str = "/apis/orlop.io/v1alpha1/nodes";
+const VOLUMES: &str = "/apis/orlop.io/v1alpha1/volumes";
+
+fn volume(name: &str, mib: u64) -> Volume {
+    Volume {
+        name: name.into(),
+        uuid: Uuid::from_u128(7),
+        spec: VolumeSpec { size_bytes: mib << 20, copies: 1, stripes: 1, block_size: 4096 },
+        intent: VolumeIntent {
+            members: vec![MemberIntent {
+                replica: Uuid::from_u128(8),
+                pool: Uuid::from_u128(9),
+                node: "n1".into(),
+            }],
+            ..VolumeIntent::default()
+        },
+        message: None,
+    }
+}
+
+/// As a person writes it.
+fn applied(name: &str, spec: &Value) -> Value {
+    json!({ "apiVersion": "orlop.io/v1alpha1", "kind": "Volume", "metadata": { "name": name }, "spec": spec })
+}
+
+async fn get<T: Object>(client: &Client, key: &str) -> T {
+    client.get(key).await.unwrap().unwrap().value
+}
+
+async fn definitions_are_applied_again() {
+    let plane = ControlPlane::installed().await;
+    let client = plane.client().await;
+    let revision = client.create(&node("n1", 1)).await.unwrap();
+    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/nodes.orlop.io";
+    let (_, before) = plane.by_hand(Method::GET, path, &Value::Null).await;
+    plane.store().await.install().await.unwrap();
+    let (_, after) = plane.by_hand(Method::GET, path, &Value::Null).await;
+    assert_eq!(before["metadata"]["resourceVersion"], after["metadata"]["resourceVersion"], "{after}");
+    assert_eq!(client.get::<Node>("n1").await.unwrap().unwrap().revision, revision);
+    for condition in after["status"]["conditions"].as_array().unwrap() {
+        let wanted = if condition["type"] == "NonStructuralSchema" { "False" } else { "True" };
+        assert_eq!(condition["status"], wanted, "{condition}");
+    }
+    let (status, columns) = plane.by_hand(Method::GET, &format!("{NODES}/n1"), &Value::Null).await;
+    assert_eq!(status, StatusCode::OK, "{columns}");
+}
+
+async fn a_volume_is_a_spec_and_a_status() {
+    let plane = ControlPlane::installed().await;
+    let (one, two) = (plane.client().await, plane.client().await);
+    let small = volume("data", 1);
+    let created = one.create(&small).await.unwrap();
+    assert_eq!(get::<Volume>(&one, "data").await, small);
+    assert_eq!(one.create(&volume("data", 2)).await.unwrap_err().kind(), ErrorKind::Conflict);
+
+    // Whatever changes, the other one knows only what was before.
+    let larger = volume("data", 2);
+    let attach = VolumeIntent {
+        attach: Some(Attach { node: "n1".into() }),
+        owner: Some("n1".into()),
+        ..small.intent.clone()
+    };
+    let attached = Volume { intent: attach, ..larger.clone() };
+    let detached = Volume { spec: volume("data", 3).spec, ..larger.clone() };
+    let mut revision = created;
+    for next in [larger, attached, detached.clone(), detached] {
+        let (won, lost) = (one.replace(&next, revision).await.unwrap(), revision);
+        assert_eq!(get::<Volume>(&two, "data").await, next);
+        assert_ne!(won, lost, "each write is a new revision");
+        assert_eq!(two.replace(&small, lost).await.unwrap_err().kind(), ErrorKind::Conflict);
+        assert_eq!(two.delete::<Volume>("data", lost).await.unwrap_err().kind(), ErrorKind::Conflict);
+        revision = won;
+    }
+    let (grown, moved) = (volume("data", 4), Volume { message: Some("moved".into()), ..volume("data", 3) });
+    let (first, second) = tokio::join!(one.replace(&grown, revision), two.replace(&moved, revision));
+    assert!(first.is_ok() != second.is_ok(), "{first:?} {second:?}");
+    let lost = first.err().or(second.err()).unwrap();
+    assert_eq!(lost.kind(), ErrorKind::Conflict, "{lost}");
+
+    // What people add to an object stays, and is a change.
+    let before = one.get::<Volume>("data").await.unwrap().unwrap();
+    let labelled = json!({ "metadata": { "labels": { "team": "blue" } } });
+    plane.by_hand(Method::PATCH, &format!("{VOLUMES}/data"), &labelled).await;
+    let lost = one.replace(&volume("data", 5), before.revision).await.unwrap_err();
+    assert_eq!(lost.kind(), ErrorKind::Conflict, "{lost}");
+    let revision = one.get::<Volume>("data").await.unwrap().unwrap().revision;
+    let both = Volume { message: Some("larger".into()), ..volume("data", 5) };
+    let revision = one.replace(&both, revision).await.unwrap();
+    assert_eq!(get::<Volume>(&one, "data").await, both);
+    let (_, object) = plane.by_hand(Method::GET, &format!("{VOLUMES}/data"), &Value::Null).await;
+    assert_eq!(object["metadata"]["labels"]["team"], "blue", "{object}");
+    one.delete::<Volume>("data", revision).await.unwrap();
+    assert_eq!(one.replace(&both, revision).await.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+async fn what_no_volume_may_be_is_refused() {
+    let plane = ControlPlane::installed().await;
+    let store = plane.store().await;
+    let client = Client::new(store.clone());
+    let revision = client.create(&volume("data", 2)).await.unwrap();
+    let shrunk = client.replace(&volume("data", 1), revision).await.unwrap_err();
+    assert!(shrunk.kind() == ErrorKind::Invalid && shrunk.to_string().contains("cannot shrink"), "{shrunk}");
+    let other = Volume { uuid: Uuid::from_u128(70), ..volume("data", 2) };
+    let other = client.replace(&other, revision).await.unwrap_err();
+    assert!(other.kind() == ErrorKind::Invalid && other.to_string().contains("UUID"), "{other}");
+    assert_eq!(get::<Volume>(&client, "data").await, volume("data", 2), "nothing has changed");
+
+    // A newer program than the definitions: nothing is dropped without a word.
+    let mut newer = serde_json::to_value(node("n1", 1)).unwrap();
+    newer["colour"] = "blue".into();
+    let unknown = store.put(Kind::Node, "n1", Expect::Absent, newer).await.unwrap_err();
+    assert!(unknown.kind() == ErrorKind::Invalid && unknown.to_string().contains("colour"), "{unknown}");
+
+    let path = format!("{VOLUMES}/data");
+    for (spec, says) in [
+        (json!({ "sizeBytes": 1 << 20 }), "cannot shrink"),
+        (json!({ "sizeBytes": (3 << 20) + 4096 }), "multiple of"),
+        (json!({ "sizeBytes": 65_u64 << 40 }), "less than or equal to"),
+        (json!({ "copies": 6 }), "less than or equal to 5"),
+        (json!({ "copies": 0 }), "greater than or equal to 1"),
+        (json!({ "stripes": 2 }), "less than or equal to 1"),
+        (json!({ "blockSize": 1024 }), "Unsupported value"),
+        (json!({ "blockSize": 512 }), "block size of a volume cannot be changed"),
+        (json!({ "uuid": null }), "UUID of a volume cannot be changed"),
+        (json!({ "uuid": "data" }), "uuid"),
+    ] {
+        let (status, answer) = plane.by_hand(Method::PATCH, &path, &json!({ "spec": spec })).await;
+        let message = answer["message"].as_str().unwrap();
+        assert!(status == StatusCode::UNPROCESSABLE_ENTITY && message.contains(says), "{spec}: {message}");
+    }
+    let dotted = applied("a.b", &json!({ "sizeBytes": 1 << 20 }));
+    let (status, answer) = plane.by_hand(Method::POST, VOLUMES, &dotted).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{answer}");
+}
+
+async fn what_is_made_by_hand_is_absent_until_it_is_whole() {
+    let plane = ControlPlane::installed().await;
+    let store = plane.store().await;
+    let client = Client::new(store.clone());
+    let mut watch = client.watch::<Node>();
+    assert_eq!(watch.next().await, Some(Change::Relist(Vec::new())));
+    let begun = json!({ "apiVersion": "orlop.io/v1alpha1", "kind": "Node", "metadata": { "name": "n1" } });
+    let (status, begun) = plane.by_hand(Method::POST, NODES, &begun).await;
+    assert_eq!(status, StatusCode::CREATED, "{begun}");
+    let revision: u64 = begun["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+    assert_eq!(client.get::<Node>("n1").await.unwrap(), None);
+    assert_eq!(client.list::<Node>().await.unwrap(), []);
+    assert_eq!(client.replace(&node("n1", 9), 1).await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(client.delete::<Node>("n1", 1).await.unwrap_err().kind(), ErrorKind::NotFound);
+    // The creation goes on with it.
+    let created = client.create(&node("n1", 1)).await.unwrap();
+    assert!(created > revision);
+    let Some(Change::Put(put)) = watch.next().await else { panic!("told of what is absent") };
+    assert_eq!((put.revision, put.value), (created, node("n1", 1)));
+    let (_, whole) = plane.by_hand(Method::GET, &format!("{NODES}/n1"), &Value::Null).await;
+    assert_eq!(whole["metadata"]["uid"], begun["metadata"]["uid"]);
+
+    // Its writer is the only one that makes it whole: under another name it is refused.
+    let other = client.create(&NodeReplicas { node: "n1".into(), replicas: Vec::new() }).await.unwrap();
+    let renamed = json!({ "status": { "node": "n2" } });
+    let path = "/apis/orlop.io/v1alpha1/nodereplicas/n1/status";
+    let (status, answer) = plane.by_hand(Method::PATCH, path, &renamed).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{answer}");
+    client.delete::<NodeReplicas>("n1", other).await.unwrap();
+
+    // A volume without a UUID is given one, and nothing else of it is changed.
+    assert_eq!(store.adopt().await.unwrap(), Vec::<String>::new());
+    let (status, answer) =
+        plane.by_hand(Method::POST, VOLUMES, &applied("data", &json!({ "sizeBytes": 5 << 20 }))).await;
+    assert_eq!(status, StatusCode::CREATED, "{answer}");
+    assert_eq!(client.list::<Volume>().await.unwrap(), []);
+    assert_eq!(client.create(&volume("data", 1)).await.unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(store.adopt().await.unwrap(), ["data"]);
+    let adopted: Volume = get(&client, "data").await;
+    let spec = VolumeSpec { copies: 3, ..volume("data", 5).spec };
+    assert!(adopted.spec == spec && !adopted.uuid.is_nil() && adopted.intent == VolumeIntent::default());
+    assert_eq!(store.adopt().await.unwrap(), Vec::<String>::new());
+}
+
+async fn a_volume_that_is_applied_again_is_the_same() {
+    let plane = ControlPlane::installed().await;
+    let store = plane.store().await;
+    let client = Client::new(store.clone());
+    client.create(&volume("data", 2)).await.unwrap();
+    let before = client.get::<Volume>("data").await.unwrap().unwrap();
+    let mut watch = client.watch::<Volume>();
+    assert_eq!(watch.next().await, Some(Change::Relist(vec![before.clone()])));
+
+    let path = format!("{VOLUMES}/data");
+    let (_, object) = plane.by_hand(Method::GET, &path, &Value::Null).await;
+    plane.by_hand(Method::DELETE, &path, &Value::Null).await;
+    assert_eq!(watch.next().await, Some(Change::Delete("data".into())));
+    assert_eq!(client.get::<Volume>("data").await.unwrap(), None);
+    let (status, answer) = plane.by_hand(Method::POST, VOLUMES, &applied("data", &object["spec"])).await;
+    assert_eq!(status, StatusCode::CREATED, "{answer}");
+    assert_eq!(client.get::<Volume>("data").await.unwrap(), None, "nobody has judged it yet");
+    assert_eq!(client.replace(&before.value, before.revision).await.unwrap_err().kind(), ErrorKind::NotFound);
+
+    assert_eq!(store.adopt().await.unwrap(), ["data"]);
+    let Some(Change::Put(again)) = watch.next().await else { panic!("not told") };
+    let expected = Volume { intent: VolumeIntent::default(), ..before.value };
+    assert_eq!(again.value, expected, "its UUID leads to its data");
+    assert!(again.revision > before.revision);
+}
