@@ -8,6 +8,7 @@ mod guard;
 mod guest;
 mod journey;
 mod journeys;
+mod kubernetes;
 mod process;
 mod session;
 
@@ -44,6 +45,8 @@ enum Extra {
         /// The script; the folder it lies in is not shared, /vm in the guest is a new one.
         script: PathBuf,
     },
+    /// Build the programs of Kubernetes into the cache, all of them if none is named.
+    Programs { names: Vec<String> },
     /// Wait for the end of standard input, then remove all that carries the id.
     #[command(hide = true)]
     Guard { id: String },
@@ -67,6 +70,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     match &arguments.command {
         Some(Extra::Golden) => golden(),
         Some(Extra::Boot { script }) => boot(script),
+        Some(Extra::Programs { names }) => programs(names),
         Some(Extra::Guard { id }) => guard::guard(&RunId(id.clone())),
         Some(Extra::Plant) => {
             let id = RunId::random()?;
@@ -175,6 +179,15 @@ fn boot(script: &Path) -> Result<bool> {
         println!("exit code {}, {verdict}", verdict.code);
         Ok(verdict.code == 0)
     })
+}
+
+fn programs(names: &[String]) -> Result<bool> {
+    let all = kubernetes::programs::names().map(str::to_owned);
+    let names = if names.is_empty() { all.collect() } else { names.to_vec() };
+    for name in names {
+        println!("{}", kubernetes::programs::built(&name)?.display());
+    }
+    Ok(true)
 }
 
 /// Runs `what` with a folder that is guarded like a journey's.
