@@ -39,6 +39,13 @@ pub(crate) const ETCD: Journey = Journey {
     run: etcd,
 };
 
+/// The store in a real Kubernetes: its own tests, each of which counts.
+pub(crate) const KUBERNETES_STORE: Journey = Journey {
+    name: "kubernetes-store",
+    what: "the store in a real API server: compacted, killed, stopped, edited by hand; the tests of control/k8s",
+    run: kubernetes_store,
+};
+
 fn frontend(trip: &Trip) -> Result<()> {
     need(&[
         ("fio", "fio"),
@@ -47,22 +54,30 @@ fn frontend(trip: &Trip) -> Result<()> {
         ("blkdiscard", "util-linux"),
         ("losetup", "mount"),
     ])?;
-    tests_of_a_crate(trip, "root", "the tests of the front-end")
+    tests_of_a_crate(trip, "root", None, "the tests of the front-end")
 }
 
 fn etcd(trip: &Trip) -> Result<()> {
     need(&[("etcd", "etcd-server")])?;
-    tests_of_a_crate(trip, "etcd", "the tests of the store in etcd")
+    tests_of_a_crate(trip, "etcd", None, "the tests of the store in etcd")
 }
 
-/// Runs the test program `test`, which runs nothing unless it is told to.
-fn tests_of_a_crate(trip: &Trip, test: &str, what: &str) -> Result<()> {
+fn kubernetes_store(trip: &Trip) -> Result<()> {
+    need(&[("etcd", "etcd-server"), ("openssl", "openssl")])?;
+    let apiserver = crate::kubernetes::programs::built("kube-apiserver")?;
+    let named = Some(("ORLOP_KUBE_APISERVER", apiserver.as_path()));
+    tests_of_a_crate(trip, "apiserver", named, "the tests of the store in Kubernetes")
+}
+
+/// Runs the test program `test`, which runs nothing unless it is told to; it finds a program by a variable.
+fn tests_of_a_crate(trip: &Trip, test: &str, program: Option<(&str, &Path)>, what: &str) -> Result<()> {
     let mut command = trip.command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // The whole workspace, for the features of its packages: those of one package alone would be compiled again.
     command.args(["test", "--quiet", "--workspace", "--test", test, "--", "--run"]);
     command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
     // What a test leaves is then known as this journey's.
     command.env("TMPDIR", &trip.folder);
+    command.envs(program);
     let outcome = trip.run(command, TESTS_LIMIT)?;
     // `cargo xtask` adds up the lines that begin with `test result:`.
     for line in outcome.output.lines().filter(|line| !line.trim().is_empty()) {

@@ -19,6 +19,7 @@ pub(crate) const HERE: &[Journey] = &[
     harness::GUARD,
     harness::FRONTEND,
     harness::ETCD,
+    harness::KUBERNETES_STORE,
     database::BASELINE,
     demo::DEMO,
     demo::UNPRIVILEGED,
