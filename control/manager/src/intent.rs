@@ -4,9 +4,11 @@
 //!    as the user wants are `InSync` and there, each on a node of its own. So the last good copy is never given up.
 //! 2. An attached volume's nexus stays where the volume is attached: whoever uses the device there decides. One that is
 //!    attached nowhere runs a nexus only while there is work for it, on any node that has a good copy.
+//! 3. A volume whose intent was lost, because somebody deleted its object and made it again, has the copies that its
+//!    record names: none is made anew for that, and none is given up.
 
 use crate::{NoPlace, place, plan::Planning};
-use model::{MemberIntent, MemberState, NexusState, Rebuild, Volume, VolumeRecord};
+use model::{MemberIntent, MemberRecord, MemberState, NexusState, Rebuild, Volume, VolumeRecord};
 use std::{collections::BTreeSet, time::Duration};
 
 /// The volume with the intent that it should have.
@@ -19,6 +21,9 @@ pub(crate) fn wish(planning: &mut Planning<'_>, volume: &Volume) -> Volume {
         // The record is lost. Nothing that is wished now could make it better.
         return wished;
     }
+    if let (true, Some(record)) = (wished.intent.members.is_empty(), record) {
+        wished.intent.members = named(record);
+    }
     wished.message = members(planning, &mut wished, record);
     if wished.intent.attach.is_none() {
         let owner = record.and_then(|record| owner(planning, &wished, record));
@@ -30,6 +35,17 @@ pub(crate) fn wish(planning: &mut Planning<'_>, volume: &Volume) -> Volume {
         wished.intent.owner = owner;
     }
     wished
+}
+
+/// The copies that a record names, as wishes (invariant 3).
+fn named(record: &VolumeRecord) -> Vec<MemberIntent> {
+    let wanted = record.members.iter().filter(|member| member.state != MemberState::Removed);
+    let wish = |member: &MemberRecord| MemberIntent {
+        replica: member.replica,
+        pool: member.pool,
+        node: member.node.clone(),
+    };
+    wanted.map(wish).collect()
 }
 
 /// Adds copies that are needed and gives up those that are not; answers what is in the way.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::testing::Scene;
-use model::{Attach, Generation, MemberStatus, Pool, PoolState, Rebuild};
+use model::{Attach, Generation, MemberStatus, Pool, PoolState, Rebuild, VolumeIntent};
 
 const STALE: MemberState = MemberState::Stale { since: Generation::ZERO };
 
@@ -73,6 +73,21 @@ fn a_placed_volume_gets_a_record_once() {
 
     scene.volume_mut("a").intent.recorded = true;
     assert_eq!(plan_after(&scene, 0), [], "a record that was lost is not made again");
+}
+
+/// Its object was deleted by hand and made again: its data is not to be copied for that.
+#[test]
+fn a_volume_whose_intent_was_lost_has_the_copies_of_its_record() {
+    let mut scene = Scene::with_nodes(4);
+    scene.recorded("a", 3, &[1, 2, 3], MemberState::InSync);
+    let members = scene.volume_mut("a").intent.members.clone();
+    let mut removed = scene.record_mut("a").members[0].clone();
+    (removed.replica, removed.state) = (Uuid::from_u128(99), MemberState::Removed);
+    scene.record_mut("a").members.push(removed);
+    scene.volume_mut("a").intent = VolumeIntent::default();
+    let [Action::Volume(volume)] = &plan_after(&scene, 0)[..] else { panic!("nothing is wished") };
+    assert_eq!(volume.value.intent.members, members);
+    assert!(volume.value.intent.recorded);
 }
 
 #[test]
