@@ -120,7 +120,7 @@ pub(crate) struct Dev {
     /// The address of the API.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7070")]
     pub(crate) listen: SocketAddr,
-    /// Keep the records in an etcd at etcd://HOST:PORT, and not in the data folder.
+    /// Keep the records in an etcd (etcd://HOST:PORT) or a Kubernetes (kubernetes:KUBECONFIG), and not in the data folder.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) store: Option<String>,
     /// Serve the Container Storage Interface for each node on DIR/NODE/csi.sock.

@@ -7,10 +7,15 @@
 use crate::arguments::Controller;
 use crate::failure::{Failure, OrFail, Outcome};
 use crate::{process, stores};
+use k8s::Kubernetes;
 use std::path::Path;
 use std::time::Duration;
 use store::{Client, Embedded};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::sleep;
+
+/// How often volumes are looked for that people have applied.
+const ADOPT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Runs the controller until it is asked to end.
 pub(crate) fn run(arguments: &Controller) -> Outcome {
@@ -26,7 +31,7 @@ async fn serve(arguments: &Controller) -> Outcome {
     let mut terminate = signal(SignalKind::terminate()).or_fail(|| "cannot listen for signals".into())?;
     let client = match (&arguments.data, &arguments.store) {
         (Some(folder), _) => embedded(folder)?,
-        (None, address) => stores::open(address.as_deref().unwrap_or_default())?,
+        (None, address) => elsewhere(address.as_deref().unwrap_or_default()).await?,
     };
     let cluster = manager::ensure_cluster(&client).await.map_err(|error| Failure::new(error.to_string()))?;
     let mut patience = manager::Config::default();
@@ -40,6 +45,28 @@ async fn serve(arguments: &Controller) -> Outcome {
     manager.stop().await;
     tracing::info!("controller ends");
     Ok(())
+}
+
+/// A store that is not this process's own. In Kubernetes the kinds are made known first, and volumes that people have
+/// applied are made whole.
+async fn elsewhere(address: &str) -> Outcome<Client> {
+    let opened = stores::open(address).await?;
+    if let Some(kubernetes) = opened.kubernetes {
+        kubernetes.install().await.map_err(|error| Failure::new(error.to_string()))?;
+        tokio::spawn(adopt(kubernetes));
+    }
+    Ok(opened.client)
+}
+
+async fn adopt(kubernetes: Kubernetes) {
+    loop {
+        match kubernetes.adopt().await {
+            Ok(names) if names.is_empty() => {}
+            Ok(names) => tracing::info!(volumes = names.join(" "), "volumes that were applied are there"),
+            Err(error) => tracing::warn!(%error, "volumes that were applied are looked for again"),
+        }
+        sleep(ADOPT_INTERVAL).await;
+    }
 }
 
 fn embedded(folder: &Path) -> Outcome<Client> {

@@ -1,10 +1,36 @@
 //! Where the records of the cluster are kept, by its address on the command line.
 
 use crate::failure::{Failure, Kind, Outcome};
+use k8s::Kubernetes;
+use std::path::Path;
 use store::{Client, Etcd, Remote};
 
+/// The address of the Kubernetes in which this is a pod; with a colon and the path of a kubeconfig, of another one.
+const KUBERNETES: &str = "kubernetes";
+
+/// A store by its address.
+pub(crate) struct Opened {
+    /// The store.
+    pub(crate) client: Client,
+    /// The same, if it is a Kubernetes.
+    pub(crate) kubernetes: Option<Kubernetes>,
+}
+
 /// Understands an address; nothing is connected yet.
-pub(crate) fn open(address: &str) -> Outcome<Client> {
+pub(crate) async fn open(address: &str) -> Outcome<Opened> {
+    let Some(rest) = address.strip_prefix(KUBERNETES) else {
+        return Ok(Opened { client: open_other(address)?, kubernetes: None });
+    };
+    let kubernetes = match rest.strip_prefix(':') {
+        Some(file) => Kubernetes::from_kubeconfig(Path::new(file)).await,
+        None if rest.is_empty() => Kubernetes::in_cluster(),
+        None => return Err(refused(address, "it is none that is known")),
+    };
+    let kubernetes = kubernetes.map_err(|error| refused(address, &error.to_string()))?;
+    Ok(Opened { client: Client::new(kubernetes.clone()), kubernetes: Some(kubernetes) })
+}
+
+fn open_other(address: &str) -> Outcome<Client> {
     if address.starts_with("http://") {
         return Ok(Client::new(Remote::new(address)));
     }
@@ -18,21 +44,24 @@ pub(crate) fn open(address: &str) -> Outcome<Client> {
     etcd.map(Client::new).map_err(|error| refused(address, &error.to_string()))
 }
 
-/// The etcd at this address, below a prefix of its own, so that several clusters may share it.
+/// The store at this address as one cluster uses it: an etcd is shared below a prefix, a Kubernetes has one cluster.
 pub(crate) fn shared(address: &str, cluster: &str) -> Outcome<String> {
+    if address.starts_with(KUBERNETES) {
+        return Ok(address.to_owned());
+    }
     if !address.starts_with("etcd://") {
-        return Err(refused(address, "only an etcd can be shared"));
+        return Err(refused(address, "only an etcd and a Kubernetes can be"));
     }
     // First as it was written: it is named so where it is refused.
-    open(address)?;
+    open_other(address)?;
     let shared = format!("{}/orlop/{cluster}/", address.trim_end_matches('/'));
-    open(&shared).map(|_| shared)
+    open_other(&shared).map(|_| shared)
 }
 
 fn refused(address: &str, why: &str) -> Failure {
     Failure::new(format!("{address:?} is not the address of a store: {why}"))
         .kind(Kind::Usage)
-        .hint("write etcd://HOST:PORT, several with commas between")
+        .hint("write etcd://HOST:PORT, several with commas between, or kubernetes:KUBECONFIG")
 }
 
 #[cfg(test)]
@@ -41,6 +70,7 @@ mod tests {
 
     #[test]
     fn addresses_are_understood_or_refused() {
+        let open = open_other;
         for good in
             ["http://127.0.0.1:7070", "etcd://127.0.0.1:2379", "etcd://a:1,b:2", "etcd://a:1/orlop/x/"]
         {

@@ -31,7 +31,7 @@ pub(crate) fn run(arguments: &NodeRun) -> Outcome {
     process::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.or_fail(|| "cannot start".into())?;
-    let client = stores::open(&arguments.store)?;
+    let client = runtime.block_on(stores::open(&arguments.store))?.client;
     let (end, ended) = mailbox::bounded(1);
     let (questions, asked) = mailbox::bounded(1);
     let cluster = runtime.block_on(async {
