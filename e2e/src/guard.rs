@@ -1,17 +1,21 @@
 //! What a run may leave on the machine, found by the run's id, and removed on any exit.
 //!
 //! 1. Everything that a run makes carries its id: the folder's name, and through it mounts, loops and command lines;
-//!    the environment of its processes; the names of namespaces and cgroups. Nothing without the id is touched.
+//!    the environment of its processes; the names of namespaces and cgroups, and through them what runs in containers
+//!    and the loops over what only containers see. Nothing without the id is touched.
 //! 2. The guard is a process of its own that holds one end of a pipe: it acts when the harness ends, however it ends.
 //! 3. Whoever holds something is ended before what it holds: processes, FUSE connections, file systems, loops, FUSE
 //!    mounts, namespaces, cgroups, the folder.
 
-use crate::process::Process;
+use crate::process::{self, Process};
 use anyhow::{Context, Result};
+use rustix::fs::{major, minor};
 use rustix::mount::UnmountFlags;
 use rustix::process::Signal;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -57,12 +61,13 @@ pub(crate) struct Leftovers {
 impl Leftovers {
     /// Finds all that carries `id`, except the processes in `spared` and this one.
     pub(crate) fn find(id: &RunId, spared: &[i32]) -> Self {
+        let processes = processes(id, spared);
         Self {
-            processes: processes(id, spared),
             mounts: mounts(id),
-            loops: loops(id),
+            loops: loops(id, &processes),
+            processes,
             namespaces: entries("/run/netns").into_iter().filter(|name| name.contains(&id.0)).collect(),
-            cgroups: cgroups(Path::new("/sys/fs/cgroup"), id),
+            cgroups: cgroups(Path::new("/sys/fs/cgroup"), &id.0),
         }
     }
 
@@ -185,23 +190,20 @@ pub(crate) fn guard(id: &RunId) -> Result<bool> {
     Ok(was_clean)
 }
 
-/// Processes whose environment, command line, folder or program carries the id.
+/// Processes whose environment, command line, folder, program or cgroup carries the id.
 fn processes(id: &RunId, spared: &[i32]) -> Vec<(Process, String)> {
-    let own = i32::try_from(std::process::id()).unwrap_or(0);
     let variable = format!("{RUN_VARIABLE}={}", id.0);
     let holds = |bytes: &[u8], text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
     let mut found = Vec::new();
-    for pid in entries("/proc").iter().filter_map(|name| name.parse::<i32>().ok()) {
-        if pid == own || spared.contains(&pid) {
-            continue;
-        }
-        // Read before the rest, so that a number used again in between does not match by accident.
-        let Some(process) = Process::of(pid) else { continue };
+    // Each is taken before the rest is read, so that a number used again in between does not match by accident.
+    for process in process::all().filter(|process| !spared.contains(&process.pid)) {
+        let pid = process.pid;
         let file = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
         let link = |name: &str| fs::read_link(format!("/proc/{pid}/{name}")).unwrap_or_default();
         let command = file("cmdline");
         let carries = holds(&file("environ"), &variable)
             || holds(&command, &id.0)
+            || holds(&file("cgroup"), &id.0)
             || ["cwd", "exe"].iter().any(|name| link(name).starts_with(id.folder()));
         if carries {
             let shown: String =
@@ -228,16 +230,61 @@ fn mounts(id: &RunId) -> Vec<Mount> {
     found
 }
 
-/// Loop devices whose file carries the id.
-fn loops(id: &RunId) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for name in entries("/sys/block").into_iter().filter(|name| name.starts_with("loop")) {
-        let file = fs::read_to_string(format!("/sys/block/{name}/loop/backing_file")).unwrap_or_default();
-        if file.contains(&id.0) {
-            found.push(Path::new("/dev").join(name));
-        }
+/// One loop device, and what it is over.
+struct Loop {
+    device: PathBuf,
+    /// The file system of its file, as `MAJOR:MINOR`, and the file's number in it.
+    place: (String, u64),
+    file: String,
+}
+
+/// Loop devices whose file carries the id, or is in a file system that only this run's processes have mounted, or is
+/// one of these devices; those on top first.
+fn loops(id: &RunId, processes: &[(Process, String)]) -> Vec<PathBuf> {
+    let ours = file_systems("self");
+    let theirs: BTreeSet<String> =
+        processes.iter().flat_map(|(process, _)| file_systems(&process.pid.to_string())).collect();
+    let is_known = |candidate: &Loop| {
+        let file_system = &candidate.place.0;
+        candidate.file.contains(&id.0) || (theirs.contains(file_system) && !ours.contains(file_system))
+    };
+    let (mut found, mut rest): (Vec<Loop>, Vec<Loop>) = all_loops().into_iter().partition(is_known);
+    // The kubelet puts a loop of its own over each device that a pod gets.
+    let mut next = 0;
+    while next < found.len() {
+        let node = fs::metadata(&found[next].device).ok();
+        let place = node.map(|node| (format!("{}:{}", major(node.dev()), minor(node.dev())), node.ino()));
+        let (above, others): (Vec<Loop>, _) =
+            rest.into_iter().partition(|candidate| Some(&candidate.place) == place.as_ref());
+        found.extend(above);
+        rest = others;
+        next += 1;
     }
-    found
+    found.into_iter().rev().map(|found| found.device).collect()
+}
+
+/// The numbers of the file systems that a process has mounted.
+fn file_systems(process: &str) -> BTreeSet<String> {
+    let table = fs::read_to_string(format!("/proc/{process}/mountinfo")).unwrap_or_default();
+    table.lines().filter_map(|line| line.split(' ').nth(2)).map(str::to_owned).collect()
+}
+
+/// All loop devices that have a file.
+fn all_loops() -> Vec<Loop> {
+    let columns = "NAME,BACK-MAJ:MIN,BACK-INO,BACK-FILE";
+    let list =
+        Command::new("losetup").args(["--list", "--noheadings", "--raw", "--output", columns]).output();
+    let list = list.map(|list| String::from_utf8_lossy(&list.stdout).into_owned()).unwrap_or_default();
+    list.lines().filter_map(parse_loop).collect()
+}
+
+/// A line of `losetup --raw`, which pads numbers with blanks written as `\x20`, and leaves out what it may not ask.
+fn parse_loop(line: &str) -> Option<Loop> {
+    let mut fields = line.splitn(4, ' ');
+    let device = fields.next()?.into();
+    let file_system = fields.next()?.replace("\\x20", "");
+    let inode = fields.next()?.parse().unwrap_or(0);
+    Some(Loop { device, place: (file_system, inode), file: fields.next()?.to_owned() })
 }
 
 /// Where this machine has its cgroups of version 2, alone or beside the older ones.
@@ -247,13 +294,13 @@ pub(crate) fn cgroup_root() -> Option<PathBuf> {
     Some(PathBuf::from(line.split(' ').nth(4)?))
 }
 
-/// Cgroups whose path carries the id, the innermost first.
-fn cgroups(folder: &Path, id: &RunId) -> Vec<PathBuf> {
+/// Cgroups whose path contains `id`, the innermost first.
+pub(crate) fn cgroups(folder: &Path, id: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             found.extend(cgroups(&entry.path(), id));
-            if entry.path().to_string_lossy().contains(&id.0) {
+            if entry.path().to_string_lossy().contains(id) {
                 found.push(entry.path());
             }
         }
@@ -271,4 +318,17 @@ fn entries(folder: &str) -> Vec<String> {
         .collect();
     names.sort_unstable();
     names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_loop;
+
+    #[test]
+    fn loops_are_read_with_their_places() {
+        let found = parse_loop(r"/dev/loop3 \x20\x20\x200:42\x20 2 /a file").unwrap();
+        assert_eq!((found.place, found.file.as_str()), (("0:42".to_owned(), 2), "/a file"));
+        // One whose file is of a namespace that is gone.
+        assert_eq!(parse_loop("/dev/loop0   /volume").unwrap().file, "/volume");
+    }
 }

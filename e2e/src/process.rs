@@ -62,16 +62,20 @@ impl Process {
     }
 }
 
-/// The living processes whose command line contains `text`, with that line; this one is not among them.
-pub(crate) fn with_argument(text: &str) -> Vec<(Process, String)> {
+/// The living processes but this one.
+pub(crate) fn all() -> impl Iterator<Item = Process> {
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_string_lossy().parse::<i32>().ok());
+    pids.filter(move |pid| *pid != own).filter_map(Process::of)
+}
+
+/// The living processes whose command line contains `text`, with that line; this one is not among them.
+pub(crate) fn with_argument(text: &str) -> Vec<(Process, String)> {
     let mut found = Vec::new();
-    for pid in pids.filter(|pid| *pid != own) {
-        // Taken before the line is read: a number used again in between gives a process that is not signalled.
-        let Some(process) = Process::of(pid) else { continue };
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    // Taken before the line is read: a number used again in between gives a process that is not signalled.
+    for process in all() {
+        let line = fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
         if line.contains(text) {
             found.push((process, line));

@@ -2,6 +2,7 @@
 
 use crate::guard::{Leftovers, RunId, cgroup_root};
 use crate::journey::{Journey, Trip, need};
+use crate::process::Running;
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::Path;
@@ -138,6 +139,8 @@ fn guard(trip: &Trip) -> Result<()> {
     for kind in ["process", "mount", "loop", "cgroup", "namespace"] {
         ensure!(planted.contains(&format!("{kind} ")), "no {kind} was planted: {planted}");
     }
+    let hidden = planted.contains("tmpfs inside") && planted.matches("loop /dev/").count() == 2;
+    ensure!(hidden, "what is as in a container is not known as the run's: {planted}");
     trip.checked(format!("planted: {planted}"));
     ensure!(planting.process.signal(rustix::process::Signal::KILL), "the planting harness had ended");
     planting.wait(MINUTE)?;
@@ -164,16 +167,28 @@ pub(crate) fn plant(id: &RunId) -> Result<()> {
     trip.sh(&format!("mount -t tmpfs outer {folder}/outer && mount -o loop disk {folder}/inner"), MINUTE)?;
     let cgroup = cgroup_root().context("this machine has no cgroups of version 2")?.join(&id.0).join("inner");
     trip.sh(&format!("ip netns add {} && mkdir -p {}", id.0, cgroup.display()), MINUTE)?;
-    // One that keeps the file system and the cgroup busy; it says so, since only then all of it is planted.
-    let mut holder = trip.command("bash");
     let procs = cgroup.join("cgroup.procs");
-    holder.args(["-ec", &format!("echo $$ >{}; cd inner; echo holding; exec sleep 600", procs.display())]);
-    let mut holder = trip.start(holder)?;
+    // One that keeps the file system and the cgroup busy.
+    let holder =
+        held(&trip, &format!("echo $$ >{}; cd inner; echo holding; exec sleep 600", procs.display()))?;
+    // One that is as in a container: it has nothing of the run but its cgroup, and a loop over what only it sees.
+    let inside = "mount -t tmpfs inside /mnt; truncate -s 1M /mnt/file; losetup --find /mnt/file; echo holding; sleep 600";
+    let enter = "cd /; exec env -i PATH=\"$PATH\" unshare --mount sh -ec";
+    let container = held(&trip, &format!("echo $$ >{}; {enter} '{inside}'", procs.display()))?;
+    println!("planted {}", id.0);
+    std::thread::sleep(Duration::from_secs(600));
+    drop((holder, container));
+    Ok(())
+}
+
+/// Starts a line of shell, and waits until it says that it holds what it is to hold: only then all of it is planted.
+fn held(trip: &Trip, line: &str) -> Result<Running> {
+    let mut command = trip.command("bash");
+    command.args(["-ec", line]);
+    let mut holder = trip.start(command)?;
     while !holder.output().contains("holding") {
         ensure!(holder.runs(), "the holder ended: {}", holder.output());
         std::thread::sleep(Duration::from_millis(10));
     }
-    println!("planted {}", id.0);
-    std::thread::sleep(Duration::from_secs(600));
-    Ok(())
+    Ok(holder)
 }
