@@ -7,6 +7,7 @@ mod dev;
 mod etcd;
 mod harness;
 mod kernel;
+mod kubernetes;
 mod upkeep;
 mod volume;
 
@@ -46,7 +47,10 @@ pub(crate) const HERE: &[Journey] = &[
 pub(crate) const IN_GUEST: &[Journey] =
     &[kernel::BASELINE, kernel::INTEROP, kernel::INITIATOR, kernel::VOLUME];
 
+/// Those that run by name only: the first run builds Kubernetes for a long while.
+pub(crate) const BY_NAME: &[Journey] = &[kubernetes::LAB];
+
 /// All of them.
 pub(crate) fn all() -> impl Iterator<Item = &'static Journey> {
-    HERE.iter().chain(IN_GUEST)
+    HERE.iter().chain(IN_GUEST).chain(BY_NAME)
 }
