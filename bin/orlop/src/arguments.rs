@@ -43,6 +43,12 @@ pub(crate) enum Command {
     /// Shows what this machine allows, what is missing, and what to do about it.
     #[command(after_help = PREFLIGHT_EXAMPLES)]
     Preflight(Preflight),
+    /// Asks a web server of this machine whether all is well with it.
+    #[command(hide = true)]
+    Probe {
+        /// An http:// address; an answer of 2xx means yes.
+        url: String,
+    },
     /// Runs a whole cluster in the simulator, with faults, and checks that nothing is lost.
     #[command(after_help = SIM_EXAMPLES)]
     Sim(Sim),
@@ -175,6 +181,9 @@ pub(crate) enum Node {
     /// The process of one node.
     #[command(hide = true)]
     Run(NodeRun),
+    /// The first process of a container that is a node: starts the other one, again whenever it ends.
+    #[command(hide = true)]
+    Serve(NodeOptions),
 }
 
 /// Verbs of `orlop pool`.
@@ -384,6 +393,15 @@ pub(crate) struct Controller {
     /// Where the API listens.
     #[arg(long)]
     pub(crate) listen: SocketAddr,
+    /// Decide only while holding the Lease `orlop-controller`; needs a Kubernetes as the store.
+    #[arg(long, requires = "store")]
+    pub(crate) leader_election: bool,
+    /// The namespace of the Lease.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "orlop")]
+    pub(crate) namespace: String,
+    /// By what name this process holds the Lease; a random part is added.
+    #[arg(long, env = "POD_NAME", default_value = "orlop-controller")]
+    pub(crate) pod: String,
     /// End when this process, the parent, ends.
     #[arg(long)]
     pub(crate) parent: Option<u32>,
@@ -398,9 +416,12 @@ pub(crate) struct Csi {
     /// Where it listens.
     #[arg(long)]
     pub(crate) socket: PathBuf,
-    /// The controller.
+    /// The address of the API.
+    #[arg(long, required_unless_present = "store", conflicts_with = "store")]
+    pub(crate) api: Option<String>,
+    /// The address of the store: the plugin then needs nobody to answer the API.
     #[arg(long)]
-    pub(crate) api: String,
+    pub(crate) store: Option<String>,
     /// End when this process, the parent, ends.
     #[arg(long)]
     pub(crate) parent: Option<u32>,
@@ -409,15 +430,25 @@ pub(crate) struct Csi {
 /// Options of a node's process.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct NodeRun {
-    /// Its name.
-    #[arg(long)]
-    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) node: NodeOptions,
     /// Carried by its mounts and loop devices, so that a later run knows them.
     #[arg(long)]
     pub(crate) run_id: String,
     /// Devices outlive this process, held by a second one until it is started again.
     #[arg(long)]
     pub(crate) hold_devices: bool,
+    /// End when this process, the parent, ends.
+    #[arg(long)]
+    pub(crate) parent: Option<u32>,
+}
+
+/// What a node is.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct NodeOptions {
+    /// Its name.
+    #[arg(long)]
+    pub(crate) name: String,
     /// The folder of its state.
     #[arg(long)]
     pub(crate) data: PathBuf,
@@ -433,9 +464,6 @@ pub(crate) struct NodeRun {
     /// The address of the store.
     #[arg(long)]
     pub(crate) store: String,
-    /// End when this process, the parent, ends.
-    #[arg(long)]
-    pub(crate) parent: Option<u32>,
 }
 
 /// What clap says in paragraphs, as one line: the error, then its tip or where the help is.

@@ -3,17 +3,22 @@
 //!
 //! Invariants:
 //! 1. Volumes go on while it is away: nothing here is on the path of a byte.
+//! 2. Of several controllers one decides at a time; all answer the API.
 
 use crate::arguments::Controller;
-use crate::failure::{Failure, OrFail, Outcome};
+use crate::failure::{Failure, Kind, OrFail, Outcome};
 use crate::{process, stores};
-use k8s::Kubernetes;
+use k8s::{Election, Kubernetes};
+use manager::{Manager, Mandate};
 use std::path::Path;
 use std::time::Duration;
 use store::{Client, Embedded};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
+/// The name of the Lease.
+const LEASE: &str = "orlop-controller";
 /// How often volumes are looked for that people have applied.
 const ADOPT_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -29,35 +34,114 @@ pub(crate) fn run(arguments: &Controller) -> Outcome {
 
 async fn serve(arguments: &Controller) -> Outcome {
     let mut terminate = signal(SignalKind::terminate()).or_fail(|| "cannot listen for signals".into())?;
-    let client = match (&arguments.data, &arguments.store) {
-        (Some(folder), _) => embedded(folder)?,
+    let (client, kubernetes) = match (&arguments.data, &arguments.store) {
+        (Some(folder), _) => (embedded(folder)?, None),
         (None, address) => elsewhere(address.as_deref().unwrap_or_default()).await?,
     };
-    let cluster = manager::ensure_cluster(&client).await.map_err(|error| Failure::new(error.to_string()))?;
-    let mut patience = manager::Config::default();
-    patience.replace_after = arguments.replace_after.map_or(patience.replace_after, Duration::from_secs);
-    let manager = manager::start(client.clone(), patience);
-    let config = api::ApiConfig { listen: arguments.listen, client, overcommit: manager::OVERCOMMIT_DEFAULT };
+    let failed = |error: store::Error| Failure::new(error.to_string());
+    let cluster = manager::ensure_cluster(&client).await.map_err(failed)?;
+    let overcommit = manager::OVERCOMMIT_DEFAULT;
+    let config = api::ApiConfig { listen: arguments.listen, client: client.clone(), overcommit };
     let server = api::serve(config).await.map_err(|error| Failure::new(error.to_string()))?;
     tracing::info!(address = %server.address(), cluster = %cluster.uuid, "controller runs");
-    terminate.recv().await;
+    let leader = Leader { client, kubernetes, patience: patience(arguments) };
+    match leader.election(arguments)? {
+        None => {
+            let leading = leader.lead(Mandate::default());
+            terminate.recv().await;
+            leading.stop().await;
+        }
+        Some(election) => while !leader.term(&election, &mut terminate).await {},
+    }
     server.stop().await;
-    manager.stop().await;
     tracing::info!("controller ends");
     Ok(())
 }
 
-/// A store that is not this process's own. In Kubernetes the kinds are made known first, and volumes that people have
-/// applied are made whole.
-async fn elsewhere(address: &str) -> Outcome<Client> {
-    let opened = stores::open(address).await?;
-    if let Some(kubernetes) = opened.kubernetes {
-        kubernetes.install().await.map_err(|error| Failure::new(error.to_string()))?;
-        tokio::spawn(adopt(kubernetes));
-    }
-    Ok(opened.client)
+fn patience(arguments: &Controller) -> manager::Config {
+    let mut patience = manager::Config::default();
+    patience.replace_after = arguments.replace_after.map_or(patience.replace_after, Duration::from_secs);
+    patience
 }
 
+/// What the one that decides needs.
+struct Leader {
+    client: Client,
+    kubernetes: Option<Kubernetes>,
+    patience: manager::Config,
+}
+
+/// What runs while this process decides.
+struct Leading {
+    manager: Manager,
+    adoption: Option<JoinHandle<()>>,
+}
+
+impl Leader {
+    /// How the one that decides is chosen, if there may be several.
+    fn election(&self, arguments: &Controller) -> Outcome<Option<Election>> {
+        if !arguments.leader_election {
+            return Ok(None);
+        }
+        let kubernetes = self.kubernetes.as_ref().ok_or_else(|| {
+            Failure::new("--leader-election needs a Kubernetes as the store")
+                .kind(Kind::Usage)
+                .hint("leave it out where only one controller runs")
+        })?;
+        // Another process in the same pod is another one (a container that was started again).
+        let identity = format!("{}_{}", arguments.pod, process::random_uuid()?);
+        Ok(Some(kubernetes.election(&arguments.namespace, LEASE, &identity)))
+    }
+
+    /// Waits for a term and decides while it lasts; true when this process is asked to end.
+    async fn term(&self, election: &Election, terminate: &mut Signal) -> bool {
+        let term = tokio::select! {
+            term = election.lead() => term,
+            _ = terminate.recv() => return true,
+        };
+        tracing::info!(term = term.number(), "this controller leads");
+        let leading = self.lead(Mandate::until(term.until()));
+        let end = tokio::select! {
+            () = term.lost() => false,
+            _ = terminate.recv() => true,
+        };
+        leading.stop().await;
+        if end {
+            term.release().await;
+        } else {
+            tracing::warn!(term = term.number(), "this controller leads no more");
+        }
+        end
+    }
+
+    fn lead(&self, mandate: Mandate) -> Leading {
+        let manager = manager::start(self.client.clone(), self.patience.clone(), mandate);
+        let adoption = self.kubernetes.clone().map(|kubernetes| tokio::spawn(adopt(kubernetes)));
+        Leading { manager, adoption }
+    }
+}
+
+impl Leading {
+    async fn stop(self) {
+        // It only makes whole what is there; a compare-and-swap refuses what is no longer so.
+        if let Some(adoption) = self.adoption {
+            adoption.abort();
+        }
+        self.manager.stop().await;
+    }
+}
+
+/// A store that is not this process's own. In a Kubernetes by its kubeconfig the kinds are made known first; in a pod
+/// that is the chart's, and not a right of this process.
+async fn elsewhere(address: &str) -> Outcome<(Client, Option<Kubernetes>)> {
+    let opened = stores::open(address).await?;
+    if let Some(kubernetes) = opened.kubernetes.as_ref().filter(|_| !stores::is_pod(address)) {
+        kubernetes.install().await.map_err(|error| Failure::new(error.to_string()))?;
+    }
+    Ok((opened.client, opened.kubernetes))
+}
+
+/// Makes volumes whole that people have applied.
 async fn adopt(kubernetes: Kubernetes) {
     loop {
         match kubernetes.adopt().await {

@@ -5,9 +5,10 @@
 
 use crate::arguments::Csi;
 use crate::failure::{Failure, OrFail, Outcome};
-use crate::process;
+use crate::{process, stores};
 use ::csi::Config;
 use api::client::Client;
+use std::net::{Ipv4Addr, SocketAddr};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Serves until it is asked to end.
@@ -25,9 +26,10 @@ pub(crate) fn run(arguments: &Csi) -> Outcome {
 }
 
 async fn serve(arguments: &Csi) -> Outcome {
-    let Csi { node, socket, api, .. } = arguments;
+    let Csi { node, socket, .. } = arguments;
     let mut terminate = signal(SignalKind::terminate()).or_fail(|| "cannot listen for signals".into())?;
-    let config = Config { node: node.clone(), socket: socket.clone(), api: Client::new(api)? };
+    let (api, _server) = api(arguments).await?;
+    let config = Config { node: node.clone(), socket: socket.clone(), api };
     tracing::info!(node, socket = %socket.display(), "csi plugin runs");
     let end = async move {
         terminate.recv().await;
@@ -35,4 +37,16 @@ async fn serve(arguments: &Csi) -> Outcome {
     ::csi::serve(config, end).await.map_err(|error| Failure::new(error.to_string()))?;
     tracing::info!("csi plugin ends");
     Ok(())
+}
+
+/// The API: another process's, or with a store this one's own, on loopback, for nobody else.
+async fn api(arguments: &Csi) -> Outcome<(Client, Option<api::Server>)> {
+    let Some(store) = &arguments.store else {
+        return Ok((Client::new(arguments.api.as_deref().unwrap_or_default())?, None));
+    };
+    let client = stores::open(store).await?.client;
+    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let config = api::ApiConfig { listen, client, overcommit: manager::OVERCOMMIT_DEFAULT };
+    let server = api::serve(config).await.map_err(|error| Failure::new(error.to_string()))?;
+    Ok((Client::new(&format!("http://{}", server.address()))?, Some(server)))
 }

@@ -13,7 +13,9 @@ mod node;
 mod opened;
 mod output;
 mod preflight;
+mod probe;
 mod process;
+mod restarts;
 mod sim;
 mod stores;
 
@@ -60,8 +62,10 @@ fn run(command: Command) -> Outcome {
         Command::Volume(verb) => wait_for(volume(verb)),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Node(Node::Run(arguments)) => node::run(&arguments),
+        Command::Node(Node::Serve(arguments)) => wait_for(node::serve(&arguments)),
         Command::Controller(arguments) => controller::run(&arguments),
         Command::Csi(arguments) => csi::run(&arguments),
+        Command::Probe { url } => probe::run(&url),
         Command::Check(arguments) => check::run(&arguments),
         Command::Preflight(arguments) => preflight::run(&arguments),
         Command::Sim(arguments) => sim::run(&arguments),

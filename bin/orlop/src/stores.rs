@@ -2,6 +2,7 @@
 
 use crate::failure::{Failure, Kind, Outcome};
 use k8s::Kubernetes;
+use model::ClusterInfo;
 use std::path::Path;
 use store::{Client, Etcd, Remote};
 
@@ -56,6 +57,20 @@ pub(crate) fn shared(address: &str, cluster: &str) -> Outcome<String> {
     open_other(address)?;
     let shared = format!("{}/orlop/{cluster}/", address.trim_end_matches('/'));
     open_other(&shared).map(|_| shared)
+}
+
+/// Refuses a store that has a cluster already: the nodes of a new one would be taken for its own.
+pub(crate) async fn ensure_unused(address: &str) -> Outcome {
+    let client = open(address).await?.client;
+    // A store that does not answer, or has no definitions yet, is the controller's to report.
+    let Ok(Some(cluster)) = client.get::<ClusterInfo>(ClusterInfo::KEY).await else { return Ok(()) };
+    Err(Failure::new(format!("{address:?} has the records of cluster {} already", cluster.value.uuid))
+        .hint("give the --data folder of that cluster, or another store"))
+}
+
+/// Whether this is the Kubernetes in which this process is a pod.
+pub(crate) fn is_pod(address: &str) -> bool {
+    address == KUBERNETES
 }
 
 fn refused(address: &str, why: &str) -> Failure {

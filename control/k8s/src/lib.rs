@@ -20,6 +20,7 @@
 
 mod adopt;
 mod crd;
+mod election;
 mod install;
 mod kubernetes;
 mod object;
@@ -27,4 +28,5 @@ mod server;
 mod watch;
 
 pub use crd::{GROUP, VERSION, crds};
+pub use election::{Election, Term};
 pub use kubernetes::Kubernetes;

@@ -18,5 +18,5 @@ mod view;
 pub use observed::Observed;
 pub use placement::{NoPlace, OVERCOMMIT_DEFAULT, Promised, check_growth, place};
 pub use plan::{Action, Config, plan};
-pub use run::{Manager, ensure_cluster, start};
+pub use run::{Manager, Mandate, ensure_cluster, start};
 pub use view::{Objects, View};

@@ -6,7 +6,7 @@
 use crate::{Action, Config, Objects, Observed, View, plan, plan::ACTIONS_MAX, view::apply};
 use model::{ClusterInfo, Object, Stored, Volume, VolumeRecord, VolumeStatus};
 use std::time::Duration;
-use store::{Client, ErrorKind, Result, Watch};
+use store::{Client, Error, ErrorKind, Result, Watch};
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -18,6 +18,29 @@ use uuid::Uuid;
 const GATHER: Duration = Duration::from_millis(10);
 /// The longest between two passes, for time alone can end a lease; less where the lease is short.
 const PASS_INTERVAL_MAX: Duration = Duration::from_millis(500);
+
+/// The right to decide, where several processes could: it ends at a time that is moved on while it lasts.
+#[derive(Clone, Debug, Default)]
+pub struct Mandate(Option<watch::Receiver<Instant>>);
+
+impl Mandate {
+    /// A right until the time that is told last.
+    pub const fn until(until: watch::Receiver<Instant>) -> Self {
+        Self(Some(until))
+    }
+
+    fn holds(&self) -> bool {
+        self.0.as_ref().is_none_or(|until| Instant::now() < *until.borrow())
+    }
+
+    /// Asked before every write: a process that was stopped meanwhile must not go on with what it had decided.
+    fn ensure(&self) -> Result<()> {
+        if self.holds() {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Unavailable, "this process does not lead any more"))
+    }
+}
 
 /// The loop that runs.
 #[derive(Debug)]
@@ -37,9 +60,9 @@ impl Manager {
 }
 
 /// Starts the loop. It ends with [`Manager::stop`], or when the store is closed.
-pub fn start(client: Client, config: Config) -> Manager {
+pub fn start(client: Client, config: Config, mandate: Mandate) -> Manager {
     let (closing, closed) = watch::channel(false);
-    let task = tokio::spawn(run(client, config, closed));
+    let task = tokio::spawn(run(client, config, mandate, closed));
     Manager { closing, task }
 }
 
@@ -79,7 +102,7 @@ impl<T: Object> Feed<T> {
     }
 }
 
-async fn run(client: Client, config: Config, mut closing: watch::Receiver<bool>) {
+async fn run(client: Client, config: Config, mandate: Mandate, mut closing: watch::Receiver<bool>) {
     let started = Instant::now();
     let mut view = View::default();
     let mut observed = Observed::default();
@@ -101,7 +124,8 @@ async fn run(client: Client, config: Config, mut closing: watch::Receiver<bool>)
             () = sleep_until(due) => {
                 let complete = nodes.complete && pools.complete && volumes.complete
                     && records.complete && statuses.complete && replicas.complete;
-                let more = complete && pass(&client, &config, &view, &mut observed, started.elapsed()).await;
+                let now = started.elapsed();
+                let more = complete && pass(&client, &config, &mandate, &view, &mut observed, now).await;
                 due = Instant::now() + if more { GATHER } else { interval };
                 continue;
             }
@@ -119,12 +143,22 @@ async fn closed(closing: &mut watch::Receiver<bool>) {
 }
 
 /// Plans and performs; whether something was left for the next pass.
-async fn pass(client: &Client, config: &Config, view: &View, observed: &mut Observed, now: Duration) -> bool {
+async fn pass(
+    client: &Client,
+    config: &Config,
+    mandate: &Mandate,
+    view: &View,
+    observed: &mut Observed,
+    now: Duration,
+) -> bool {
     observed.observe(view, now, config.lease);
     let actions = plan(view, observed, config, &mut Uuid::new_v4);
     let more = actions.len() >= ACTIONS_MAX;
     for action in actions {
-        if let Err(error) = perform(client, &action).await {
+        if !mandate.holds() {
+            return false;
+        }
+        if let Err(error) = perform(client, mandate, &action).await {
             match error.kind() {
                 // The view was a moment old.
                 ErrorKind::Conflict | ErrorKind::NotFound => tracing::debug!(%error, "planned anew"),
@@ -135,7 +169,7 @@ async fn pass(client: &Client, config: &Config, view: &View, observed: &mut Obse
     more
 }
 
-async fn perform(client: &Client, action: &Action) -> Result<()> {
+async fn perform(client: &Client, mandate: &Mandate, action: &Action) -> Result<()> {
     match action {
         Action::Node(Stored { revision, value }) => {
             client.replace(value, *revision).await?;
@@ -159,20 +193,22 @@ async fn perform(client: &Client, action: &Action) -> Result<()> {
             client.delete::<VolumeRecord>(&value.key(), *revision).await?;
             tracing::info!(volume = %value.volume, "all replicas are destroyed");
         }
-        Action::DeleteVolume(volume) => delete_volume(client, volume).await?,
+        Action::DeleteVolume(volume) => delete_volume(client, mandate, volume).await?,
     }
     Ok(())
 }
 
 /// What is left is looked for in the store itself: the view may not know of it yet, and a volume outlives its record.
-async fn delete_volume(client: &Client, volume: &Stored<Volume>) -> Result<()> {
+async fn delete_volume(client: &Client, mandate: &Mandate, volume: &Stored<Volume>) -> Result<()> {
     let key = volume.value.uuid.to_string();
     if client.get::<VolumeRecord>(&key).await?.is_some() {
         return Ok(());
     }
     if let Some(status) = client.get::<VolumeStatus>(&key).await? {
+        mandate.ensure()?;
         client.delete::<VolumeStatus>(&key, status.revision).await?;
     }
+    mandate.ensure()?;
     client.delete::<Volume>(&volume.value.name, volume.revision).await?;
     tracing::info!(volume = volume.value.name, "volume deleted");
     Ok(())

@@ -7,24 +7,19 @@ mod supervisor;
 
 use crate::arguments::Dev;
 use crate::failure::{Failure, OrFail, Outcome};
+use crate::restarts::Restarts;
 use crate::{output, preflight, process, stores};
 use device::ByteCount;
 pub(crate) use folder::{Cluster, Folder};
 use rt::preflight::Need;
-use std::time::Duration;
-pub(crate) use supervisor::Supervisor;
 use supervisor::{CONTROLLER, Ended};
+pub(crate) use supervisor::{Supervisor, remove_leftovers};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, sleep_until};
 
 const NODES_DEFAULT: u32 = 3;
 const DISK_SIZE_DEFAULT: ByteCount = ByteCount(4 << 30);
 /// A node's disk must hold its own metadata and something to store.
 const DISK_SIZE_MIN: ByteCount = ByteCount(64 << 20);
-/// A process that ends is started again after this time; it doubles while it keeps ending. The devices of a node wait
-/// for 20 s, of which opening their volumes takes some.
-const RESTART_DELAY: Duration = Duration::from_secs(1);
-const RESTART_DELAY_MAX: Duration = Duration::from_secs(8);
 
 /// Runs `orlop dev`.
 pub(crate) async fn run(arguments: &Dev) -> Outcome {
@@ -32,7 +27,9 @@ pub(crate) async fn run(arguments: &Dev) -> Outcome {
     if !Folder::has_cluster(&arguments.data) {
         // Before there is a folder that would have to go again.
         disk_size(arguments)?;
-        arguments.store.as_deref().map_or(Ok(()), |address| stores::shared(address, "new").map(drop))?;
+        if let Some(address) = &arguments.store {
+            stores::ensure_unused(&stores::shared(address, "new")?).await?;
+        }
         ports::check_free(arguments.listen)?;
     }
     let folder = Folder::open(&arguments.data)?;
@@ -121,36 +118,6 @@ impl Signals {
             _ = self.terminate.recv() => false,
             _ = self.hangup.recv() => false,
         }
-    }
-}
-
-/// Processes that ended and when they start again.
-#[derive(Default)]
-struct Restarts {
-    due: Vec<(Instant, String)>,
-    delays: std::collections::BTreeMap<String, (Instant, Duration)>,
-}
-
-impl Restarts {
-    /// Plans the next start of a process that just ended, and returns in how long.
-    fn plan(&mut self, name: &str) -> Duration {
-        let now = Instant::now();
-        let delay = match self.delays.get(name) {
-            Some((last, delay)) if now < *last + 4 * RESTART_DELAY_MAX => (*delay * 2).min(RESTART_DELAY_MAX),
-            _ => RESTART_DELAY,
-        };
-        self.delays.insert(name.to_owned(), (now, delay));
-        self.due.push((now + delay, name.to_owned()));
-        delay
-    }
-
-    /// Waits until a start is due; for ever if none is planned.
-    async fn next(&mut self) -> String {
-        let Some((index, (when, _))) = self.due.iter().enumerate().min_by_key(|(_, (when, _))| *when) else {
-            return std::future::pending().await;
-        };
-        sleep_until(*when).await;
-        self.due.swap_remove(index).1
     }
 }
 

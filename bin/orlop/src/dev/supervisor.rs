@@ -363,7 +363,7 @@ fn socket(folder: &Path, node: &str) -> PathBuf {
 }
 
 /// Removes mounts and loop devices whose processes are gone: they only give errors.
-fn remove_leftovers(run_id: &str) {
+pub(crate) fn remove_leftovers(run_id: &str) {
     match frontend::fuse::cleanup(run_id) {
         Ok(removed) if removed.is_empty() => {}
         Ok(removed) => eprintln!("orlop: removed what was left behind: {}", removed.join(", ")),

@@ -3,14 +3,16 @@
 
 mod control;
 mod metrics;
+mod serve;
 
-use crate::arguments::NodeRun;
+use crate::arguments::{NodeOptions, NodeRun};
 use crate::failure::{Failure, OrFail, Outcome};
 use crate::{process, stores};
 use control::StoreControl;
 use engine::{Config, Engine, FuseConfig, PoolConfig};
 use model::ClusterInfo;
 use rt::mailbox;
+pub(crate) use serve::serve;
 use std::rc::Rc;
 use std::time::Duration;
 use store::Client;
@@ -31,7 +33,7 @@ pub(crate) fn run(arguments: &NodeRun) -> Outcome {
     process::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.or_fail(|| "cannot start".into())?;
-    let client = runtime.block_on(stores::open(&arguments.store))?.client;
+    let client = runtime.block_on(stores::open(&arguments.node.store))?.client;
     let (end, ended) = mailbox::bounded(1);
     let (questions, asked) = mailbox::bounded(1);
     let cluster = runtime.block_on(async {
@@ -41,7 +43,8 @@ pub(crate) fn run(arguments: &NodeRun) -> Outcome {
             // The reactor may have ended by itself.
             let _ended = end.send(()).await;
         });
-        metrics::serve(arguments.metrics, arguments.name.clone(), questions, client.clone()).await?;
+        let NodeOptions { metrics, name, .. } = &arguments.node;
+        metrics::serve(*metrics, name.clone(), questions, client.clone()).await?;
         cluster(&client).await
     })?;
     let config = config(arguments, cluster)?;
@@ -68,31 +71,28 @@ async fn cluster(client: &Client) -> Outcome<Uuid> {
     loop {
         match client.get::<ClusterInfo>(ClusterInfo::KEY).await {
             Ok(Some(cluster)) => return Ok(cluster.value.uuid),
-            Ok(None) => {
-                return Err(Failure::new("the store has no cluster").hint("start the controller again"));
-            }
-            Err(error) if !said => {
-                tracing::warn!(%error, "the store does not answer yet");
-                said = true;
-            }
-            Err(_) => {}
+            Ok(None) if !said => tracing::warn!("the store has no cluster yet: a controller makes it"),
+            Err(error) if !said => tracing::warn!(%error, "the store does not answer yet"),
+            _ => {}
         }
+        said = true;
         tokio::time::sleep(RETRY).await;
     }
 }
 
 fn config(arguments: &NodeRun, cluster: Uuid) -> Outcome<Config> {
-    let pools = arguments.disks.iter().enumerate();
+    let NodeOptions { name, disks, listen, metrics, .. } = &arguments.node;
+    let pools = disks.iter().enumerate();
     let pools =
         pools.map(|(index, uri)| PoolConfig { name: format!("pool-{}", index + 1), uri: uri.clone() });
     Ok(Config {
-        node: arguments.name.clone(),
+        node: name.clone(),
         cluster,
         boot_id: process::boot_id()?,
         pid: std::process::id(),
         pools: pools.collect(),
-        listen: arguments.listen,
-        metrics_address: Some(arguments.metrics.to_string()),
+        listen: *listen,
+        metrics_address: Some(metrics.to_string()),
         nexus: nexus::Config::default(),
         fuse: if rustix::process::geteuid().is_root() { Some(fuse(arguments)?) } else { None },
     })
@@ -102,7 +102,7 @@ fn config(arguments: &NodeRun, cluster: Uuid) -> Outcome<Config> {
 fn fuse(arguments: &NodeRun) -> Outcome<FuseConfig> {
     let program = std::env::current_exe().or_fail(|| "cannot find this program's own file".into())?;
     Ok(FuseConfig {
-        state_dir: arguments.data.clone(),
+        state_dir: arguments.node.data.clone(),
         run_id: arguments.run_id.clone(),
         holder: arguments.hold_devices.then(|| vec![program.into(), HOLDER.into()]),
         supervisor: arguments.parent,

@@ -11,6 +11,7 @@
 #[path = "../../../store/tests/it/conformance.rs"]
 mod conformance;
 mod faults;
+mod leaders;
 mod objects;
 #[path = "../../../store/tests/it/proxy.rs"]
 mod proxy;
@@ -53,7 +54,7 @@ fn main() -> ExitCode {
 fn run_tests(filter: &str) -> ExitCode {
     let mut failed = Vec::new();
     let mut passed = 0;
-    let tests = faults::TESTS.iter().chain(objects::TESTS);
+    let tests = faults::TESTS.iter().chain(objects::TESTS).chain(leaders::TESTS);
     for (name, test) in tests.filter(|(name, _)| name.contains(filter)) {
         print!("test {name} ... ");
         drop(std::io::Write::flush(&mut std::io::stdout()));

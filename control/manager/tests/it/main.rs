@@ -1,7 +1,7 @@
 //! The loop on a real store: what is planned is written, and the loop ends when it is told to.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use manager::{Config, ensure_cluster, start};
+use manager::{Config, Mandate, ensure_cluster, start};
 use model::{
     MemberIntent, MemberState, Node, NodeReplicas, NodeState, ReplicaReport, ReplicaState, Volume,
     VolumeIntent, VolumeRecord, VolumeSpec,
@@ -54,7 +54,7 @@ async fn until<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
 async fn a_volume_comes_and_goes() {
     let (client, _folder) = store();
     let patient = Config { lease: Duration::from_secs(3600), ..Config::default() };
-    let manager = start(client.clone(), patient);
+    let manager = start(client.clone(), patient, Mandate::default());
     client.create(&node()).await.unwrap();
     client.create(&volume()).await.unwrap();
     let key = volume().uuid.to_string();
@@ -94,7 +94,11 @@ async fn a_volume_comes_and_goes() {
 async fn a_node_that_is_silent_is_not_ready() {
     let (client, _folder) = store();
     client.create(&node()).await.unwrap();
-    let manager = start(client.clone(), Config { lease: Duration::from_secs(1), ..Config::default() });
+    let manager = start(
+        client.clone(),
+        Config { lease: Duration::from_secs(1), ..Config::default() },
+        Mandate::default(),
+    );
     let state = async || client.get::<Node>("n1").await.unwrap().unwrap().value.state;
     until(async || (state().await == NodeState::NotReady).then_some(())).await;
     manager.stop().await;
