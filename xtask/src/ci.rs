@@ -1,6 +1,7 @@
 //! The commands that run other programs: tests, the whole of CI, simulation, journeys, measurements.
 
 use crate::count::Count;
+use crate::image;
 use crate::stage::{Stages, run};
 use crate::tidy;
 use anyhow::{Context, Result, bail, ensure};
@@ -90,6 +91,7 @@ pub(crate) fn ci(root: &Path, arguments: &CiArguments) -> Result<()> {
     })?;
     stages.run("sim", |count| simulate(&program, count))?;
     if !arguments.without_e2e {
+        stages.run("image", |_| image::check(root, &program))?;
         stages.run("e2e", |count| journeys(root, &program, &[], count))?;
     }
     stages.print();

@@ -1,8 +1,9 @@
-//! Every developer command, the same on a laptop and in CI: `cargo xtask test | ci | tidy | e2e | sim | bench`.
+//! Every developer command, the same on a laptop and in CI: `cargo xtask test | ci | tidy | e2e | sim | bench | image`.
 
 mod bench;
 mod ci;
 mod count;
+mod image;
 mod stage;
 mod tidy;
 
@@ -36,6 +37,8 @@ enum Command {
         /// The folder of the run.
         folder: PathBuf,
     },
+    /// Makes the container image, as an archive (a release build is made first).
+    Image(image::ImageArguments),
     /// Runs the simulator (a release build is made first); arguments are those of `orlop sim`.
     Sim(ci::PassedOn),
 }
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Command::E2e(rest) => ci::e2e(&root, &rest),
         Command::Bench(arguments) => bench::run(&arguments, || ci::release_build_quietly(&root)),
         Command::BenchGuard { folder } => bench::guard(&folder),
+        Command::Image(arguments) => image::run(&root, &arguments, || ci::release_build_quietly(&root)),
         Command::Sim(rest) => ci::sim(&root, &rest),
     };
     match done {

@@ -144,6 +144,13 @@ mod tests {
     fn what_carries_the_name_ends_and_nothing_else() {
         let start = |name: &str| Command::new("sleep").arg0(name).arg("600").spawn().unwrap();
         let (mut ours, mut other) = (start("orlop-bench-test-1a"), start("orlop-bench-test-2b"));
+        // Until the program has begun the kernel shows no command line.
+        let begun = |child: &Child| {
+            fs::read(format!("/proc/{}/cmdline", child.id())).is_ok_and(|line| !line.is_empty())
+        };
+        while !(begun(&ours) && begun(&other)) {
+            std::thread::yield_now();
+        }
         assert!(!remove("orlop-bench-test-1a"), "there was something to remove");
         assert!(!ours.wait().unwrap().success());
         assert!(other.try_wait().unwrap().is_none(), "another run's process lives");
