@@ -17,7 +17,7 @@ pub(crate) const LAB: Journey = Journey {
 };
 
 fn lab(trip: &Trip) -> Result<()> {
-    let mut lab = Lab::start(trip, 2)?;
+    let mut lab = Lab::start(trip, 2, &[])?;
     let server =
         pod("server", "node-2", "Always", "mkdir /www; echo it is me >/www/hello; httpd -f -p 8080 -h /www");
     lab.apply(&server.to_string())?;

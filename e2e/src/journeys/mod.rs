@@ -1,11 +1,13 @@
 //! The journeys, in the order in which they run: first those that judge the harness itself.
 
+mod chart;
 mod csi;
 mod database;
 mod demo;
 mod dev;
 mod etcd;
 mod harness;
+mod k8s;
 mod kernel;
 mod kubernetes;
 mod upkeep;
@@ -21,6 +23,7 @@ pub(crate) const HERE: &[Journey] = &[
     harness::FRONTEND,
     harness::ETCD,
     harness::KUBERNETES_STORE,
+    chart::CHART,
     database::BASELINE,
     demo::DEMO,
     demo::UNPRIVILEGED,
@@ -37,6 +40,8 @@ pub(crate) const HERE: &[Journey] = &[
     csi::SANITY,
     csi::VOLUME,
     csi::KILLED,
+    kubernetes::LAB,
+    k8s::K8S,
     database::SQLITE,
     database::POSTGRES,
     database::SQLITE_MOVED,
@@ -47,10 +52,7 @@ pub(crate) const HERE: &[Journey] = &[
 pub(crate) const IN_GUEST: &[Journey] =
     &[kernel::BASELINE, kernel::INTEROP, kernel::INITIATOR, kernel::VOLUME];
 
-/// Those that run by name only: the first run builds Kubernetes for a long while.
-pub(crate) const BY_NAME: &[Journey] = &[kubernetes::LAB];
-
 /// All of them.
 pub(crate) fn all() -> impl Iterator<Item = &'static Journey> {
-    HERE.iter().chain(IN_GUEST).chain(BY_NAME)
+    HERE.iter().chain(IN_GUEST)
 }

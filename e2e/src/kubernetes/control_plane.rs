@@ -6,7 +6,7 @@
 use super::programs::built;
 use super::{API_SERVICE, HEAD, Site};
 use crate::journey::free_port;
-use crate::process::Running;
+use crate::process::{Process, Running};
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ const START: Duration = Duration::from_secs(180);
 
 /// A running head.
 pub(super) struct ControlPlane {
-    running: Vec<Running>,
+    running: Vec<(String, Running)>,
     /// For journeys: the administrator, from this machine's own network namespace.
     pub(super) kubeconfig: PathBuf,
 }
@@ -57,7 +57,7 @@ impl ControlPlane {
     }
 
     fn run(&mut self, site: &Site<'_>, name: &str, command: Command) -> Result<()> {
-        self.running.push(site.start(name, command)?);
+        self.running.push((name.to_owned(), site.start(name, command)?));
         Ok(())
     }
 
@@ -82,7 +82,7 @@ impl ControlPlane {
             if outcome.code == Some(0) {
                 return Ok(());
             }
-            let alive = self.running.iter_mut().all(Running::runs);
+            let alive = self.running.iter_mut().all(|(_, running)| running.runs());
             ensure!(
                 alive && begun.elapsed() < START,
                 "the API server is not ready after {:.0} s: {}",
@@ -91,6 +91,11 @@ impl ControlPlane {
             );
             std::thread::sleep(Duration::from_millis(200));
         }
+    }
+
+    /// One of its programs.
+    pub(super) fn process(&self, name: &str) -> Option<Process> {
+        self.running.iter().find(|(of, _)| of == name).map(|(_, running)| running.process)
     }
 
     /// Ends it; what it knew is gone with the run's folder.

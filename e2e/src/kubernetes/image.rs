@@ -14,16 +14,19 @@ use std::time::Duration;
 const LIMIT: Duration = Duration::from_secs(120);
 /// What containerd starts for every pod, to hold its namespaces; its default name, which nobody pulls here.
 pub(crate) const PAUSE: &str = "registry.k8s.io/pause:3.10";
+/// The same by the name that the documentation uses: `busybox:1`.
+const USUAL_BUSYBOX: &str = "docker.io/library/busybox:1";
 /// A shell and the usual small programs.
 pub(crate) const BUSYBOX: &str = "orlop.test/busybox:1";
 
-/// The two images that every cluster has; their archives.
+/// The images that every cluster has; their archives.
 pub(crate) fn basic(trip: &Trip, folder: &Path) -> Result<Vec<PathBuf>> {
     let root = folder.join("busybox");
     busybox(trip, &root)?;
     let pause = archive(trip, PAUSE, &root, &["/bin/tail", "-f", "/dev/null"], &folder.join("pause.tar"))?;
     let shell = archive(trip, BUSYBOX, &root, &[], &folder.join("busybox.tar"))?;
-    Ok(vec![pause, shell])
+    let usual = archive(trip, USUAL_BUSYBOX, &root, &[], &folder.join("usual.tar"))?;
+    Ok(vec![pause, shell, usual])
 }
 
 /// A root with busybox under all its names.

@@ -7,6 +7,7 @@
 //!    what the pods start is known by its cgroup.
 //! 3. There is no DNS and no proxy for services: only the API server has a service address.
 
+pub(crate) mod chart;
 mod control_plane;
 pub(crate) mod image;
 mod node;
@@ -21,6 +22,7 @@ use control_plane::ControlPlane;
 pub(crate) use node::Node;
 use pki::Pki;
 use programs::built;
+use rustix::process::Signal;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,7 +31,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// The head's address on the wire between the nodes.
-const HEAD: &str = "10.200.0.1";
+pub(crate) const HEAD: &str = "10.200.0.1";
 /// Where pods find the API server: the first address of the services.
 const API_SERVICE: &str = "10.96.0.1";
 const READY: Duration = Duration::from_secs(120);
@@ -96,8 +98,9 @@ pub(crate) struct Lab<'a> {
 }
 
 impl<'a> Lab<'a> {
-    /// Starts a head and the nodes `node-1` to `node-N`, and waits until pods can be placed on all of them.
-    pub(crate) fn start(trip: &'a Trip, nodes: u8) -> Result<Self> {
+    /// Starts a head and the nodes `node-1` to `node-N`, which have these images beside the basic ones, and waits until
+    /// pods can be placed on all of them.
+    pub(crate) fn start(trip: &'a Trip, nodes: u8, images: &[PathBuf]) -> Result<Self> {
         need(&PACKAGES)?;
         ensure!(
             fs::exists("/sys/fs/cgroup/memory/cgroup.procs")?,
@@ -110,7 +113,7 @@ impl<'a> Lab<'a> {
         let folder = trip.folder.join("cluster");
         fs::create_dir_all(folder.join("log"))?;
         let pki = Pki::new(trip, &folder.join("pki"))?;
-        let images = image::basic(trip, &folder)?;
+        let images = [image::basic(trip, &folder)?, images.to_vec()].concat();
         let site = Rc::new(Site { trip, folder, pki, kubectl: built("kubectl")? });
         let control = ControlPlane::start(&site)?;
         trip.checked("etcd and the API server are ready");
@@ -168,6 +171,21 @@ impl<'a> Lab<'a> {
             return Err(error.context(format!("{}\nit said:\n{}", tail(&described, 25), tail(&said, 10))));
         }
         Ok(begun.elapsed())
+    }
+
+    /// The API server stands still for so long, its connections open.
+    pub(crate) fn pause_api_server(&self, pause: Duration) -> Result<()> {
+        let server = self.control.as_ref().and_then(|control| control.process("kube-apiserver"));
+        let server = server.context("there is no API server")?;
+        ensure!(server.signal(Signal::STOP), "the API server has ended");
+        std::thread::sleep(pause);
+        ensure!(server.signal(Signal::CONT), "the API server has ended");
+        Ok(())
+    }
+
+    /// A command in the network of the head: pods reach what listens there.
+    pub(crate) fn at_head(&self, program: &str) -> Command {
+        self.site.inside(&self.site.head(), program)
     }
 
     /// One of its nodes.

@@ -54,6 +54,11 @@ impl<'a> Node<'a> {
         format!("{}-{}", self.site.trip.id.0, self.name)
     }
 
+    /// The folder that is its disk.
+    pub(crate) fn disk(&self) -> &Path {
+        &self.disk
+    }
+
     fn address(&self) -> String {
         format!("10.200.0.{}", 10 + self.number)
     }
@@ -162,6 +167,15 @@ impl<'a> Node<'a> {
             cgroups.contains(&id) || (own.is_some() && mounts(process.pid) == own)
         };
         process::all().filter(|process| *process != machine.process).filter(is_of_node).collect()
+    }
+
+    /// Those of its processes whose command line contains `text`.
+    pub(crate) fn running(&self, text: &str) -> Vec<Process> {
+        let line = |process: &Process| {
+            let line = fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
+            String::from_utf8_lossy(&line).replace('\0', " ")
+        };
+        self.processes().into_iter().filter(|process| line(process).contains(text)).collect()
     }
 
     /// Stops or wakes everything that runs on it, pods included.

@@ -1,0 +1,369 @@
+//! Orlop in a real Kubernetes: the chart is installed, a pod asks for a volume and gets it, and its node dies.
+
+mod writer;
+
+use crate::journey::{Journey, Trip, need};
+use crate::kubernetes::{Lab, chart, image::BUSYBOX};
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use writer::{Recorder, Writer, total_kib};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
+/// How often the writer's node dies.
+const KILLS: usize = 2;
+/// How long the API server stands still under I/O.
+const API_PAUSE: Duration = MINUTE;
+/// Claims at the same time.
+const CLAIMS: usize = 20;
+
+pub(crate) const K8S: Journey = Journey {
+    name: "k8s",
+    what: "the chart in a Kubernetes of three nodes: a pod writes to its claim, its node is killed, and every \
+           acknowledged record is on another node; grown, raw, applied again, deleted, with nothing left",
+    run: k8s,
+};
+
+fn k8s(trip: &Trip) -> Result<()> {
+    need(&[("mkfs.ext4", "e2fsprogs"), ("mkfs.xfs", "xfsprogs"), ("mkfs.btrfs", "btrfs-progs")])?;
+    chart::build()?;
+    let images = chart::images(trip)?;
+    trip.checked("the images are made");
+    let mut lab = Lab::start(trip, 3, &images)?;
+    let commands = chart::quickstart()?;
+    ensure!(commands.len() > 3, "the README has few commands: {commands:?}");
+    lab.documented(&commands[0])?;
+    lab.wait_orlop()?;
+    for node in NODES {
+        lab.wait_for(&format!("onode/{node}"), ".status.state", "Ready", MINUTE)?;
+    }
+    trip.checked("the chart is installed by Helm: its pods are ready, and so are three nodes of Orlop");
+
+    for command in &commands[1..] {
+        let output = lab.documented(command)?;
+        let greets = !command.contains("cat /data/hello") || output.contains("hello from hello");
+        ensure!(greets, "{command} prints {output:?}");
+    }
+    trip.checked("the other commands of the README: a pod has written to its claim");
+
+    let recorder = Recorder::start(trip, &lab)?;
+    let mut writer = Writer::start(&lab, &recorder)?;
+    trip.checked(format!("a StatefulSet's pod writes to a claim with three copies, on {}", writer.node));
+    for _ in 0..KILLS {
+        writer.survives_its_node(trip, &mut lab)?;
+    }
+    writer.survives_a_standstill(trip, &mut lab)?;
+    writer.survives_a_reboot(trip, &mut lab)?;
+    faults(trip, &mut lab, &writer)?;
+    applied_again(trip, &lab, &mut writer)?;
+    writer.delete(&lab)?;
+    refusals(trip, &lab)?;
+    grow(trip, &lab)?;
+    many(trip, &lab)?;
+    raw(trip, &lab)?;
+    nothing_left(trip, &mut lab)?;
+
+    lab.helm(&["uninstall", "orlop", "--wait"])?;
+    let kept = lab.kubectl(&["get", "onode", "--output=name"], MINUTE)?;
+    ensure!(kept.lines().count() == 3, "an uninstall took records with it: {kept:?} are left");
+    for node in NODES {
+        let disk = lab.node(node)?.disk().to_owned();
+        let mut check = trip.command(trip.orlop()?);
+        check.args(["check", &format!("file://{}/var/lib/orlop/disk", disk.display()), "-o", "json"]);
+        let report: Value = serde_json::from_str(&trip.run(check, MINUTE)?.success("orlop check")?)?;
+        let clean = report["replicas"] == json!([]) && report["problems"] == json!([]);
+        ensure!(clean, "the pool of {node} is not empty and sound: {report}");
+    }
+    trip.checked("the chart is uninstalled: nodes and definitions are still there; `orlop check` finds no replica and no piece without owner");
+    lab.stop()
+}
+
+/// The engine is killed under the writer, then the API server stands still, then the controller that leads: the pod
+/// notices nothing.
+fn faults(trip: &Trip, lab: &mut Lab<'_>, writer: &Writer<'_>) -> Result<()> {
+    let restarts = |lab: &Lab<'_>| {
+        let output = "--output=jsonpath={.status.containerStatuses[0].restartCount}";
+        lab.kubectl(&["get", "pod/writer-0", output], MINUTE)
+    };
+    let (before, node) = (restarts(lab)?, writer.node.clone());
+    let engines = lab.node(&node)?.running("orlop node run");
+    ensure!(engines.len() == 1, "{node} runs {} engines", engines.len());
+    let began = Instant::now();
+    engines[0].signal(Signal::KILL);
+    writer.goes_on()?;
+    let seconds = began.elapsed().as_secs_f64();
+    trip.checked(format!(
+        "the engine under the writer was killed: {seconds:.1} s later the next record, no error"
+    ));
+
+    let last = writer.last()?;
+    lab.pause_api_server(API_PAUSE)?;
+    let told = writer.last()? - last;
+    ensure!(told > API_PAUSE.as_secs(), "only {told} records while the API server was away");
+    trip.checked(format!("the API server was away for {} s: {told} records meanwhile", API_PAUSE.as_secs()));
+    leaders(trip, lab)?;
+    writer.goes_on()?;
+    ensure!(restarts(lab)? == before, "the writer was started again");
+    writer.verify(lab)
+}
+
+/// The controller that leads is stopped: the other one leads, also after the first has woken.
+fn leaders(trip: &Trip, lab: &mut Lab<'_>) -> Result<()> {
+    let lease = |lab: &Lab<'_>, field: &str| {
+        let output = format!("--output=jsonpath={{.spec.{field}}}");
+        lab.kubectl(&["--namespace", chart::NAMESPACE, "get", "lease/orlop-controller", &output], MINUTE)
+    };
+    let (first, term) = (lease(lab, "holderIdentity")?, lease(lab, "leaseTransitions")?);
+    let pod = first.split('_').next().unwrap_or_default().to_owned();
+    let of_pod = ["--namespace", chart::NAMESPACE, "get", "pod", &pod, "--output=jsonpath={.spec.nodeName}"];
+    let node = lab.kubectl(&of_pod, MINUTE)?;
+    let stopped = lab.node(&node)?.running("orlop controller");
+    ensure!(!stopped.is_empty(), "{node} runs no controller");
+    let began = Instant::now();
+    let signal = |signal| stopped.iter().filter(|process| process.signal(signal)).count();
+    ensure!(signal(Signal::STOP) > 0, "{pod} has ended");
+    while lease(lab, "holderIdentity")? == first {
+        ensure!(began.elapsed() < MINUTE, "{first} is stopped, and still leads");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let took = began.elapsed();
+    std::thread::sleep(MINUTE.saturating_sub(took));
+    ensure!(signal(Signal::CONT) > 0, "{pod} has ended");
+    let log = ["--namespace", chart::NAMESPACE, "logs", &pod, "--container=controller"];
+    let woken = Instant::now();
+    while !lab.kubectl(&log, MINUTE)?.contains("leads no more") {
+        ensure!(woken.elapsed() < MINUTE, "{pod} does not notice that it leads no more");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let (other, next) = (lease(lab, "holderIdentity")?, lease(lab, "leaseTransitions")?);
+    ensure!(
+        other != first && next.parse::<u32>()? == term.parse::<u32>()? + 1,
+        "{first} {term}, {other} {next}"
+    );
+    trip.checked(format!(
+        "the controller that leads was stopped for 60 s: the other one led after {:.1} s, and still does",
+        took.as_secs_f64()
+    ));
+    Ok(())
+}
+
+/// What cannot be had is refused where its user looks: at the claim.
+fn refusals(trip: &Trip, lab: &Lab<'_>) -> Result<()> {
+    let class = |name: &str, parameters: Value| {
+        json!({
+            "apiVersion": "storage.k8s.io/v1",
+            "kind": "StorageClass",
+            "metadata": { "name": name },
+            "provisioner": "csi.orlop.io",
+            "parameters": parameters,
+            "volumeBindingMode": "Immediate",
+        })
+    };
+    // What the claim's events have to say.
+    for (name, parameters, size, words) in [
+        ("misspelt", json!({ "copys": "2" }), "64Mi", ["copys", "InvalidArgument"]),
+        ("too-many-copies", json!({ "copies": "5" }), "64Mi", ["5 copies need", "3 can take one"]),
+        ("too-large", json!({ "copies": "3" }), "1Pi", ["ResourceExhausted", "3 copies need"]),
+    ] {
+        let items = [class(name, parameters), claim(name, name, "Filesystem", size)];
+        lab.apply(&json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string())?;
+        let (object, begun) = (format!("pvc/{name}"), Instant::now());
+        loop {
+            let events = lab.kubectl(&["events", "--for", &object, "--output=json"], MINUTE)?;
+            if words.iter().all(|word| events.contains(word)) {
+                break;
+            }
+            ensure!(begun.elapsed() < MINUTE, "{object} does not say {words:?}, but {events}");
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        lab.kubectl(&["delete", &object, &format!("storageclass/{name}")], MINUTE)?;
+    }
+    trip.checked(
+        "refused at the claim: a misspelt parameter, more copies than nodes, more space than there is",
+    );
+    Ok(())
+}
+
+/// A claim with an xfs grows under its pod.
+fn grow(trip: &Trip, lab: &Lab<'_>) -> Result<()> {
+    let class = json!({
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": { "name": "orlop-xfs" },
+        "provisioner": "csi.orlop.io",
+        "parameters": { "copies": "2", "csi.storage.k8s.io/fstype": "xfs" },
+        "allowVolumeExpansion": true,
+    });
+    let line =
+        "dd if=/dev/urandom of=/data/file bs=1M count=32 conv=fsync && md5sum /data/file && sleep 100000";
+    let items = [class, claim("grown", "orlop-xfs", "Filesystem", "320Mi"), pod("grown", line, "Filesystem")];
+    lab.apply(&json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string())?;
+    lab.kubectl(&["wait", "--for=condition=Ready", "pod/grown", "--timeout=120s"], 3 * MINUTE)?;
+    let sum = said(lab, "pod/grown", "/data/file")?;
+    let began = Instant::now();
+    let before = total_kib(lab, "grown")?;
+    enlarge(lab, "pvc/grown", "512Mi")?;
+    let after = total_kib(lab, "grown")?;
+    ensure!(after > before + 150 * 1024, "the file system had {before} KiB, and has {after} KiB");
+    let again = lab.kubectl(&["exec", "grown", "--", "md5sum", "/data/file"], MINUTE)?;
+    ensure!(sum.contains(again.trim()), "the file changed when it grew: {sum} {again}");
+    let seconds = began.elapsed().as_secs_f64();
+    lab.kubectl(&["delete", "pod/grown", "pvc/grown"], 2 * MINUTE)?;
+    trip.checked(format!(
+        "an xfs grew from {} to {} MiB under its pod in {seconds:.1} s",
+        before >> 10,
+        after >> 10
+    ));
+    Ok(())
+}
+
+/// Many claims are made, used and deleted at the same time.
+fn many(trip: &Trip, lab: &Lab<'_>) -> Result<()> {
+    let began = Instant::now();
+    let names: Vec<String> = (1..=CLAIMS).map(|number| format!("many-{number}")).collect();
+    let line = "dd if=/dev/urandom of=/data/file bs=1M count=4 conv=fsync";
+    let items: Vec<Value> = names
+        .iter()
+        .flat_map(|name| [claim(name, "orlop", "Filesystem", "32Mi"), pod(name, line, "Filesystem")])
+        .collect();
+    lab.apply(&json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string())?;
+    for name in &names {
+        lab.wait_for(&format!("pod/{name}"), ".status.phase", "Succeeded", 5 * MINUTE)?;
+    }
+    let used = began.elapsed().as_secs_f64();
+    let objects: Vec<String> =
+        names.iter().flat_map(|name| [format!("pod/{name}"), format!("pvc/{name}")]).collect();
+    let delete: Vec<&str> = ["delete"].into_iter().chain(objects.iter().map(String::as_str)).collect();
+    lab.kubectl(&delete, 5 * MINUTE)?;
+    trip.checked(format!(
+        "{CLAIMS} claims at the same time: made and used in {used:.1} s, deleted after {:.1} s",
+        began.elapsed().as_secs_f64()
+    ));
+    Ok(())
+}
+
+fn claim(name: &str, class: &str, mode: &str, size: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": { "name": name },
+        "spec": {
+            "storageClassName": class,
+            "volumeMode": mode,
+            "accessModes": ["ReadWriteOnce"],
+            "resources": { "requests": { "storage": size } },
+        },
+    })
+}
+
+/// A pod that runs a line of shell once, with the claim of its name at `/data` or as `/dev/raw`.
+fn pod(name: &str, line: &str, mode: &str) -> Value {
+    let mut container = json!({ "name": "main", "image": BUSYBOX, "command": ["/bin/sh", "-c", line] });
+    if mode == "Block" {
+        container["volumeDevices"] = json!([{ "name": "volume", "devicePath": "/dev/raw" }]);
+    } else {
+        container["volumeMounts"] = json!([{ "name": "volume", "mountPath": "/data" }]);
+    }
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": { "name": name },
+        "spec": {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 0,
+            "volumes": [{ "name": "volume", "persistentVolumeClaim": { "claimName": name } }],
+            "containers": [container],
+        },
+    })
+}
+
+/// Waits until a pod's log has this text; the log.
+fn said(lab: &Lab<'_>, pod: &str, text: &str) -> Result<String> {
+    let begun = Instant::now();
+    loop {
+        let said = lab.kubectl(&["logs", pod], MINUTE)?;
+        if said.contains(text) {
+            return Ok(said);
+        }
+        ensure!(begun.elapsed() < MINUTE, "{pod} does not say {text:?}, but {said:?}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// Asks for a larger claim, and waits until it is.
+fn enlarge(lab: &Lab<'_>, claim: &str, size: &str) -> Result<()> {
+    let wish = json!({ "spec": { "resources": { "requests": { "storage": size } } } }).to_string();
+    lab.kubectl(&["patch", claim, "--patch", &wish], MINUTE)?;
+    lab.wait_for(claim, ".status.capacity.storage", size, 2 * MINUTE).map(drop)
+}
+
+/// The volume's object is deleted by hand, and applied again without its status: the data is there, and no epoch goes
+/// back.
+fn applied_again(trip: &Trip, lab: &Lab<'_>, writer: &mut Writer<'_>) -> Result<()> {
+    writer.scale(lab, 0)?;
+    let (volume, object) = writer.volume(lab)?;
+    let uuid = object["spec"]["uuid"].as_str().context("the volume has no UUID")?;
+    let record = format!("volumerecord/{uuid}");
+    let epoch = |lab: &Lab<'_>| -> Result<u64> {
+        let text = lab.kubectl(&["get", &record, "--output=jsonpath={.status.epoch}"], MINUTE)?;
+        text.trim().parse().with_context(|| format!("the epoch is {text:?}"))
+    };
+    let before = epoch(lab)?;
+    lab.kubectl(&["delete", &volume], MINUTE)?;
+    let (api, kind, name, spec) =
+        (&object["apiVersion"], &object["kind"], &object["metadata"]["name"], &object["spec"]);
+    let again = json!({ "apiVersion": api, "kind": kind, "metadata": { "name": name }, "spec": spec });
+    lab.apply(&again.to_string())?;
+    writer.scale(lab, 1)?;
+    writer.verify(lab)?;
+    let after = epoch(lab)?;
+    ensure!(after >= before, "epoch {before} went back to {after}");
+    trip.checked(format!(
+        "the Volume was deleted by hand and applied without status: epoch {before} is {after} now, every record is there"
+    ));
+    Ok(())
+}
+
+/// A pod with a raw block volume writes to it, sees it grow, and leaves no loop device.
+fn raw(trip: &Trip, lab: &Lab<'_>) -> Result<()> {
+    let line = "dd if=/dev/urandom of=/tmp/a bs=1M count=16 && dd if=/tmp/a of=/dev/raw bs=1M count=16 conv=fsync && \
+                dd if=/dev/raw bs=1M count=16 | cmp - /tmp/a && blockdev --getsize64 /dev/raw && sleep 100000";
+    let items = [claim("raw", "orlop", "Block", "64Mi"), pod("raw", line, "Block")];
+    lab.apply(&json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string())?;
+    lab.kubectl(&["wait", "--for=condition=Ready", "pod/raw", "--timeout=120s"], 3 * MINUTE)?;
+    said(lab, "pod/raw", "67108864")?;
+    enlarge(lab, "pvc/raw", "96Mi")?;
+    let size = lab.kubectl(&["exec", "raw", "--", "blockdev", "--getsize64", "/dev/raw"], MINUTE)?;
+    ensure!(size.trim() == "100663296", "the pod sees {size} bytes of 96 MiB");
+    lab.kubectl(&["delete", "pod/raw", "pvc/raw"], 2 * MINUTE)?;
+    trip.checked(
+        "a raw block volume was written, compared, grown under its pod from 64 to 96 MiB, and deleted",
+    );
+    Ok(())
+}
+
+/// No claim, no volume, no attachment, no record and no device is left.
+fn nothing_left(trip: &Trip, lab: &mut Lab<'_>) -> Result<()> {
+    let kinds =
+        "persistentvolumes,volumeattachments,volumes.orlop.io,volumerecords.orlop.io,volumestatuses.orlop.io";
+    let begun = Instant::now();
+    loop {
+        let left = lab.kubectl(&["get", kinds, "--output=name"], MINUTE)?;
+        let loops = trip.sh("losetup --list --noheadings --output NAME,BACK-FILE", MINUTE)?;
+        let loops: Vec<&str> = loops.lines().filter(|line| line.contains("/var/lib/orlop/")).collect();
+        if left.trim().is_empty() && loops.is_empty() {
+            break;
+        }
+        ensure!(begun.elapsed() < MINUTE, "left: {left} {loops:?}");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    for node in NODES {
+        let mounts = lab.node(node)?.sh("cat /proc/self/mountinfo", MINUTE)?;
+        let left: Vec<&str> = mounts.lines().filter(|line| line.contains("csi.orlop.io")).collect();
+        ensure!(left.is_empty(), "{node} still has mounts: {left:?}");
+    }
+    trip.checked("everything is deleted: no object, no mount and no loop device is left");
+    Ok(())
+}

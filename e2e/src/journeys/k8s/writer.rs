@@ -1,0 +1,266 @@
+//! A `StatefulSet`'s pod that appends numbered records to a file, and tells a recorder outside of the cluster each one that
+//! is on stable storage.
+//!
+//! 1. A record is told only after `fsync` of the file has returned: what the recorder has must be in the file for ever.
+
+use crate::journey::Trip;
+use crate::kubernetes::{HEAD, Lab, image::BUSYBOX};
+use crate::process::Running;
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const PORT: u16 = 9000;
+/// How long a pod may take to be elsewhere: Kubernetes itself looks at a silent node for most of a minute.
+const FAILOVER: Duration = Duration::from_secs(180);
+/// What the operator says of a node that is surely off.
+const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute";
+
+/// Appends what it is told to a file of the trip.
+pub(super) struct Recorder {
+    file: PathBuf,
+    _server: Running,
+}
+
+impl Recorder {
+    pub(super) fn start(trip: &Trip, lab: &Lab<'_>) -> Result<Self> {
+        let file = trip.folder.join("record");
+        fs::write(&file, "")?;
+        let mut command = lab.at_head("socat");
+        command.arg(format!("TCP-LISTEN:{PORT},reuseaddr,fork"));
+        command.arg(format!("OPEN:{},append", file.display()));
+        Ok(Self { _server: trip.start(command)?, file })
+    }
+
+    /// The records that were told, the last one last.
+    fn told(&self) -> Result<Vec<u64>> {
+        let text = fs::read_to_string(&self.file)?;
+        // A line that is being written is not told yet.
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        whole.lines().map(|line| line.parse().with_context(|| format!("{line:?} was told"))).collect()
+    }
+
+    /// Waits for a record that is higher than `after`.
+    fn wait_beyond(&self, after: u64, limit: Duration) -> Result<Duration> {
+        let begun = Instant::now();
+        while self.told()?.last().is_none_or(|last| *last <= after) {
+            ensure!(begun.elapsed() < limit, "no record after {after} in {} s", limit.as_secs());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(begun.elapsed())
+    }
+}
+
+/// The pod, and where it is.
+pub(super) struct Writer<'a> {
+    recorder: &'a Recorder,
+    pub(super) node: String,
+    pub(super) claim: &'static str,
+}
+
+impl<'a> Writer<'a> {
+    pub(super) fn start(lab: &Lab<'_>, recorder: &'a Recorder) -> Result<Self> {
+        lab.apply(&stateful_set().to_string())?;
+        let mut writer = Self { recorder, node: String::new(), claim: "pvc/data-writer-0" };
+        writer.arrived(lab, 0, 3 * MINUTE)?;
+        Ok(writer)
+    }
+
+    /// Waits until it writes again, finds out where, and compares.
+    fn arrived(&mut self, lab: &Lab<'_>, after: u64, limit: Duration) -> Result<Duration> {
+        let took = self.recorder.wait_beyond(after, limit).map_err(|error| {
+            let described =
+                lab.kubectl(&["describe", "pod/writer-0", self.claim], MINUTE).unwrap_or_default();
+            let said = lab.kubectl(&["logs", "pod/writer-0"], MINUTE).unwrap_or_default();
+            error.context(format!("{}\n{said}", crate::process::tail(&described, 40)))
+        })?;
+        self.node = lab.kubectl(&["get", "pod/writer-0", "--output=jsonpath={.spec.nodeName}"], MINUTE)?;
+        Ok(took)
+    }
+
+    /// The highest record that was told.
+    pub(super) fn last(&self) -> Result<u64> {
+        Ok(self.recorder.told()?.last().copied().unwrap_or_default())
+    }
+
+    /// Every record that was told is in the file.
+    pub(super) fn verify(&self, lab: &Lab<'_>) -> Result<()> {
+        let told = self.recorder.told()?;
+        let file = lab.kubectl(&["exec", "writer-0", "--", "cat", "/data/log"], MINUTE)?;
+        let there: std::collections::BTreeSet<u64> =
+            file.lines().filter_map(|line| line.parse().ok()).collect();
+        let lost: Vec<&u64> = told.iter().filter(|record| !there.contains(record)).collect();
+        ensure!(lost.is_empty(), "acknowledged records are lost: {lost:?} of {}", told.len());
+        Ok(())
+    }
+
+    /// Kills everything on its node; the operator says that the node is off; the pod goes on elsewhere.
+    pub(super) fn survives_its_node(&mut self, trip: &Trip, lab: &mut Lab<'_>) -> Result<()> {
+        let node = self.node.clone();
+        lab.node(&node)?.power_off()?;
+        let (began, last) = (Instant::now(), self.last()?);
+        lab.kubectl(&["taint", "node", &node, OUT_OF_SERVICE], MINUTE)?;
+        self.arrived(lab, last, FAILOVER)?;
+        let seconds = began.elapsed().as_secs_f64();
+        self.verify(lab)?;
+        ensure!(self.node != node, "the pod is on {node}, which is off");
+        trip.checked(format!(
+            "{node} lost power after record {last}: {seconds:.1} s later the pod writes on {}, every record is there",
+            self.node
+        ));
+        let began = Instant::now();
+        lab.node(&node)?.power_on()?;
+        self.returned(lab, &node)?;
+        trip.checked(format!(
+            "{node} is back, all copies in sync after {:.1} s",
+            began.elapsed().as_secs_f64()
+        ));
+        Ok(())
+    }
+
+    /// Everything on its node stands still, and the operator takes that for its end; the pod goes on elsewhere. Then the
+    /// node wakes: nothing that it still does counts.
+    pub(super) fn survives_a_standstill(&mut self, trip: &Trip, lab: &mut Lab<'_>) -> Result<()> {
+        let node = self.node.clone();
+        // Twice: what was about to start meanwhile.
+        (0..2).try_for_each(|_| lab.node(&node).map(|node| node.signal(Signal::STOP)))?;
+        let (began, last) = (Instant::now(), self.last()?);
+        lab.kubectl(&["taint", "node", &node, OUT_OF_SERVICE], MINUTE)?;
+        self.arrived(lab, last, FAILOVER)?;
+        let seconds = began.elapsed().as_secs_f64();
+        ensure!(self.node != node, "the pod is on {node}, which stands still");
+        self.verify(lab)?;
+        lab.node(&node)?.signal(Signal::CONT);
+        self.returned(lab, &node)?;
+        self.goes_on()?;
+        self.verify(lab)?;
+        trip.checked(format!(
+            "{node} stood still after record {last}: {seconds:.1} s later the pod writes on {}; {node} woke, and changed nothing",
+            self.node
+        ));
+        Ok(())
+    }
+
+    /// Waits until a node is back and forgiven, and all copies are in sync.
+    fn returned(&self, lab: &Lab<'_>, node: &str) -> Result<()> {
+        lab.wait_for(&format!("onode/{node}"), ".status.state", "Ready", 2 * MINUTE)?;
+        lab.kubectl(
+            &["wait", "--for=condition=Ready", &format!("node/{node}"), "--timeout=60s"],
+            2 * MINUTE,
+        )?;
+        lab.kubectl(&["taint", "node", node, &format!("{OUT_OF_SERVICE}-")], MINUTE)?;
+        self.in_sync(lab)
+    }
+
+    /// Its node loses power and boots: the pod is on it again.
+    pub(super) fn survives_a_reboot(&mut self, trip: &Trip, lab: &mut Lab<'_>) -> Result<()> {
+        let node = self.node.clone();
+        lab.node(&node)?.power_off()?;
+        let (began, last) = (Instant::now(), self.last()?);
+        lab.node(&node)?.power_on()?;
+        self.arrived(lab, last, FAILOVER)?;
+        let seconds = began.elapsed().as_secs_f64();
+        self.verify(lab)?;
+        self.in_sync(lab)?;
+        trip.checked(format!(
+            "{node} lost power after record {last} and booted: {seconds:.1} s later the pod writes on {}",
+            self.node
+        ));
+        Ok(())
+    }
+
+    /// Waits for two more records: the first may have been on its way.
+    pub(super) fn goes_on(&self) -> Result<()> {
+        self.recorder.wait_beyond(self.last()? + 1, MINUTE).map(drop)
+    }
+
+    /// Waits until all copies of its volume are in sync.
+    fn in_sync(&self, lab: &Lab<'_>) -> Result<()> {
+        let (_, object) = self.volume(lab)?;
+        let record = format!("volumerecord/{}", object["spec"]["uuid"].as_str().unwrap_or_default());
+        let begun = Instant::now();
+        loop {
+            let text = lab.kubectl(&["get", &record, "--output=json"], MINUTE)?;
+            let record: Value = serde_json::from_str(&text)?;
+            let members = record["status"]["members"].as_array().cloned().unwrap_or_default();
+            let in_sync = members.iter().filter(|member| member["state"]["name"] == "InSync").count();
+            if in_sync == 3 && members.len() == 3 {
+                return Ok(());
+            }
+            ensure!(begun.elapsed() < 2 * MINUTE, "the copies are not in sync: {members:?}");
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+
+    /// Its volume: what kubectl calls it, and the object.
+    pub(super) fn volume(&self, lab: &Lab<'_>) -> Result<(String, Value)> {
+        let name = lab.kubectl(&["get", self.claim, "--output=jsonpath={.spec.volumeName}"], MINUTE)?;
+        let object = format!("volume.orlop.io/{}", name.trim());
+        let text = lab.kubectl(&["get", &object, "--output=json"], MINUTE)?;
+        Ok((object, serde_json::from_str(&text)?))
+    }
+
+    /// Ends the pod, or starts it again and waits until it writes.
+    pub(super) fn scale(&mut self, lab: &Lab<'_>, replicas: u8) -> Result<()> {
+        let last = self.last()?;
+        lab.kubectl(&["scale", "statefulset/writer", &format!("--replicas={replicas}")], MINUTE)?;
+        if replicas == 0 {
+            lab.kubectl(&["wait", "--for=delete", "pod/writer-0", "--timeout=120s"], 3 * MINUTE)?;
+            return Ok(());
+        }
+        self.arrived(lab, last, 3 * MINUTE).map(drop)
+    }
+
+    pub(super) fn delete(self, lab: &Lab<'_>) -> Result<()> {
+        lab.kubectl(&["delete", "statefulset/writer", self.claim], 3 * MINUTE)?;
+        lab.kubectl(&["wait", "--for=delete", "pod/writer-0", self.claim, "--timeout=120s"], 3 * MINUTE)
+            .map(drop)
+    }
+}
+
+/// The size of the file system that the pod sees.
+pub(super) fn total_kib(lab: &Lab<'_>, pod: &str) -> Result<u64> {
+    let text = lab.kubectl(&["exec", pod, "--", "df", "-P", "-k", "/data"], MINUTE)?;
+    let size = text.lines().last().and_then(|line| line.split_whitespace().nth(1));
+    size.and_then(|size| size.parse().ok()).with_context(|| format!("df: {text}"))
+}
+
+fn stateful_set() -> Value {
+    // It goes on after the last whole record that it finds.
+    let line = format!(
+        "n=$(tail -n 1 /data/log 2>/dev/null); n=${{n:-0}}; \
+         while true; do n=$((n+1)); echo $n | dd of=/data/log oflag=append conv=notrunc,fsync 2>/dev/null && echo $n | nc -w 3 {HEAD} {PORT} || sleep 1; done"
+    );
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": { "name": "writer" },
+        "spec": {
+            "serviceName": "writer",
+            "replicas": 1,
+            "selector": { "matchLabels": { "app": "writer" } },
+            "template": {
+                "metadata": { "labels": { "app": "writer" } },
+                "spec": {
+                    "terminationGracePeriodSeconds": 0,
+                    "containers": [{
+                        "name": "main", "image": BUSYBOX, "command": ["/bin/sh", "-c", line],
+                        "volumeMounts": [{ "name": "data", "mountPath": "/data" }],
+                    }],
+                },
+            },
+            "volumeClaimTemplates": [{
+                "metadata": { "name": "data" },
+                "spec": {
+                    "storageClassName": "orlop",
+                    "accessModes": ["ReadWriteOnce"],
+                    "resources": { "requests": { "storage": "256Mi" } },
+                },
+            }],
+        },
+    })
+}

@@ -1,0 +1,116 @@
+//! Orlop in a cluster of the lab as its users put it there: the image, the sidecars' images, and the chart by Helm.
+
+use super::Lab;
+use super::image::archive;
+use super::programs::built;
+use crate::journey::Trip;
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// Building an image reads and hashes a hundred megabytes.
+const IMAGE_LIMIT: Duration = Duration::from_secs(300);
+const HELM_LIMIT: Duration = Duration::from_secs(240);
+/// The release's namespace.
+pub(crate) const NAMESPACE: &str = "orlop";
+/// In front of the commands.
+const QUICKSTART: &str = "<!-- not run: the journey `k8s` runs this";
+/// The programs beside Orlop's in its pods, and the tags that the chart gives their images.
+const SIDECARS: [(&str, &str); 4] = [
+    ("csi-provisioner", "v6.3.0"),
+    ("csi-attacher", "v4.12.0"),
+    ("csi-resizer", "v2.2.0"),
+    ("csi-node-driver-registrar", "v2.16.0"),
+];
+
+/// Builds the programs before the clock of any check runs.
+pub(crate) fn build() -> Result<()> {
+    for (name, _) in SIDECARS {
+        built(name)?;
+    }
+    built("helm").map(drop)
+}
+
+/// The archives of all images of the chart.
+pub(crate) fn images(trip: &Trip) -> Result<Vec<PathBuf>> {
+    let folder = trip.folder.join("images");
+    fs::create_dir_all(&folder)?;
+    let orlop = folder.join("orlop.tar");
+    let mut command = trip.command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(["xtask", "image", "--orlop"]).arg(trip.orlop()?).arg("--out").arg(&orlop);
+    command.current_dir(project());
+    trip.run(command, IMAGE_LIMIT)?.success("cargo xtask image")?;
+    let mut images = vec![orlop];
+    for (name, tag) in SIDECARS {
+        let root = folder.join(name);
+        fs::create_dir_all(&root)?;
+        fs::copy(built(name)?, root.join(name)).with_context(|| format!("copy {name}"))?;
+        let tagged = format!("registry.k8s.io/sig-storage/{name}:{tag}");
+        let out = folder.join(format!("{name}.tar"));
+        images.push(archive(trip, &tagged, &root, &[&format!("/{name}")], &out)?);
+    }
+    Ok(images)
+}
+
+impl Lab<'_> {
+    /// Runs Helm as the administrator.
+    pub(crate) fn helm(&self, arguments: &[&str]) -> Result<String> {
+        let mut command: Command = self.site.trip.command(built("helm")?);
+        command.args(arguments).args(["--namespace", NAMESPACE, "--kubeconfig"]).arg(&self.kubeconfig);
+        super::direct(&mut command);
+        self.site.trip.run(command, HELM_LIMIT)?.success(&format!("helm {}", arguments.join(" ")))
+    }
+
+    /// Runs a command of the documentation: in the project's folder, with `helm` and `kubectl` in the path.
+    pub(crate) fn documented(&self, line: &str) -> Result<String> {
+        let mut command = self.site.trip.command("bash");
+        command.args(["-e", "-o", "pipefail", "-c", line]).current_dir(project());
+        let programs = [built("helm")?, built("kubectl")?];
+        let folders = programs.iter().filter_map(|program| program.parent()).map(Path::to_owned);
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        command.env("PATH", std::env::join_paths(folders.chain(std::env::split_paths(&path)))?);
+        command.env("KUBECONFIG", &self.kubeconfig);
+        for (variable, folder) in [("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config")] {
+            command.env(variable, self.site.folder.join("helm").join(folder));
+        }
+        super::direct(&mut command);
+        self.site.trip.run(command, HELM_LIMIT)?.success(line)
+    }
+
+    /// Waits until all pods of the chart are ready.
+    pub(crate) fn wait_orlop(&self) -> Result<()> {
+        ["controller", "node", "csi"].iter().try_for_each(|component| self.wait_pods(component))
+    }
+
+    fn wait_pods(&self, component: &str) -> Result<()> {
+        let selector = format!("--selector=app.kubernetes.io/component={component}");
+        let wait = ["--namespace", NAMESPACE, "wait", "pod", &selector, "--timeout=120s"];
+        let until = |condition| self.kubectl(&[&wait[..], &[condition]].concat(), HELM_LIMIT);
+        let ready = until("--for=create").and_then(|_| until("--for=condition=Ready"));
+        ready.map(drop).map_err(|error| {
+            let pods = ["--namespace", NAMESPACE, "describe", "pods", &selector];
+            let described = self.kubectl(&pods, HELM_LIMIT).unwrap_or_default();
+            let logs =
+                ["--namespace", NAMESPACE, "logs", &selector, "--all-containers", "--tail=12", "--prefix"];
+            let said = self.kubectl(&logs, HELM_LIMIT).unwrap_or_default();
+            error.context(format!(
+                "orlop-{component} is not ready\n{}\n{said}",
+                crate::process::tail(&described, 30)
+            ))
+        })
+    }
+}
+
+/// The commands of the README for Kubernetes.
+pub(crate) fn quickstart() -> Result<Vec<String>> {
+    let text = fs::read_to_string(project().join("README.md")).context("read the README")?;
+    let (_, rest) = text.split_once(QUICKSTART).context("the README has no commands for Kubernetes")?;
+    let block = rest.split("```").nth(1).unwrap_or_default();
+    Ok(block.lines().filter_map(|line| line.strip_prefix("$ ")).map(str::to_owned).collect())
+}
+
+fn project() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("e2e is in the project's folder")
+}
