@@ -27,16 +27,29 @@ pub(crate) fn holder(fuse: &FuseConfig) -> Option<Holder> {
     Some(Holder::new(config))
 }
 
-/// The number of the attachment that an earlier engine gave, if its block device is still there: a path that reconnects
-/// keeps its number (I10). A device that turns out to be dead is made anew under it, which at worst makes the host attach
-/// once more.
-async fn earlier_attachment(fuse: &FuseConfig, volume: Uuid, number_file: &Path) -> Option<u64> {
-    let (state_dir, path) = (fuse.state_dir.clone(), number_file.to_owned());
-    rt::blocking(move || {
-        let left = has_device(&state_dir, volume);
-        left.then(|| std::fs::read_to_string(path).ok()?.trim().parse().ok()).flatten()
-    })
-    .await
+/// An attachment that an engine of this node has given.
+#[derive(Clone, Copy)]
+struct Earlier {
+    number: u64,
+    /// Of the nexus that gave it, or took it over last.
+    epoch: u64,
+}
+
+impl Earlier {
+    fn read(text: &str) -> Option<Self> {
+        let (number, epoch) = text.trim().split_once(' ')?;
+        Some(Self { number: number.parse().ok()?, epoch: epoch.parse().ok()? })
+    }
+
+    /// What an earlier engine gave, if its block device is still there.
+    async fn find(fuse: &FuseConfig, volume: Uuid, file: &Path) -> Option<Self> {
+        let (state_dir, path) = (fuse.state_dir.clone(), file.to_owned());
+        rt::blocking(move || {
+            let left = has_device(&state_dir, volume);
+            left.then(|| Self::read(&std::fs::read_to_string(path).ok()?)).flatten()
+        })
+        .await
+    }
 }
 
 /// The block device of one volume, if there is one.
@@ -95,13 +108,14 @@ impl DeviceNode {
         volume: &Volume,
     ) -> Result<(), String> {
         let number_file = fuse.state_dir.join(format!("attachment-{}", volume.uuid));
-        let attachment = match earlier_attachment(fuse, volume.uuid, &number_file).await {
-            Some(number) => nexus.resume(number),
+        // A path that reconnects keeps its number (I10); it is one only while nobody else has written.
+        let earlier = Earlier::find(fuse, volume.uuid, &number_file).await;
+        let earlier = earlier.filter(|earlier| nexus.is_latest(earlier.number, earlier.epoch));
+        let attachment = match earlier {
+            Some(earlier) => nexus.resume(earlier.number),
             None => nexus.attach().await.map_err(|status| status.to_string())?,
         };
-        let (path, text) = (number_file.clone(), attachment.number().to_string());
-        let noted = rt::blocking(move || std::fs::write(path, text)).await;
-        noted.map_err(|error| format!("cannot write {}: {error}", number_file.display()))?;
+        let (path, text) = (number_file.clone(), format!("{} {}", attachment.number(), nexus.epoch()));
         let size_bytes = attachment.geometry().size().0;
         let attach_config = AttachConfig {
             state_dir: fuse.state_dir.clone(),
@@ -111,9 +125,16 @@ impl DeviceNode {
             block_size: volume.spec.block_size,
             read_only: false,
             holder: state.holder.clone(),
+            continues: earlier.is_some(),
         };
         let metered = Metered::new(attachment, Rc::clone(meter));
         let attached = attach(attach_config, metered).await.map_err(|error| error.to_string())?;
+        // Only now: until then what is left of an earlier engine may still be there, and is not to be taken for this.
+        if let Err(error) = rt::blocking(move || std::fs::write(path, text)).await {
+            // It stays for a moment where that fails, too: without the number nobody goes on with it.
+            drop(attached.detach().await);
+            return Err(format!("cannot write {}: {error}", number_file.display()));
+        }
         tracing::info!(volume = volume.name, device = %attached.device_path().display(), "volume is attached");
         self.size_bytes.set(size_bytes);
         *self.number_file.borrow_mut() = Some(number_file);
@@ -136,6 +157,14 @@ impl DeviceNode {
             self.size_bytes.set(size_bytes);
         }
         grown
+    }
+
+    /// Makes the device fail for good: others have the volume by now. It stays until nobody uses it.
+    pub(crate) async fn abort(&self) -> Result<(), String> {
+        let Some(attached) = self.attached.take() else { return Ok(()) };
+        let aborted = attached.abort().await;
+        *self.attached.borrow_mut() = Some(attached);
+        aborted.map_err(|error| error.to_string())
     }
 
     /// Removes the device.

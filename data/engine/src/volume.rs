@@ -163,13 +163,7 @@ impl Running {
         let (end, message) = match nexus.stopped() {
             Some(status) => {
                 nexus.abandon().await;
-                if let Err(reason) = self.device.detach().await {
-                    tracing::warn!(
-                        volume = name,
-                        reason,
-                        "the device of a volume that moved away is still in use; its I/O fails"
-                    );
-                }
+                self.give_device_up(&name).await;
                 (NexusState::Failed, Some(status.to_string()))
             }
             None => match nexus.close().await {
@@ -179,6 +173,35 @@ impl Running {
         };
         *self.nexus.borrow_mut() = None;
         self.report(state, &nexus, end, message).await;
+        self.wait_unused(state).await;
+    }
+
+    /// Others have the volume by now: what uses its device here gets errors from now on, whatever happens. Were it to
+    /// wait, it would go on when the volume comes back, with what it remembers of a volume that is another one by then.
+    async fn give_device_up(&self, name: &str) {
+        let Err(reason) = self.device.detach().await else { return };
+        tracing::warn!(
+            volume = name,
+            reason,
+            "the device of a volume that moved away is still in use; its I/O fails"
+        );
+        if let Err(error) = self.device.abort().await {
+            tracing::error!(volume = name, error, "it cannot be made to fail");
+        }
+    }
+
+    /// Waits until nobody uses the device of a nexus that is gone: before that the volume is not opened here again.
+    async fn wait_unused(&self, state: &State) {
+        while self.device.path().is_some() {
+            rt::race(self.changed.wait(), rt::sleep(LOOK)).await;
+            let Err(reason) = self.device.detach().await else { return };
+            if self.wanted.get() {
+                self.report_unopened(state, &reason).await;
+            } else {
+                *self.refused.borrow_mut() = Some(reason);
+                self.changed.notify();
+            }
+        }
     }
 
     /// Gives the nexus the wished members and size, and the volume its device.

@@ -104,6 +104,17 @@ impl Nexus {
         Attachment { state: Rc::clone(&self.0), number }
     }
 
+    /// Whether only hosts of this node's targets can have written since the attachment `number` was given, by a nexus of
+    /// `epoch` on this node: then what its host remembers of the volume is still so, and it may go on.
+    pub fn is_latest(&self, number: u64, epoch: u64) -> bool {
+        self.0.keeper.with(|record| {
+            let hosts = record.hosts.iter().filter(|host| host.attachment > number).count() as u64;
+            let by_hosts = record.attachment.checked_sub(number) == Some(hosts);
+            // The next epoch: nobody had the volume in between.
+            record.attachment == number || (by_hosts && self.epoch() == epoch + 1)
+        })
+    }
+
     /// Closes the volume in order: waits for what is under way, flushes, and gives the volume back.
     ///
     /// # Errors

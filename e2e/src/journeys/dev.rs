@@ -3,7 +3,7 @@
 use crate::cluster::Cluster;
 use crate::journey::{Journey, Trip, need};
 use crate::process::Running;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,12 @@ pub(crate) const ORPHANS: Journey = Journey {
     run: orphans,
 };
 
+pub(crate) const RETURNED: Journey = Journey {
+    name: "returned",
+    what: "a volume that was written elsewhere comes back to a node where its old mount still is: nothing of that goes on",
+    run: returned,
+};
+
 /// fio on a file of the mounted file system: paced, so that something can happen to it, then verified.
 fn load(trip: &Trip, target: &str) -> Result<Running> {
     let mut fio = trip.command("fio");
@@ -44,6 +50,55 @@ fn load(trip: &Trip, target: &str) -> Result<Running> {
     fio.args(["--size=64m", "--rate_iops=,2000", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1"]);
     fio.args(["--fsync=64", &format!("--filename={target}")]);
     trip.start(fio)
+}
+
+/// The owner stands still under a mounted file system, and wakes when another node has written to the volume.
+fn returned(trip: &Trip) -> Result<()> {
+    need(&[("mkfs.ext4", "e2fsprogs")])?;
+    let cluster = Cluster::start(trip, "2GiB")?;
+    cluster.orlop(&["volume", "create", "data", "--size", "256MiB"])?;
+    let device = cluster.attach("data", Some("node-1"))?;
+    trip.sh(
+        &format!("mkdir old new; mkfs.ext4 -q {device}; mount {device} old; echo 1 >old/first; sync -f old"),
+        MINUTE,
+    )?;
+    let nodes = cluster.nodes()?;
+    let node = nodes.iter().find(|node| node.name == "node-1").and_then(|node| node.process);
+    let node = node.context("node-1 runs")?;
+    node.signal(Signal::STOP);
+    let device = cluster.take("data", "node-2")?;
+    trip.sh(&format!("mount {device} new; echo 2 >new/second; umount new"), MINUTE)?;
+    node.signal(Signal::CONT);
+    trip.checked("node-1 stood still under a mounted ext4; node-2 wrote to the volume; node-1 woke");
+
+    let mut back = trip.command(trip.orlop()?);
+    back.args(["volume", "attach", "data", "--node", "node-1", "--move", "--api", &cluster.url()]);
+    let mut back = trip.start(back)?;
+    std::thread::sleep(5 * SECOND);
+    ensure!(back.runs(), "it is attached under the old mount: {}", back.output());
+    let said = cluster.orlop(&["volume", "get", "data"])?;
+    ensure!(
+        said.contains("is mounted at") && said.contains("/old"),
+        "it does not say what is in the way: {said}"
+    );
+    // What the old mount still remembers is not written any more.
+    let stale = trip.sh("echo 3 >old/third && sync -f old", MINUTE);
+    ensure!(stale.is_err(), "the old mount still takes writes");
+    trip.sh("umount old", MINUTE)?;
+    let device = back.wait(MINUTE)?.success("orlop volume attach")?.trim().to_owned();
+    let check = format!(
+        "e2fsck -p {device} || [ $? = 1 ]; mount {device} new; cat new/first new/second; ls new; umount new"
+    );
+    let there = trip.sh(&check, MINUTE)?;
+    ensure!(
+        there.contains("1\n2") && !there.contains("third"),
+        "the files are not those that were written: {there}"
+    );
+    trip.checked(
+        "back on node-1: refused until the old mount was gone, then everything that node-2 wrote is there",
+    );
+    cluster.remove("data")?;
+    cluster.stop()
 }
 
 fn mounted(trip: &Trip) -> Result<()> {

@@ -35,6 +35,7 @@ pub(crate) const HERE: &[Journey] = &[
     dev::MOUNTED,
     dev::CONTROLLER,
     dev::ORPHANS,
+    dev::RETURNED,
     upkeep::UPKEEP,
     etcd::CLUSTER,
     csi::SANITY,

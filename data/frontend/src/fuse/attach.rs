@@ -10,7 +10,7 @@ use super::serve::{self, Connection, Counters, Ended};
 use crate::{Error, ErrorKind};
 use device::Device;
 use rt::{Errno, Task};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -41,6 +41,9 @@ pub struct AttachConfig {
     pub read_only: bool,
     /// Keeps the device alive when this process dies; without one I/O then fails at once.
     pub holder: Option<Holder>,
+    /// Programs may go on with the device of a process that died: nobody else has written to the volume since. Else what
+    /// the kernel remembers of it, such as a mounted file system, is not so any more, and would be written over it.
+    pub continues: bool,
 }
 
 impl AttachConfig {
@@ -67,6 +70,8 @@ pub struct Attached {
     connection: Rc<Connection>,
     serving: RefCell<Option<Task<Ended>>>,
     holder: Option<Holder>,
+    /// See [`Self::abort`].
+    dead: Cell<bool>,
 }
 
 /// Makes `device` a block device of this machine and serves it on the current reactor. If the holder has the volume's
@@ -87,7 +92,9 @@ pub async fn attach<D: Device + 'static>(config: AttachConfig, device: D) -> Res
     }
     let config = config.with_whole_path().await?;
     let device = Rc::new(device);
-    if let Some(attached) = take_over(&config, &device).await? {
+    if !config.continues {
+        give_up(&config).await?;
+    } else if let Some(attached) = take_over(&config, &device).await? {
         return Ok(attached);
     }
     let (left, volume) = (config.mount_dir(), config.volume_uuid);
@@ -149,12 +156,23 @@ async fn take_over<D: Device + 'static>(
         connection,
         serving,
         holder: Some(holder.clone()),
+        dead: Cell::new(false),
     };
     attached.hand_over(copy, config.block_size).await?;
     // The volume may have grown while nobody served it.
     attached.resized().await?;
     tracing::info!(volume = %config.volume_name, device = %attached.device_path().display(), "took over");
     Ok(Some(attached))
+}
+
+/// Ends what a process that died has left, where others have had the volume since.
+async fn give_up(config: &AttachConfig) -> Result<(), Error> {
+    let Some(holder) = &config.holder else { return Ok(()) };
+    if holder.take(config.volume_uuid).await?.is_some() {
+        tracing::warn!(volume = %config.volume_name, "others have had the volume since: its old device fails");
+        abandon(config, holder).await?;
+    }
+    Ok(())
 }
 
 /// Ends a held connection that cannot be continued; waiting I/O fails.
@@ -201,6 +219,7 @@ async fn begin<D: Device + 'static>(
                 connection,
                 serving: RefCell::new(Some(serving)),
                 holder: config.holder,
+                dead: Cell::new(false),
             };
             match attached.hand_over(copy, block_size).await {
                 Ok(()) => return Ok(attached),
@@ -285,6 +304,20 @@ impl Attached {
         .await
     }
 
+    /// Ends the connection to the kernel for good, for a volume that others have by now: whoever uses the device gets
+    /// `EIO`, and no later process takes it over. The device stays until [`Self::detach`].
+    pub async fn abort(&self) -> Result<(), Error> {
+        self.dead.set(true);
+        let dir = self.mount_dir.clone();
+        rt::blocking(move || mount::abort(&dir))
+            .await
+            .map_err(|error| Error::os(format_args!("cannot abort {}", self.mount_dir.display()), error))?;
+        match &self.holder {
+            Some(holder) => holder.release(self.volume_uuid).await,
+            None => Ok(()),
+        }
+    }
+
     /// Removes the block device and the mount, and stops serving. May be repeated.
     ///
     /// # Errors
@@ -313,9 +346,10 @@ impl Attached {
         if !rt::blocking(move || device.is_bound()).await {
             return Ok(());
         }
-        let start = rt::now();
+        let (start, dead) = (rt::now(), self.dead.get());
         loop {
-            let openers = isolated(move || device.release()).await?;
+            let release = move || if dead { device.release_dead() } else { device.release() };
+            let openers = isolated(release).await?;
             if openers.is_empty() {
                 break;
             }

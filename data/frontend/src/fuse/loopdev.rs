@@ -288,6 +288,12 @@ impl LoopDevice {
         Ok(openers)
     }
 
+    /// As [`Self::release`], for a device that nobody serves: who has it open gets nothing but errors.
+    pub(crate) fn release_dead(self) -> Result<Vec<String>, Error> {
+        self.claim_dead()?.release()?;
+        Ok(Vec::new())
+    }
+
     /// As [`Self::claim`], for a device that nobody serves: there is nothing to write back to.
     pub(crate) fn claim_dead(self) -> Result<Claim, Error> {
         let device = match self.open(OFlags::RDWR | OFlags::EXCL) {

@@ -17,6 +17,11 @@ pub(crate) const TESTS: &[Test] = &[
     ("death::a_dead_device_is_removed_by_hand", a_dead_device_is_removed_by_hand),
     ("death::a_server_that_waits_for_itself_dies", a_server_that_waits_for_itself_dies),
     ("death::another_engine_does_not_wait_for_a_dead_one", another_engine_does_not_wait_for_a_dead_one),
+    (
+        "death::a_volume_that_others_have_had_is_not_gone_on_with",
+        a_volume_that_others_have_had_is_not_gone_on_with,
+    ),
+    ("death::a_device_that_is_given_up_fails", a_device_that_is_given_up_fails),
     ("death::a_holder_keeps_nothing_but_its_descriptors", a_holder_keeps_nothing_but_its_descriptors),
 ];
 
@@ -109,6 +114,42 @@ fn without_a_holder_io_fails_at_once() {
     wait_for_end(&mut writing, 5 * SECOND);
     assert_dead(&device);
     assert_clean_next_time(&run, &point, &[]);
+}
+
+/// The file system that is mounted remembers blocks that are others by now: it must not write any more.
+fn a_volume_that_others_have_had_is_not_gone_on_with() {
+    let mut run = Run::new("passed");
+    let server = run.serve(&run.disk("256MiB"), &[HOLDING]);
+    sh("mkfs.ext4", &["-q", &server.device]);
+    let point = run.mount(&server.device);
+    let mut writing = writer(&point);
+    pause(SECOND / 2);
+    let device = server.device.clone();
+    server.kill();
+    let since = [HOLDING, "fresh=1"];
+    let refusal = run.refused(&run.disk("256MiB"), &since);
+    assert!(refusal.contains("is mounted at"), "{refusal}");
+    wait_for_end(&mut writing, 5 * SECOND);
+    assert_dead(&device);
+    assert_clean_next_time(&run, &point, &since);
+}
+
+fn a_device_that_is_given_up_fails() {
+    let mut run = Run::new("given-up");
+    let mut server = run.serve(&run.disk("256MiB"), &[HOLDING]);
+    sh("mkfs.ext4", &["-q", &server.device]);
+    let point = run.mount(&server.device);
+    let mut writing = writer(&point);
+    pause(SECOND / 2);
+    server.tell("abort");
+    wait_for_end(&mut writing, 5 * SECOND);
+    assert_dead(&server.device);
+    assert!(server.ask("detach").contains("is mounted at"), "it is in use");
+    wait_for("the unmount", 5 * SECOND, || try_sh("umount", &[path(&point)]).0 == Some(0));
+    server.tell("detach");
+    drop(server);
+    wait_for("the end of the holder", 5 * SECOND, || processes_of(&run.id).is_empty());
+    run.assert_nothing_left();
 }
 
 fn a_restarted_server_takes_over_under_load() {

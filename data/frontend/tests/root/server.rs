@@ -81,6 +81,7 @@ async fn serve(pairs: &BTreeMap<String, String>) -> Result<(), String> {
         block_size: value("block").unwrap_or("4096").parse().map_err(|_| "block")?,
         read_only: value("read_only").is_ok(),
         holder: value("limit_ms").ok().map(|limit| holder(limit, pairs)).transpose()?,
+        continues: value("fresh").is_err(),
     };
     let attached = fuse::attach(config, device).await.map_err(|error| error.to_string())?;
     println!("ready {}", attached.device_path().display());
@@ -94,6 +95,7 @@ async fn serve(pairs: &BTreeMap<String, String>) -> Result<(), String> {
                 say(attached.resized().await.map(|size| size.to_string()));
             }
             (Some("detach"), None) => say(attached.detach().await.map(|()| "detached".to_string())),
+            (Some("abort"), None) => say(attached.abort().await.map(|()| "aborted".to_string())),
             (Some("counters"), None) => println!("{}", counters(&attached)),
             _ => println!("error unknown command {line:?}"),
         }
