@@ -20,12 +20,12 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-/// After this time without a change another one takes the lease.
-const LEASE: Duration = Duration::from_secs(15);
+/// After this time without a change another one takes the lease: a volume whose owner died with the leader waits for it.
+const LEASE: Duration = Duration::from_secs(8);
 /// After this time without a renewal the holder does not decide any more (invariant 2).
-const TERM: Duration = Duration::from_secs(10);
+const TERM: Duration = Duration::from_secs(5);
 /// Between two renewals, and between two looks at the lease of another.
-const RENEWAL: Duration = Duration::from_secs(2);
+const RENEWAL: Duration = Duration::from_secs(1);
 
 /// A candidate for a lease.
 #[derive(Clone, Debug)]

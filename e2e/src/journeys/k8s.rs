@@ -4,7 +4,7 @@ mod writer;
 
 use crate::journey::{Journey, Trip, need};
 use crate::kubernetes::{Lab, chart, image::BUSYBOX};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -115,13 +115,21 @@ fn leaders(trip: &Trip, lab: &mut Lab<'_>) -> Result<()> {
         let output = format!("--output=jsonpath={{.spec.{field}}}");
         lab.kubectl(&["--namespace", chart::NAMESPACE, "get", "lease/orlop-controller", &output], MINUTE)
     };
+    // Somebody leads when the lease is renewed: the holder may have died.
+    let (renewed, looked) = (lease(lab, "renewTime")?, Instant::now());
+    while lease(lab, "renewTime")? == renewed {
+        ensure!(looked.elapsed() < MINUTE, "nobody leads");
+        std::thread::sleep(Duration::from_millis(500));
+    }
     let (first, term) = (lease(lab, "holderIdentity")?, lease(lab, "leaseTransitions")?);
     let pod = first.split('_').next().unwrap_or_default().to_owned();
     let of_pod = ["--namespace", chart::NAMESPACE, "get", "pod", &pod, "--output=jsonpath={.spec.nodeName}"];
     let node = lab.kubectl(&of_pod, MINUTE)?;
     let stopped = lab.node(&node)?.running("orlop controller");
     ensure!(!stopped.is_empty(), "{node} runs no controller");
-    let began = Instant::now();
+    let log = ["--namespace", chart::NAMESPACE, "logs", &pod, "--container=controller"];
+    let lost = |lab: &Lab<'_>| Ok::<_, Error>(lab.kubectl(&log, MINUTE)?.matches("leads no more").count());
+    let (lost_before, began) = (lost(lab)?, Instant::now());
     let signal = |signal| stopped.iter().filter(|process| process.signal(signal)).count();
     ensure!(signal(Signal::STOP) > 0, "{pod} has ended");
     while lease(lab, "holderIdentity")? == first {
@@ -131,9 +139,8 @@ fn leaders(trip: &Trip, lab: &mut Lab<'_>) -> Result<()> {
     let took = began.elapsed();
     std::thread::sleep(MINUTE.saturating_sub(took));
     ensure!(signal(Signal::CONT) > 0, "{pod} has ended");
-    let log = ["--namespace", chart::NAMESPACE, "logs", &pod, "--container=controller"];
     let woken = Instant::now();
-    while !lab.kubectl(&log, MINUTE)?.contains("leads no more") {
+    while lost(lab)? == lost_before {
         ensure!(woken.elapsed() < MINUTE, "{pod} does not notice that it leads no more");
         std::thread::sleep(Duration::from_millis(500));
     }

@@ -17,6 +17,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 const PORT: u16 = 9000;
 /// How long a pod may take to be elsewhere: Kubernetes itself looks at a silent node for most of a minute.
 const FAILOVER: Duration = Duration::from_secs(180);
+/// Why it took longer than this is printed.
+const SLOW: Duration = Duration::from_secs(15);
 /// What the operator says of a node that is surely off.
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute";
 
@@ -79,6 +81,10 @@ impl<'a> Writer<'a> {
             error.context(format!("{}\n{said}", crate::process::tail(&described, 40)))
         })?;
         self.node = lab.kubectl(&["get", "pod/writer-0", "--output=jsonpath={.spec.nodeName}"], MINUTE)?;
+        if took > SLOW {
+            let events = lab.kubectl(&["events", "--for=pod/writer-0"], MINUTE)?;
+            println!("  it took {:.1} s:\n{}", took.as_secs_f64(), crate::process::tail(&events, 8));
+        }
         Ok(took)
     }
 
