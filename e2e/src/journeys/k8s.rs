@@ -172,7 +172,7 @@ fn refusals(trip: &Trip, lab: &Lab<'_>) -> Result<()> {
     for (name, parameters, size, words) in [
         ("misspelt", json!({ "copys": "2" }), "64Mi", ["copys", "InvalidArgument"]),
         ("too-many-copies", json!({ "copies": "5" }), "64Mi", ["5 copies need", "3 can take one"]),
-        ("too-large", json!({ "copies": "3" }), "1Pi", ["ResourceExhausted", "3 copies need"]),
+        ("too-large", json!({ "copies": "3" }), "1Ti", ["ResourceExhausted", "3 copies need"]),
     ] {
         let items = [class(name, parameters), claim(name, name, "Filesystem", size)];
         lab.apply(&json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string())?;
