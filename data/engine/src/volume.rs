@@ -251,6 +251,8 @@ impl Running {
             write_stall_max_ms: 0,
             message: Some(message.to_owned()),
         };
+        // The owner before may have reported since, under the same epoch.
+        *self.reported.borrow_mut() = None;
         self.write_report(state, status).await;
     }
 
