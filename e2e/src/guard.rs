@@ -2,7 +2,8 @@
 //!
 //! 1. Everything that a run makes carries its id: the folder's name, and through it mounts, loops and command lines;
 //!    the environment of its processes; the names of namespaces and cgroups, and through them what runs in containers
-//!    and the loops over what only containers see. Nothing without the id is touched.
+//!    and the loops over what only containers see. Nothing without the id is touched, but for loops that were made while
+//!    the run lasted and whose file's mount is gone: they are of no use to anybody.
 //! 2. The guard is a process of its own that holds one end of a pipe: it acts when the harness ends, however it ends.
 //! 3. Whoever holds something is ended before what it holds: processes, FUSE connections, file systems, loops, FUSE
 //!    mounts, namespaces, cgroups, the folder.
@@ -19,6 +20,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+
+/// The file of the run's folder with the loops that were dead when it began.
+const DEAD_BEFORE: &str = "loops-of-before";
+/// What the kernel calls the file below a device of Orlop when its mount is gone.
+const DEAD: &str = "/volume";
 
 /// The variable by which the processes of a run are known.
 pub(crate) const RUN_VARIABLE: &str = "ORLOP_E2E_RUN";
@@ -145,6 +151,9 @@ impl Guard {
     pub(crate) fn start(id: &RunId) -> Result<Self> {
         use std::os::unix::process::CommandExt;
         fs::create_dir(id.folder()).with_context(|| format!("create {}", id.folder().display()))?;
+        let before: Vec<String> = dead_loops().map(|one| one.device.display().to_string()).collect();
+        fs::write(id.folder().join(DEAD_BEFORE), before.join("\n"))
+            .context("write down the loops of before")?;
         // A process group of its own: Ctrl-C ends the harness and leaves the guard to do its work.
         let child = Command::new(std::env::current_exe()?)
             .args(["guard", &id.0])
@@ -239,14 +248,21 @@ struct Loop {
 }
 
 /// Loop devices whose file carries the id, or is in a file system that only this run's processes have mounted, or is
-/// one of these devices; those on top first.
+/// one of these devices, or has died since the run began; those on top first.
 fn loops(id: &RunId, processes: &[(Process, String)]) -> Vec<PathBuf> {
     let ours = file_systems("self");
     let theirs: BTreeSet<String> =
         processes.iter().flat_map(|(process, _)| file_systems(&process.pid.to_string())).collect();
+    let before = fs::read_to_string(id.folder().join(DEAD_BEFORE)).ok();
+    let is_new = |device: &Path| {
+        let before = before.as_ref().map(|before| before.lines().any(|line| Path::new(line) == device));
+        before == Some(false)
+    };
     let is_known = |candidate: &Loop| {
         let file_system = &candidate.place.0;
-        candidate.file.contains(&id.0) || (theirs.contains(file_system) && !ours.contains(file_system))
+        candidate.file.contains(&id.0)
+            || (theirs.contains(file_system) && !ours.contains(file_system))
+            || (candidate.file == DEAD && is_new(&candidate.device))
     };
     let (mut found, mut rest): (Vec<Loop>, Vec<Loop>) = all_loops().into_iter().partition(is_known);
     // The kubelet puts a loop of its own over each device that a pod gets.
@@ -276,6 +292,11 @@ fn all_loops() -> Vec<Loop> {
         Command::new("losetup").args(["--list", "--noheadings", "--raw", "--output", columns]).output();
     let list = list.map(|list| String::from_utf8_lossy(&list.stdout).into_owned()).unwrap_or_default();
     list.lines().filter_map(parse_loop).collect()
+}
+
+/// Those whose file's mount is gone.
+fn dead_loops() -> impl Iterator<Item = Loop> {
+    all_loops().into_iter().filter(|one| one.file == DEAD)
 }
 
 /// A line of `losetup --raw`, which pads numbers with blanks written as `\x20`, and leaves out what it may not ask.

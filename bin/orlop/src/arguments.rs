@@ -402,6 +402,15 @@ pub(crate) struct Controller {
     /// By what name this process holds the Lease; a random part is added.
     #[arg(long, env = "POD_NAME", default_value = "orlop-controller")]
     pub(crate) pod: String,
+    /// Free the pods that have opted in of nodes that are lost, without an operator.
+    #[arg(long, requires = "leader_election")]
+    pub(crate) failover: bool,
+    /// How long a node is NotReady before they leave it.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3)]
+    pub(crate) failover_after: u64,
+    /// How many nodes of a hundred may be given up at the same time; one always may.
+    #[arg(long, value_name = "PERCENT", default_value_t = 34, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) failover_share: u32,
     /// End when this process, the parent, ends.
     #[arg(long)]
     pub(crate) parent: Option<u32>,

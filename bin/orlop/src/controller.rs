@@ -8,14 +8,15 @@
 use crate::arguments::Controller;
 use crate::failure::{Failure, Kind, OrFail, Outcome};
 use crate::{process, stores};
-use k8s::{Election, Kubernetes};
-use manager::{Manager, Mandate};
+use k8s::{Election, Failover, FailoverConfig, Kubernetes, Term};
+use manager::Mandate;
 use std::path::Path;
 use std::time::Duration;
 use store::{Client, Embedded};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 /// The name of the Lease.
 const LEASE: &str = "orlop-controller";
@@ -44,14 +45,16 @@ async fn serve(arguments: &Controller) -> Outcome {
     let config = api::ApiConfig { listen: arguments.listen, client: client.clone(), overcommit };
     let server = api::serve(config).await.map_err(|error| Failure::new(error.to_string()))?;
     tracing::info!(address = %server.address(), cluster = %cluster.uuid, "controller runs");
-    let leader = Leader { client, kubernetes, patience: patience(arguments) };
+    let leader = Leader { client, kubernetes, failover: failover(arguments) };
     match leader.election(arguments)? {
         None => {
-            let leading = leader.lead(Mandate::default());
+            let manager = manager::start(leader.client.clone(), patience(arguments), Mandate::default());
+            let adoption = leader.kubernetes.clone().map(|kubernetes| tokio::spawn(adopt(kubernetes)));
             terminate.recv().await;
-            leading.stop().await;
+            adoption.inspect(JoinHandle::abort);
+            manager.stop().await;
         }
-        Some(election) => while !leader.term(&election, &mut terminate).await {},
+        Some(election) => leader.terms(&election, patience(arguments), &mut terminate).await,
     }
     server.stop().await;
     tracing::info!("controller ends");
@@ -64,18 +67,22 @@ fn patience(arguments: &Controller) -> manager::Config {
     patience
 }
 
+fn failover(arguments: &Controller) -> Option<FailoverConfig> {
+    let after = Duration::from_secs(arguments.failover_after);
+    arguments.failover.then_some(FailoverConfig { after, share_percent: arguments.failover_share })
+}
+
 /// What the one that decides needs.
 struct Leader {
     client: Client,
     kubernetes: Option<Kubernetes>,
-    patience: manager::Config,
+    /// Whether pods leave lost nodes without an operator.
+    failover: Option<FailoverConfig>,
 }
 
-/// What runs while this process decides.
-struct Leading {
-    manager: Manager,
-    adoption: Option<JoinHandle<()>>,
-}
+/// What runs while this process decides, beside the manager. Nothing of it is half done when it ends: it makes whole what
+/// is there, and a compare-and-swap refuses what is no longer so.
+struct Leading(Vec<JoinHandle<()>>);
 
 impl Leader {
     /// How the one that decides is chosen, if there may be several.
@@ -93,41 +100,56 @@ impl Leader {
         Ok(Some(kubernetes.election(&arguments.namespace, LEASE, &identity)))
     }
 
-    /// Waits for a term and decides while it lasts; true when this process is asked to end.
-    async fn term(&self, election: &Election, terminate: &mut Signal) -> bool {
-        let term = tokio::select! {
-            term = election.lead() => term,
-            _ = terminate.recv() => return true,
-        };
-        tracing::info!(term = term.number(), "this controller leads");
-        let leading = self.lead(Mandate::until(term.until()));
-        let end = tokio::select! {
-            () = term.lost() => false,
-            _ = terminate.recv() => true,
-        };
-        leading.stop().await;
-        if end {
-            term.release().await;
-        } else {
+    /// Decides while it leads, until this process is asked to end. The manager looks on between two terms, so that a new
+    /// leader knows at once who has been away.
+    async fn terms(&self, election: &Election, patience: manager::Config, terminate: &mut Signal) {
+        let (mandate, until) = watch::channel(Instant::now());
+        let manager = manager::start(self.client.clone(), patience, Mandate::until(until));
+        loop {
+            let term = tokio::select! {
+                term = election.lead() => term,
+                _ = terminate.recv() => return manager.stop().await,
+            };
+            tracing::info!(term = term.number(), "this controller leads");
+            let leading = self.lead(&term);
+            let end = tokio::select! {
+                () = follow(term.until(), &mandate) => false,
+                () = term.lost() => false,
+                _ = terminate.recv() => true,
+            };
+            mandate.send_replace(Instant::now());
+            drop(leading);
+            if end {
+                manager.stop().await;
+                return term.release().await;
+            }
             tracing::warn!(term = term.number(), "this controller leads no more");
         }
-        end
     }
 
-    fn lead(&self, mandate: Mandate) -> Leading {
-        let manager = manager::start(self.client.clone(), self.patience.clone(), mandate);
+    fn lead(&self, term: &Term) -> Leading {
         let adoption = self.kubernetes.clone().map(|kubernetes| tokio::spawn(adopt(kubernetes)));
-        Leading { manager, adoption }
+        let failover = self.kubernetes.clone().zip(self.failover).map(|(kubernetes, config)| {
+            tokio::spawn(Failover::new(kubernetes, self.client.clone(), config, term.until()).run())
+        });
+        Leading(adoption.into_iter().chain(failover).collect())
     }
 }
 
-impl Leading {
-    async fn stop(self) {
-        // It only makes whole what is there; a compare-and-swap refuses what is no longer so.
-        if let Some(adoption) = self.adoption {
-            adoption.abort();
+impl Drop for Leading {
+    fn drop(&mut self) {
+        self.0.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Passes on until when the term lasts; ends with it.
+async fn follow(mut until: watch::Receiver<Instant>, mandate: &watch::Sender<Instant>) {
+    loop {
+        mandate.send_replace(*until.borrow_and_update());
+        if until.changed().await.is_err() {
+            // The renewal has ended: the term lasts until the time that it told last.
+            std::future::pending::<()>().await;
         }
-        self.manager.stop().await;
     }
 }
 

@@ -41,6 +41,8 @@ const TOKEN: &str = "after:";
 pub(crate) const FILESYSTEM_KEY: &str = "fsType";
 /// Its key for the options of the mkfs.
 pub(crate) const MKFS_OPTIONS_KEY: &str = "mkfsOptions";
+/// Its key for who says that a node is off.
+pub(crate) const FAILOVER_KEY: &str = "failover";
 
 /// The controller service.
 #[derive(Debug)]

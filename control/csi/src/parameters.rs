@@ -2,7 +2,7 @@
 //! what the provisioner of Kubernetes adds. All others are refused, so that a misspelt one is never silently ignored.
 
 use crate::{
-    controller::{FILESYSTEM_KEY, MKFS_OPTIONS_KEY},
+    controller::{FAILOVER_KEY, FILESYSTEM_KEY, MKFS_OPTIONS_KEY},
     filesystem::{Filesystem, MkfsOptions},
     refusal::invalid,
 };
@@ -24,6 +24,39 @@ pub(crate) struct Parameters {
     pub(crate) filesystem: Option<Filesystem>,
     /// What its mkfs is told.
     pub(crate) mkfs_options: MkfsOptions,
+    /// Whether its pods leave a lost node without an operator: the failover looks for it in the volume's context.
+    pub(crate) failover: Failover,
+}
+
+/// Who says that a node is off, before a pod with this volume is elsewhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Failover {
+    /// An operator.
+    #[default]
+    Manual,
+    /// Orlop: what has to be fenced is its volumes, and nothing else.
+    Automatic,
+}
+
+impl Failover {
+    fn parse(text: &str) -> Result<Self, Status> {
+        match text {
+            "" | "manual" => Ok(Self::Manual),
+            "automatic" => Ok(Self::Automatic),
+            _ => {
+                let shown: String = text.chars().take(40).collect();
+                let why = format!("parameter {FAILOVER_KEY:?} is {shown:?}; it can be automatic or manual");
+                Err(invalid(why))
+            }
+        }
+    }
+
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Manual => "",
+            Self::Automatic => "automatic",
+        }
+    }
 }
 
 impl Parameters {
@@ -39,11 +72,12 @@ impl Parameters {
                 "stripes" | "drivesPerCopy" => "stripes",
                 FILESYSTEM_KEY | "csi.storage.k8s.io/fstype" => FILESYSTEM_KEY,
                 MKFS_OPTIONS_KEY => MKFS_OPTIONS_KEY,
+                FAILOVER_KEY => FAILOVER_KEY,
                 _ if FROM_KUBERNETES.contains(&key) => continue,
                 _ => {
                     let shown: String = key.chars().take(80).collect();
                     return Err(invalid(format!(
-                        "parameter {shown:?} is not known; those known are copies, stripes, fsType and mkfsOptions"
+                        "parameter {shown:?} is not known; those known are copies, stripes, fsType, mkfsOptions and failover"
                     )));
                 }
             };
@@ -68,13 +102,19 @@ impl Parameters {
             stripes: number("stripes", 1)?,
             filesystem: Filesystem::parse(text(FILESYSTEM_KEY))?,
             mkfs_options: MkfsOptions::parse(text(MKFS_OPTIONS_KEY))?,
+            failover: Failover::parse(text(FAILOVER_KEY))?,
         })
     }
 
     /// What the nodes have to know of it: the volume's context.
     pub(crate) fn for_nodes(&self) -> HashMap<String, String> {
         let filesystem = self.filesystem.map_or("", Filesystem::name).to_owned();
-        let all = [(FILESYSTEM_KEY, filesystem), (MKFS_OPTIONS_KEY, self.mkfs_options.text())];
+        let failover = self.failover.text().to_owned();
+        let all = [
+            (FILESYSTEM_KEY, filesystem),
+            (MKFS_OPTIONS_KEY, self.mkfs_options.text()),
+            (FAILOVER_KEY, failover),
+        ];
         let said = all.into_iter().filter(|(_, value)| !value.is_empty());
         said.map(|(key, value)| (key.to_owned(), value)).collect()
     }
@@ -92,8 +132,13 @@ mod tests {
 
     #[test]
     fn aliases_mean_the_same() {
-        let default =
-            Parameters { copies: 3, stripes: 1, filesystem: None, mkfs_options: MkfsOptions::default() };
+        let default = Parameters {
+            copies: 3,
+            stripes: 1,
+            filesystem: None,
+            mkfs_options: MkfsOptions::default(),
+            failover: Failover::Manual,
+        };
         assert_eq!(parse(&[]).unwrap(), default);
         assert_eq!(parse(&[("csi.storage.k8s.io/pvc/name", "a")]).unwrap(), default);
         for copies in ["copies", "numberOfCopies", "repl"] {
@@ -118,7 +163,9 @@ mod tests {
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
                 .into()
         );
-        assert!(parse(&[]).unwrap().for_nodes().is_empty());
+        assert!(parse(&[("failover", "manual")]).unwrap().for_nodes().is_empty());
+        let automatic = parse(&[("failover", "automatic")]).unwrap().for_nodes();
+        assert_eq!(automatic, [("failover".to_owned(), "automatic".to_owned())].into());
     }
 
     #[test]
@@ -129,6 +176,7 @@ mod tests {
             (&[("copies", "-1")], "\"copies\""),
             (&[("copies", "2"), ("repl", "3")], "\"repl\""),
             (&[("fsType", "ntfs")], "\"ntfs\""),
+            (&[("failover", "always")], "\"always\""),
             (&[("mkfsOptions", "-m 0 /dev/sda")], "\"/dev/sda\""),
             (&[("csi.storage.k8s.io/other", "x")], "csi.storage.k8s.io/other"),
         ] {
@@ -141,7 +189,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_other_key_is_refused(key in "[a-zA-Z./]{0,20}") {
-            let known = ["copies", "numberOfCopies", "repl", "stripes", "drivesPerCopy", "fsType", "mkfsOptions"];
+            let known = ["copies", "numberOfCopies", "repl", "stripes", "drivesPerCopy", "fsType", "mkfsOptions", "failover"];
             prop_assume!(!known.contains(&key.as_str()));
             prop_assert!(parse(&[(&key, "1")]).is_err());
         }

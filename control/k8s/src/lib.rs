@@ -21,6 +21,8 @@
 mod adopt;
 mod crd;
 mod election;
+mod event;
+mod failover;
 mod install;
 mod kubernetes;
 mod object;
@@ -29,4 +31,5 @@ mod watch;
 
 pub use crd::{GROUP, VERSION, crds};
 pub use election::{Election, Term};
+pub use failover::{Config as FailoverConfig, Failover};
 pub use kubernetes::Kubernetes;

@@ -87,17 +87,17 @@ impl Verb {
     }
 }
 
-/// All objects of a kind at a revision.
-#[derive(Debug, Default)]
-pub(crate) struct Listing {
+/// Objects of a kind at a revision.
+#[derive(Debug)]
+pub(crate) struct Listing<T = Object> {
     pub(crate) revision: String,
-    pub(crate) items: Vec<Object>,
+    pub(crate) items: Vec<T>,
 }
 
 #[derive(Deserialize)]
-struct Page {
+struct Page<T> {
     metadata: PageMetadata,
-    items: Vec<Object>,
+    items: Vec<T>,
 }
 
 #[derive(Deserialize)]
@@ -145,19 +145,34 @@ impl Server {
 
     /// Everything below a path.
     pub(crate) async fn list(&self, path: &str, deadline: Instant) -> Result<Listing> {
+        self.select(path, "", deadline).await
+    }
+
+    /// What is below a path and meets the selector, a part of the query.
+    pub(crate) async fn select<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        selector: &str,
+        deadline: Instant,
+    ) -> Result<Listing<T>> {
         loop {
-            if let Some(listing) = self.pages(path, deadline).await.map_err(as_question)? {
+            if let Some(listing) = self.pages(path, selector, deadline).await.map_err(as_question)? {
                 return Ok(listing);
             }
         }
     }
 
     /// All pages; none if the revision of the first was forgotten meanwhile.
-    async fn pages(&self, path: &str, deadline: Instant) -> Result<Option<Listing>> {
-        let mut listing = Listing::default();
+    async fn pages<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        selector: &str,
+        deadline: Instant,
+    ) -> Result<Option<Listing<T>>> {
+        let mut listing = Listing { revision: String::new(), items: Vec::new() };
         let (mut next, mut bytes) = (String::new(), 0);
         loop {
-            let page = format!("{path}?limit={PAGE_OBJECTS}&continue={next}");
+            let page = format!("{path}?{selector}&limit={PAGE_OBJECTS}&continue={next}");
             let (status, answer) = self.exchange(&Verb::Get, &page, deadline).await?;
             if status == StatusCode::GONE {
                 return Ok(None);
@@ -167,7 +182,7 @@ impl Server {
                 let what = format!("holds too much of one kind: more than {ANSWER_BYTES_MAX} bytes");
                 return Err(self.error(ErrorKind::Corrupt, what));
             }
-            let page: Page = self.understand(status, &answer)?;
+            let page: Page<T> = self.understand(status, &answer)?;
             listing.items.extend(page.items);
             listing.revision = page.metadata.resource_version;
             next = page.metadata.next;

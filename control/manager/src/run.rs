@@ -19,7 +19,8 @@ const GATHER: Duration = Duration::from_millis(10);
 /// The longest between two passes, for time alone can end a lease; less where the lease is short.
 const PASS_INTERVAL_MAX: Duration = Duration::from_millis(500);
 
-/// The right to decide, where several processes could: it ends at a time that is moved on while it lasts.
+/// The right to decide, where several processes could: it ends at a time that is moved on while it lasts, and begins
+/// again when that time is in the future again.
 #[derive(Clone, Debug, Default)]
 pub struct Mandate(Option<watch::Receiver<Instant>>);
 
@@ -152,6 +153,10 @@ async fn pass(
     now: Duration,
 ) -> bool {
     observed.observe(view, now, config.lease);
+    // Who does not decide now looks on, so as to know who is away when its time comes.
+    if !mandate.holds() {
+        return false;
+    }
     let actions = plan(view, observed, config, &mut Uuid::new_v4);
     let more = actions.len() >= ACTIONS_MAX;
     for action in actions {

@@ -12,10 +12,11 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(120);
 /// Values that nobody can mean, each with the place that the refusal names.
-const REFUSED: [(&str, &str); 4] = [
+const REFUSED: [(&str, &str); 5] = [
     (r#"node={"disk":["disk:///dev/sdb"]}"#, "/node"),
     (r#"node={"disks":[]}"#, "/node/disks"),
     (r#"storageClasses=[{"name":"a","parameters":{"copys":"2"}}]"#, "/storageClasses/0/parameters"),
+    (r#"failover={"maxUnavailablePercent":0}"#, "/failover/maxUnavailablePercent"),
     (r#"contoller={"replicas":1}"#, "contoller"),
 ];
 

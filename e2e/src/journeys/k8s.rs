@@ -8,12 +8,15 @@ use anyhow::{Context, Error, Result, ensure};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use writer::{Recorder, Writer, total_kib};
+use writer::{Recorder, Word, Writer, total_kib};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
-/// How often the writer's node dies.
-const KILLS: usize = 2;
+/// How often the writer's node dies, or stands still, and nobody says so.
+const KILLS: usize = 6;
+const STANDSTILLS: usize = 2;
+/// How long the pod may take to be elsewhere then.
+const FAILOVER: Duration = Duration::from_secs(30);
 /// How long the API server stands still under I/O.
 const API_PAUSE: Duration = MINUTE;
 /// Claims at the same time.
@@ -21,7 +24,7 @@ const CLAIMS: usize = 20;
 
 pub(crate) const K8S: Journey = Journey {
     name: "k8s",
-    what: "the chart in a Kubernetes of three nodes: a pod writes to its claim, its node is killed, and every \
+    what: "the chart in a Kubernetes of three nodes: a pod writes to its claim, its node is killed again and again, and every \
            acknowledged record is on another node; grown, raw, applied again, deleted, with nothing left",
     run: k8s,
 };
@@ -31,6 +34,7 @@ fn k8s(trip: &Trip) -> Result<()> {
     chart::build()?;
     let images = chart::images(trip)?;
     trip.checked("the images are made");
+    let before = loops(trip)?;
     let mut lab = Lab::start(trip, 3, &images)?;
     let commands = chart::quickstart()?;
     ensure!(commands.len() > 3, "the README has few commands: {commands:?}");
@@ -51,11 +55,10 @@ fn k8s(trip: &Trip) -> Result<()> {
     let recorder = Recorder::start(trip, &lab)?;
     let mut writer = Writer::start(&lab, &recorder)?;
     trip.checked(format!("a StatefulSet's pod writes to a claim with three copies, on {}", writer.node));
-    for _ in 0..KILLS {
-        writer.survives_its_node(trip, &mut lab)?;
-    }
-    writer.survives_a_standstill(trip, &mut lab)?;
+    writer.survives_its_node(trip, &mut lab, Word::Operator)?;
+    writer.survives_a_standstill(trip, &mut lab, Word::Operator)?;
     writer.survives_a_reboot(trip, &mut lab)?;
+    failover(trip, &mut lab, &mut writer)?;
     faults(trip, &mut lab, &writer)?;
     applied_again(trip, &lab, &mut writer)?;
     writer.delete(&lab)?;
@@ -63,7 +66,7 @@ fn k8s(trip: &Trip) -> Result<()> {
     grow(trip, &lab)?;
     many(trip, &lab)?;
     raw(trip, &lab)?;
-    nothing_left(trip, &mut lab)?;
+    nothing_left(trip, &mut lab, &before)?;
 
     lab.helm(&["uninstall", "orlop", "--wait"])?;
     let kept = lab.kubectl(&["get", "onode", "--output=name"], MINUTE)?;
@@ -78,6 +81,33 @@ fn k8s(trip: &Trip) -> Result<()> {
     }
     trip.checked("the chart is uninstalled: nodes and definitions are still there; `orlop check` finds no replica and no piece without owner");
     lab.stop()
+}
+
+/// The chart is told to free the pods of lost nodes, and does so again and again; a pod that has not opted in stays.
+fn failover(trip: &Trip, lab: &mut Lab<'_>, writer: &mut Writer<'_>) -> Result<()> {
+    let upgrade = "helm upgrade orlop deploy/chart --namespace orlop --reuse-values --set failover.automatic=true --wait";
+    lab.documented(upgrade)?;
+    writer.goes_on()?;
+    trip.checked(
+        "the chart was upgraded under the writer: nodes that are lost are given up without an operator",
+    );
+    let mut took = Vec::new();
+    for round in 0..KILLS + STANDSTILLS {
+        took.push(if round % 4 == 3 {
+            writer.survives_a_standstill(trip, lab, Word::Orlop)?
+        } else {
+            writer.survives_its_node(trip, lab, Word::Orlop)?
+        });
+    }
+    took.sort();
+    let (median, longest) = (took[took.len() / 2].as_secs_f64(), took[took.len() - 1]);
+    ensure!(longest <= FAILOVER, "it took {:.1} s until the pod was elsewhere", longest.as_secs_f64());
+    trip.checked(format!(
+        "{} times without an operator: {median:.1} s in the median, {:.1} s at most from the end to the next record",
+        took.len(),
+        longest.as_secs_f64()
+    ));
+    Ok(())
 }
 
 /// The engine is killed under the writer, then the API server stands still, then the controller that leads: the pod
@@ -351,15 +381,21 @@ fn raw(trip: &Trip, lab: &Lab<'_>) -> Result<()> {
     Ok(())
 }
 
+/// The loop devices of this machine over volumes; of one whose mount is gone nothing but the last part is told.
+fn loops(trip: &Trip) -> Result<Vec<String>> {
+    let all = trip.sh("losetup --list --noheadings --output NAME,BACK-FILE", MINUTE)?;
+    let ours = |line: &&str| line.contains("/var/lib/orlop/") || line.trim_end().ends_with(" /volume");
+    Ok(all.lines().filter(ours).map(str::to_owned).collect())
+}
+
 /// No claim, no volume, no attachment, no record and no device is left.
-fn nothing_left(trip: &Trip, lab: &mut Lab<'_>) -> Result<()> {
+fn nothing_left(trip: &Trip, lab: &mut Lab<'_>, before: &[String]) -> Result<()> {
     let kinds =
         "persistentvolumes,volumeattachments,volumes.orlop.io,volumerecords.orlop.io,volumestatuses.orlop.io";
     let begun = Instant::now();
     loop {
         let left = lab.kubectl(&["get", kinds, "--output=name"], MINUTE)?;
-        let loops = trip.sh("losetup --list --noheadings --output NAME,BACK-FILE", MINUTE)?;
-        let loops: Vec<&str> = loops.lines().filter(|line| line.contains("/var/lib/orlop/")).collect();
+        let loops: Vec<String> = loops(trip)?.into_iter().filter(|line| !before.contains(line)).collect();
         if left.trim().is_empty() && loops.is_empty() {
             break;
         }

@@ -57,6 +57,47 @@ impl Recorder {
     }
 }
 
+/// Who says that a node is off.
+#[derive(Clone, Copy)]
+pub(super) enum Word {
+    Operator,
+    Orlop,
+}
+
+impl std::fmt::Display for Word {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Operator => "the operator's taint",
+            Self::Orlop => "Orlop's taints",
+        })
+    }
+}
+
+impl Word {
+    fn given(self, lab: &Lab<'_>, node: &str) -> Result<()> {
+        match self {
+            Self::Operator => lab.kubectl(&["taint", "node", node, OUT_OF_SERVICE], MINUTE).map(drop),
+            Self::Orlop => Ok(()),
+        }
+    }
+
+    fn taken_back(self, lab: &Lab<'_>, node: &str) -> Result<()> {
+        if let Self::Operator = self {
+            return lab.kubectl(&["taint", "node", node, &format!("{OUT_OF_SERVICE}-")], MINUTE).map(drop);
+        }
+        let begun = Instant::now();
+        loop {
+            let taints = ["get", "node", node, "--output=jsonpath={.spec.taints[*].key}"];
+            let taints = lab.kubectl(&taints, MINUTE)?;
+            if !taints.contains("orlop.io/") && !taints.contains("out-of-service") {
+                return Ok(());
+            }
+            ensure!(begun.elapsed() < 2 * MINUTE, "{node} is back, and still has the taints {taints}");
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+}
+
 /// The pod, and where it is.
 pub(super) struct Writer<'a> {
     recorder: &'a Recorder,
@@ -104,61 +145,73 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Kills everything on its node; the operator says that the node is off; the pod goes on elsewhere.
-    pub(super) fn survives_its_node(&mut self, trip: &Trip, lab: &mut Lab<'_>) -> Result<()> {
+    /// Kills everything on its node; somebody says that the node is off; the pod goes on elsewhere. How long that took.
+    pub(super) fn survives_its_node(
+        &mut self,
+        trip: &Trip,
+        lab: &mut Lab<'_>,
+        word: Word,
+    ) -> Result<Duration> {
         let node = self.node.clone();
+        let began = Instant::now();
         lab.node(&node)?.power_off()?;
-        let (began, last) = (Instant::now(), self.last()?);
-        lab.kubectl(&["taint", "node", &node, OUT_OF_SERVICE], MINUTE)?;
+        let last = self.last()?;
+        word.given(lab, &node)?;
         self.arrived(lab, last, FAILOVER)?;
-        let seconds = began.elapsed().as_secs_f64();
+        let took = began.elapsed();
         self.verify(lab)?;
         ensure!(self.node != node, "the pod is on {node}, which is off");
-        trip.checked(format!(
-            "{node} lost power after record {last}: {seconds:.1} s later the pod writes on {}, every record is there",
-            self.node
-        ));
-        let began = Instant::now();
+        let back = Instant::now();
         lab.node(&node)?.power_on()?;
-        self.returned(lab, &node)?;
+        self.returned(lab, &node, word)?;
         trip.checked(format!(
-            "{node} is back, all copies in sync after {:.1} s",
-            began.elapsed().as_secs_f64()
+            "{node} lost power after record {last}: {:.1} s later the pod writes on {}, every record is there; {node} came \
+             back, all copies in sync and {word} taken back after {:.1} s",
+            took.as_secs_f64(),
+            self.node,
+            back.elapsed().as_secs_f64()
         ));
-        Ok(())
+        Ok(took)
     }
 
-    /// Everything on its node stands still, and the operator takes that for its end; the pod goes on elsewhere. Then the
-    /// node wakes: nothing that it still does counts.
-    pub(super) fn survives_a_standstill(&mut self, trip: &Trip, lab: &mut Lab<'_>) -> Result<()> {
+    /// Everything on its node stands still, and somebody takes that for its end; the pod goes on elsewhere. Then the node
+    /// wakes: nothing that it still does counts. How long it took.
+    pub(super) fn survives_a_standstill(
+        &mut self,
+        trip: &Trip,
+        lab: &mut Lab<'_>,
+        word: Word,
+    ) -> Result<Duration> {
         let node = self.node.clone();
+        let began = Instant::now();
         // Twice: what was about to start meanwhile.
         (0..2).try_for_each(|_| lab.node(&node).map(|node| node.signal(Signal::STOP)))?;
-        let (began, last) = (Instant::now(), self.last()?);
-        lab.kubectl(&["taint", "node", &node, OUT_OF_SERVICE], MINUTE)?;
+        let last = self.last()?;
+        word.given(lab, &node)?;
         self.arrived(lab, last, FAILOVER)?;
-        let seconds = began.elapsed().as_secs_f64();
+        let took = began.elapsed();
         ensure!(self.node != node, "the pod is on {node}, which stands still");
         self.verify(lab)?;
         lab.node(&node)?.signal(Signal::CONT);
-        self.returned(lab, &node)?;
+        self.returned(lab, &node, word)?;
         self.goes_on()?;
         self.verify(lab)?;
         trip.checked(format!(
-            "{node} stood still after record {last}: {seconds:.1} s later the pod writes on {}; {node} woke, and changed nothing",
+            "{node} stood still after record {last}: {:.1} s later the pod writes on {}; {node} woke, and changed nothing",
+            took.as_secs_f64(),
             self.node
         ));
-        Ok(())
+        Ok(took)
     }
 
     /// Waits until a node is back and forgiven, and all copies are in sync.
-    fn returned(&self, lab: &Lab<'_>, node: &str) -> Result<()> {
+    fn returned(&self, lab: &Lab<'_>, node: &str, word: Word) -> Result<()> {
         lab.wait_for(&format!("onode/{node}"), ".status.state", "Ready", 2 * MINUTE)?;
         lab.kubectl(
             &["wait", "--for=condition=Ready", &format!("node/{node}"), "--timeout=60s"],
             2 * MINUTE,
         )?;
-        lab.kubectl(&["taint", "node", node, &format!("{OUT_OF_SERVICE}-")], MINUTE)?;
+        word.taken_back(lab, node)?;
         self.in_sync(lab)
     }
 
@@ -250,7 +303,10 @@ fn stateful_set() -> Value {
             "replicas": 1,
             "selector": { "matchLabels": { "app": "writer" } },
             "template": {
-                "metadata": { "labels": { "app": "writer" } },
+                "metadata": {
+                    "labels": { "app": "writer" },
+                    "annotations": { "orlop.io/failover": "automatic" },
+                },
                 "spec": {
                     "terminationGracePeriodSeconds": 0,
                     "containers": [{
