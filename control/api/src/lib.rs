@@ -4,6 +4,7 @@
 //! `/healthz`. Every failure is a problem (RFC 9457) that names the object, the cause and what to do.
 
 pub mod client;
+mod live;
 mod metrics;
 mod nodes;
 mod problem;
@@ -123,6 +124,7 @@ struct App {
     overcommit: u64,
     metrics: Metrics,
     closing: watch::Receiver<bool>,
+    live: live::Lazy,
     /// Space is promised by one request at a time.
     placing: Arc<Mutex<()>>,
 }
@@ -139,6 +141,7 @@ fn router(config: ApiConfig, closing: watch::Receiver<bool>) -> Router {
         client: config.client,
         overcommit: config.overcommit,
         closing: closing.clone(),
+        live: live::Lazy::default(),
         placing: Arc::default(),
     };
     let (api, document) = api().split_for_parts();

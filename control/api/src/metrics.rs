@@ -153,7 +153,7 @@ pub(crate) async fn count(State(metrics): State<Metrics>, request: Request, next
 /// What Prometheus scrapes.
 #[utoipa::path(get, path = "/metrics", tag = "controller", responses((status = 200, body = String)))]
 pub(crate) async fn show(State(app): State<App>) -> Result<Response, Problem> {
-    app.metrics.refresh(&View::load(&app.client).await?);
+    app.live().await?.see(|view| app.metrics.refresh(view));
     let mut text = String::new();
     // Writing to a string does not fail.
     if encode(&mut text, &app.metrics.registry).is_err() {

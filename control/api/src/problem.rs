@@ -69,6 +69,11 @@ impl Problem {
         Self::new(StatusCode::PRECONDITION_FAILED, "changed", "The object has changed", detail, hint)
     }
 
+    pub(crate) fn unavailable(detail: impl Into<String>) -> Self {
+        let (title, hint) = ("The store cannot be used", "nothing was done; try again");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "store-unavailable", title, detail, hint)
+    }
+
     pub(crate) fn no_place(object: &str, why: &NoPlace) -> Self {
         let (name, title) = match why {
             NoPlace::TooFewNodes { .. } => ("too-few-nodes", "Too few nodes"),
@@ -110,16 +115,7 @@ impl From<store::Error> for Problem {
                     hint,
                 )
             }
-            ErrorKind::Unavailable | ErrorKind::InUse => {
-                let hint = "nothing was done; try again";
-                Self::new(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "store-unavailable",
-                    "The store cannot be used",
-                    detail,
-                    hint,
-                )
-            }
+            ErrorKind::Unavailable | ErrorKind::InUse => Self::unavailable(detail),
             ErrorKind::Unknown => {
                 let hint = "look at the object before trying again: it may have been done";
                 Self::new(

@@ -2,6 +2,7 @@
 //!
 //! 1. A request that is refused has changed nothing.
 //! 2. A wish that is already so is not an error, and changes nothing.
+//! 3. A place is found by what watches have told, which may be a moment old; refused is only by what the store says.
 
 use crate::{
     App, Problem,
@@ -16,7 +17,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use manager::{Promised, View, check_growth, place};
-use model::{Attach, MemberState, Object, Stored, Volume, VolumeIntent, VolumeSpec, VolumeState, VolumeView};
+use model::{
+    Attach, MemberIntent, MemberState, Object, Stored, Volume, VolumeIntent, VolumeSpec, VolumeState,
+    VolumeView,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use store::ErrorKind;
@@ -118,18 +122,15 @@ pub(crate) async fn create_volume(
     volume.validate()?;
     {
         let _alone = app.placing.lock().await;
-        let view = View::load(&app.client).await?;
-        if view.volumes.contains_key(&name) {
-            return Err(taken(&name));
-        }
-        let mut promised = Promised::of(&view);
-        let copies = usize::try_from(volume.spec.copies).unwrap_or(usize::MAX);
-        let size_bytes = volume.spec.size_bytes;
-        volume.intent.members =
-            place(&view, &mut promised, app.overcommit, size_bytes, &[], copies, &mut Uuid::new_v4)
-                .map_err(|why| Problem::no_place(&object(&name), &why))?;
+        let mut live = app.live().await?;
+        volume.intent.members = match live.see(|view| places(&app, view, &volume)) {
+            Ok(members) => members,
+            // Invariant 3.
+            Err(_) => places(&app, &View::load(&app.client).await?, &volume)?,
+        };
         match app.client.create(&volume).await {
-            Ok(_) => {}
+            // The next one has to know what this one was promised.
+            Ok(revision) => live.has(&name, revision).await,
             Err(error) if error.kind() == ErrorKind::Conflict => return Err(taken(&name)),
             Err(error) => return Err(error.into()),
         }
@@ -209,12 +210,16 @@ pub(crate) async fn attach_volume(
     Wait(wait): Wait,
     Body(wish): Body<AttachVolume>,
 ) -> Result<Response, Problem> {
-    let view = View::load(&app.client).await?;
-    change(&app, &name, &if_match, |volume| {
-        let node = wish.node.clone().map_or_else(|| choose(&view, volume), Ok)?;
-        attach(&view, volume, node, wish.take)
-    })
-    .await?;
+    let wished = |view: &View, volume: &mut Volume| {
+        let node = wish.node.clone().map_or_else(|| choose(view, volume), Ok)?;
+        attach(view, volume, node, wish.take)
+    };
+    let live = app.live().await?;
+    if change(&app, &name, &if_match, |volume| live.see(|view| wished(view, volume))).await.is_err() {
+        // Invariant 3.
+        let view = View::load(&app.client).await?;
+        change(&app, &name, &if_match, |volume| wished(&view, volume)).await?;
+    }
     let attached = |seen: Option<&VolumeView>| {
         seen.is_none_or(|seen| seen.status.device.is_some() && seen.status.state != VolumeState::Attaching)
     };
@@ -294,6 +299,18 @@ pub(crate) async fn resize_volume(
     let grown =
         |seen: Option<&VolumeView>| seen.is_none_or(|seen| seen.status.size_bytes == seen.spec.size_bytes);
     settled(&name, until(&app, &name, wait, grown).await?)
+}
+
+/// Where a new volume's copies may be.
+fn places(app: &App, view: &View, volume: &Volume) -> Result<Vec<MemberIntent>, Problem> {
+    if view.volumes.contains_key(&volume.name) {
+        return Err(taken(&volume.name));
+    }
+    let mut promised = Promised::of(view);
+    let copies = usize::try_from(volume.spec.copies).unwrap_or(usize::MAX);
+    let size_bytes = volume.spec.size_bytes;
+    place(view, &mut promised, app.overcommit, size_bytes, &[], copies, &mut Uuid::new_v4)
+        .map_err(|why| Problem::no_place(&object(&volume.name), &why))
 }
 
 fn attach(view: &View, volume: &mut Volume, node: String, take: bool) -> Result<(), Problem> {

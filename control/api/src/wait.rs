@@ -1,18 +1,25 @@
 //! What a volume looks like now, and waiting until it looks as wished.
+//!
+//! 1. Whoever waits asks the store when something about the volume has changed, and not all the time.
+//! 2. That it is as wished is said of what the store itself has told, never of what a watch has.
 
-use crate::{App, Problem, nodes};
-use model::{Node, NodeReplicas, Pool, Stored, Surroundings, Volume, VolumeView};
+use crate::{App, Problem, live::Live, nodes};
+use model::{Node, NodeReplicas, Pool, Stored, Surroundings, Volume, VolumeRecord, VolumeStatus, VolumeView};
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until};
 
-/// Between two looks: short at first, for most things are quick.
-const LOOK_MIN: Duration = Duration::from_millis(20);
-const LOOK_MAX: Duration = Duration::from_millis(250);
+/// Changes come in groups.
+const GATHER: Duration = Duration::from_millis(20);
+/// The longest between two looks: what a volume waits for may also be about a node or a pool.
+const LOOK_MAX: Duration = Duration::from_secs(2);
 
 /// The volume as it is; none if there is none.
-pub(crate) async fn look(app: &App, name: &str) -> Result<Option<VolumeView>, Problem> {
+async fn look(app: &App, name: &str, live: Option<&Live>) -> Result<Option<VolumeView>, Problem> {
     match nodes::find::<Volume>(&app.client, "volume", name).await {
-        Ok(volume) => Ok(Some(complete(app, volume).await?)),
+        Ok(volume) => match live {
+            Some(live) => Ok(Some(hearsay(app, volume, live).await?)),
+            None => Ok(Some(complete(app, volume).await?)),
+        },
         Err(problem) if problem.status == 404 => Ok(None),
         Err(problem) => Err(problem),
     }
@@ -20,14 +27,31 @@ pub(crate) async fn look(app: &App, name: &str) -> Result<Option<VolumeView>, Pr
 
 /// The volume with all that is known of it.
 pub(crate) async fn complete(app: &App, volume: Stored<Volume>) -> Result<VolumeView, Problem> {
-    let key = volume.value.uuid.to_string();
-    let record = app.client.get(&key).await?.map(|record| record.value);
-    let status = app.client.get(&key).await?.map(|status| status.value);
+    let (record, status) = about(app, &volume).await?;
     let nodes: Vec<Node> = nodes::values(app.client.list().await?);
     let pools: Vec<Pool> = nodes::values(app.client.list().await?);
     let replicas: Vec<NodeReplicas> = nodes::values(app.client.list().await?);
     let around = Surroundings::new(&nodes, &pools, &replicas);
     Ok(model::view(&volume.value, volume.revision, record.as_ref(), status.as_ref(), &around))
+}
+
+/// The same with nodes and pools as watches have told them.
+async fn hearsay(app: &App, volume: Stored<Volume>, live: &Live) -> Result<VolumeView, Problem> {
+    let (record, status) = about(app, &volume).await?;
+    Ok(live.see(|view| {
+        let around = view.surroundings();
+        model::view(&volume.value, volume.revision, record.as_ref(), status.as_ref(), &around)
+    }))
+}
+
+async fn about(
+    app: &App,
+    volume: &Stored<Volume>,
+) -> Result<(Option<VolumeRecord>, Option<VolumeStatus>), Problem> {
+    let key = volume.value.uuid.to_string();
+    let record = app.client.get(&key).await?.map(|record| record.value);
+    let status = app.client.get(&key).await?.map(|status| status.value);
+    Ok((record, status))
 }
 
 /// Waits until the volume looks as wished, at most `patience`; answers how it looks then, and whether that is as wished.
@@ -38,23 +62,34 @@ pub(crate) async fn until(
     wished: impl Fn(Option<&VolumeView>) -> bool,
 ) -> Result<(Option<VolumeView>, bool), Problem> {
     let deadline = Instant::now() + patience.unwrap_or_default();
+    let mut seen = look(app, name, None).await?;
+    if wished(seen.as_ref()) || patience.is_none() {
+        let as_wished = wished(seen.as_ref());
+        return Ok((seen, as_wished));
+    }
     let mut closing = app.closing.clone();
-    let mut pause = LOOK_MIN;
+    let mut live = app.live().await?;
     loop {
-        let seen = look(app, name).await?;
+        let before = live.stamp(name);
+        seen = look(app, name, Some(&live)).await?;
         if wished(seen.as_ref()) {
-            return Ok((seen, true));
+            // Invariant 2.
+            seen = look(app, name, None).await?;
+            if wished(seen.as_ref()) {
+                return Ok((seen, true));
+            }
         }
-        if Instant::now() + pause > deadline {
-            return Ok((seen, false));
-        }
+        let changed = async {
+            live.changed(name, before).await;
+            sleep(GATHER).await;
+        };
         let woken = tokio::select! {
             _ = closing.wait_for(|closing| *closing) => true,
-            _ = timeout_at(deadline, sleep(pause)) => false,
+            () = changed => false,
+            () = sleep_until(deadline.min(Instant::now() + LOOK_MAX)) => false,
         };
-        if woken {
+        if woken || Instant::now() >= deadline {
             return Ok((seen, false));
         }
-        pause = (pause * 2).min(LOOK_MAX);
     }
 }

@@ -1,5 +1,6 @@
 //! Orlop in a real Kubernetes: the chart is installed, a pod asks for a volume and gets it, and its node dies.
 
+mod killer;
 mod writer;
 
 use crate::journey::{Journey, Trip, need};
@@ -19,8 +20,6 @@ const STANDSTILLS: usize = 2;
 const FAILOVER: Duration = Duration::from_secs(30);
 /// How long the API server stands still under I/O.
 const API_PAUSE: Duration = MINUTE;
-/// Claims at the same time.
-const CLAIMS: usize = 20;
 
 pub(crate) const K8S: Journey = Journey {
     name: "k8s",
@@ -60,12 +59,14 @@ fn k8s(trip: &Trip) -> Result<()> {
     writer.survives_a_reboot(trip, &mut lab)?;
     failover(trip, &mut lab, &mut writer)?;
     faults(trip, &mut lab, &writer)?;
+    maintenance(trip, &mut lab, &mut writer)?;
     applied_again(trip, &lab, &mut writer)?;
     writer.delete(&lab)?;
     refusals(trip, &lab)?;
     grow(trip, &lab)?;
-    many(trip, &lab)?;
+    killer::killer(trip, &mut lab)?;
     raw(trip, &lab)?;
+    pressure(trip, &lab)?;
     nothing_left(trip, &mut lab, &before)?;
 
     lab.helm(&["uninstall", "orlop", "--wait"])?;
@@ -91,8 +92,10 @@ fn failover(trip: &Trip, lab: &mut Lab<'_>, writer: &mut Writer<'_>) -> Result<(
     trip.checked(
         "the chart was upgraded under the writer: nodes that are lost are given up without an operator",
     );
-    let mut took = Vec::new();
-    for round in 0..KILLS + STANDSTILLS {
+    let bystander = Bystander::start(lab, &writer.node)?;
+    let mut took = vec![writer.survives_its_node(trip, lab, Word::Orlop)?];
+    bystander.stays(trip, lab)?;
+    for round in 1..KILLS + STANDSTILLS {
         took.push(if round % 4 == 3 {
             writer.survives_a_standstill(trip, lab, Word::Orlop)?
         } else {
@@ -108,6 +111,42 @@ fn failover(trip: &Trip, lab: &mut Lab<'_>, writer: &mut Writer<'_>) -> Result<(
         longest.as_secs_f64()
     ));
     Ok(())
+}
+
+/// A pod with a claim that has not opted in.
+struct Bystander {
+    node: String,
+    uid: String,
+}
+
+impl Bystander {
+    fn start(lab: &Lab<'_>, node: &str) -> Result<Self> {
+        let line = "echo here >/data/here; sync; exec sleep 1000000";
+        let mut pod = pod("bystander", line, "Filesystem");
+        pod["spec"]["restartPolicy"] = json!("Always");
+        pod["spec"]["nodeSelector"] = json!({ "kubernetes.io/hostname": node });
+        let items = [claim("bystander", "orlop", "Filesystem", "32Mi"), pod];
+        lab.apply(&json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string())?;
+        lab.kubectl(&["wait", "--for=condition=Ready", "pod/bystander", "--timeout=120s"], 3 * MINUTE)?;
+        Ok(Self { node: node.to_owned(), uid: Self::uid(lab)? })
+    }
+
+    fn uid(lab: &Lab<'_>) -> Result<String> {
+        lab.kubectl(&["get", "pod/bystander", "--output=jsonpath={.metadata.uid}"], MINUTE)
+    }
+
+    /// It is the same one on the same node when that is back.
+    fn stays(self, trip: &Trip, lab: &Lab<'_>) -> Result<()> {
+        let begun = Instant::now();
+        while lab.kubectl(&["exec", "bystander", "--", "cat", "/data/here"], MINUTE).is_err() {
+            ensure!(begun.elapsed() < 2 * MINUTE, "the pod that has not opted in does not run again");
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        ensure!(Self::uid(lab)? == self.uid, "the pod that has not opted in was deleted");
+        lab.kubectl(&["delete", "pod/bystander", "pvc/bystander"], 2 * MINUTE)?;
+        trip.checked(format!("a pod that has not opted in has stayed on {}, and runs again", self.node));
+        Ok(())
+    }
 }
 
 /// The engine is killed under the writer, then the API server stands still, then the controller that leads: the pod
@@ -256,31 +295,6 @@ fn grow(trip: &Trip, lab: &Lab<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Many claims are made, used and deleted at the same time.
-fn many(trip: &Trip, lab: &Lab<'_>) -> Result<()> {
-    let began = Instant::now();
-    let names: Vec<String> = (1..=CLAIMS).map(|number| format!("many-{number}")).collect();
-    let line = "dd if=/dev/urandom of=/data/file bs=1M count=4 conv=fsync";
-    let items: Vec<Value> = names
-        .iter()
-        .flat_map(|name| [claim(name, "orlop", "Filesystem", "32Mi"), pod(name, line, "Filesystem")])
-        .collect();
-    lab.apply(&json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string())?;
-    for name in &names {
-        lab.wait_for(&format!("pod/{name}"), ".status.phase", "Succeeded", 5 * MINUTE)?;
-    }
-    let used = began.elapsed().as_secs_f64();
-    let objects: Vec<String> =
-        names.iter().flat_map(|name| [format!("pod/{name}"), format!("pvc/{name}")]).collect();
-    let delete: Vec<&str> = ["delete"].into_iter().chain(objects.iter().map(String::as_str)).collect();
-    lab.kubectl(&delete, 5 * MINUTE)?;
-    trip.checked(format!(
-        "{CLAIMS} claims at the same time: made and used in {used:.1} s, deleted after {:.1} s",
-        began.elapsed().as_secs_f64()
-    ));
-    Ok(())
-}
-
 fn claim(name: &str, class: &str, mode: &str, size: &str) -> Value {
     json!({
         "apiVersion": "v1",
@@ -336,6 +350,29 @@ fn enlarge(lab: &Lab<'_>, claim: &str, size: &str) -> Result<()> {
     lab.wait_for(claim, ".status.capacity.storage", size, 2 * MINUTE).map(drop)
 }
 
+/// The writer's node is drained, its engine replaced as an upgrade does it, and the node used again.
+fn maintenance(trip: &Trip, lab: &mut Lab<'_>, writer: &mut Writer<'_>) -> Result<()> {
+    let node = writer.node.clone();
+    let took = writer.moves_away(lab, &["drain", &node, "--ignore-daemonsets", "--delete-emptydir-data"])?;
+    ensure!(writer.node != node, "the pod is on {node}, which is drained");
+    let of_node = format!("--field-selector=spec.nodeName={node}");
+    let engines = "--selector=app.kubernetes.io/component=node";
+    let last = writer.last()?;
+    lab.kubectl(&["--namespace", chart::NAMESPACE, "delete", "pod", engines, &of_node], 3 * MINUTE)?;
+    lab.wait_orlop()?;
+    lab.wait_for(&format!("onode/{node}"), ".status.state", "Ready", MINUTE)?;
+    lab.kubectl(&["uncordon", &node], MINUTE)?;
+    writer.in_sync(lab)?;
+    writer.verify(lab)?;
+    trip.checked(format!(
+        "{node} was drained ({:.1} s to the next record elsewhere) and its engine replaced: {} records meanwhile, all copies \
+         in sync",
+        took.as_secs_f64(),
+        writer.last()? - last
+    ));
+    Ok(())
+}
+
 /// The volume's object is deleted by hand, and applied again without its status: the data is there, and no epoch goes
 /// back.
 fn applied_again(trip: &Trip, lab: &Lab<'_>, writer: &mut Writer<'_>) -> Result<()> {
@@ -353,6 +390,8 @@ fn applied_again(trip: &Trip, lab: &Lab<'_>, writer: &mut Writer<'_>) -> Result<
         (&object["apiVersion"], &object["kind"], &object["metadata"]["name"], &object["spec"]);
     let again = json!({ "apiVersion": api, "kind": kind, "metadata": { "name": name }, "spec": spec });
     lab.apply(&again.to_string())?;
+    // A pod that asks before the volume is whole again waits for its kubelet's patience on top.
+    lab.wait_for(&volume, ".status.intent.recorded", "true", MINUTE)?;
     writer.scale(lab, 1)?;
     writer.verify(lab)?;
     let after = epoch(lab)?;
@@ -378,6 +417,27 @@ fn raw(trip: &Trip, lab: &Lab<'_>) -> Result<()> {
     trip.checked(
         "a raw block volume was written, compared, grown under its pod from 64 to 96 MiB, and deleted",
     );
+    Ok(())
+}
+
+/// A pod writes far more than its memory holds, without waiting for any of it, onto a volume whose engine is on its node.
+fn pressure(trip: &Trip, lab: &Lab<'_>) -> Result<()> {
+    let line = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null; \
+                dd if=/dev/urandom bs=1M count=192 2>/dev/null | tee /data/file | md5sum >/tmp/sum && sync && \
+                md5sum </data/file | cmp - /tmp/sum && echo the same";
+    let mut pod = pod("pressure", line, "Filesystem");
+    pod["spec"]["containers"][0]["resources"] = json!({ "limits": { "memory": "48Mi" } });
+    let items = [claim("pressure", "orlop", "Filesystem", "320Mi"), pod];
+    let began = Instant::now();
+    lab.apply(&json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string())?;
+    lab.wait_for("pod/pressure", ".status.phase", "Succeeded", 5 * MINUTE)?;
+    let said = lab.kubectl(&["logs", "pod/pressure"], MINUTE)?;
+    ensure!(said.contains("50331648") && said.contains("the same"), "the pod with 48 MiB says {said:?}");
+    lab.kubectl(&["delete", "pod/pressure", "pvc/pressure"], 2 * MINUTE)?;
+    trip.checked(format!(
+        "a pod with 48 MiB of memory wrote 192 MiB without waiting, and read them back: {:.1} s with its start",
+        began.elapsed().as_secs_f64()
+    ));
     Ok(())
 }
 

@@ -273,6 +273,9 @@ impl<'a> Node<'a> {
             "resolvConf": resolver,
             "nodeStatusUpdateFrequency": "4s",
             "syncFrequency": "10s",
+            // What is killed on purpose is soon there again.
+            "crashLoopBackOff": { "maxContainerRestartPeriod": "1s" },
+            "featureGates": { "KubeletCrashLoopBackOffMax": true },
             "volumePluginDir": "/var/lib/kubelet/volume-plugins",
         });
         fs::write(self.disk.join("kubelet.json"), kubelet.to_string())?;

@@ -237,8 +237,16 @@ impl<'a> Writer<'a> {
         self.recorder.wait_beyond(self.last()? + 1, MINUTE).map(drop)
     }
 
+    /// Runs a `kubectl` that makes its pod leave; how long it is until it writes again.
+    pub(super) fn moves_away(&mut self, lab: &Lab<'_>, arguments: &[&str]) -> Result<Duration> {
+        let began = Instant::now();
+        lab.kubectl(arguments, 3 * MINUTE)?;
+        self.arrived(lab, self.last()?, 3 * MINUTE)?;
+        Ok(began.elapsed())
+    }
+
     /// Waits until all copies of its volume are in sync.
-    fn in_sync(&self, lab: &Lab<'_>) -> Result<()> {
+    pub(super) fn in_sync(&self, lab: &Lab<'_>) -> Result<()> {
         let (_, object) = self.volume(lab)?;
         let record = format!("volumerecord/{}", object["spec"]["uuid"].as_str().unwrap_or_default());
         let begun = Instant::now();
