@@ -6,7 +6,10 @@ cd "$(dirname "$0")"
 rendered() {
     cat <<'YAML'
 # From deploy/chart and its default values, by render.sh: not to be edited.
+#   kubectl create namespace orlop
+#   kubectl --namespace orlop create secret generic orlop-peers --from-literal=secret="$(openssl rand -base64 32)"
 #   kubectl apply --server-side --filename orlop.yaml
+# The Secret is what the engines prove to each other; their pods wait until it is there.
 # Never delete by this file: with the definitions go all records of where the data is. The programs alone go by
 #   kubectl delete namespace orlop
 #   kubectl delete clusterrole,clusterrolebinding,csidriver,storageclass --selector app.kubernetes.io/name=orlop
@@ -19,7 +22,7 @@ metadata:
     # The pods on the nodes mount.
     pod-security.kubernetes.io/enforce: privileged
 YAML
-    "${HELM:-helm}" template orlop ../chart --namespace orlop
+    "${HELM:-helm}" template orlop ../chart --namespace orlop --set peers.create=false
 }
 
 if [[ ${1-} != --check ]]; then

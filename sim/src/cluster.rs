@@ -5,6 +5,7 @@ use crate::totals::Totals;
 use engine::{Config, Engine, PoolConfig};
 use model::{MemberIntent, MemberRecord, Volume, VolumeIntent, VolumeRecord, VolumeSpec};
 use nexus::Planted;
+use nvmf::Key;
 use rt::sim::{NodeId, SimDisk, World};
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -20,6 +21,11 @@ const PORT: u16 = 4420;
 const GROWTH_BYTES: u64 = 5 << 20;
 /// Logical block size of the volume.
 pub(crate) const BLOCK_SIZE: u32 = 4096;
+
+/// What the engines prove to each other: authentication meets every fault, too.
+pub(crate) fn secret() -> Key {
+    Key::new(*b"a secret of the simulated nodes.")
+}
 
 /// How large things are in one seed.
 #[derive(Clone, Copy, Debug)]
@@ -127,6 +133,7 @@ impl Cluster {
             pid: 1,
             pools: vec![PoolConfig { name: "disk".to_owned(), uri: format!("disk://{DISK}") }],
             listen,
+            secret: Some(secret()),
             metrics_address: None,
             nexus: nexus::Config { planted: self.planted, ..nexus::Config::default() },
             fuse: None,

@@ -1,6 +1,6 @@
 //! Single stories on the simulated cluster, each told for one rule.
 
-use crate::cluster::{Cluster, Sizes};
+use crate::cluster::{Cluster, Sizes, secret};
 use crate::{HEALED_WITHIN, verify};
 use device::{Device, Lba};
 use nexus::{Attachment, Planted};
@@ -78,14 +78,15 @@ fn a_member_that_is_stopped_holds_writes_up_for_a_bounded_time() {
 }
 
 const HOST: Uuid = Uuid::from_u128(0x4057);
+const HOST_NQN: &str = "nqn.2026-11.io.orlop:test-host";
 const VOLUME_NQN: &str = "nqn.2026-11.io.orlop:volume:vol";
 
 /// Connects the host to the volume, however long that takes.
 async fn connect(cluster: &Cluster) -> Association {
     let address = SocketAddr::new(cluster.world.address(cluster.machines[0].id), 4420);
     loop {
-        let options =
-            ConnectOptions::new(address, VOLUME_NQN, "nqn.2026-11.io.orlop:test-host".to_owned(), HOST);
+        let key = Some(engine::volume_key(&secret(), cluster.volume, HOST_NQN));
+        let options = ConnectOptions { key, ..ConnectOptions::new(address, VOLUME_NQN, HOST_NQN, HOST) };
         match Association::connect(options).await {
             Ok(association) => return association,
             Err(_) => rt::sleep(Duration::from_millis(100)).await,

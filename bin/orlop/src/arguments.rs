@@ -43,10 +43,10 @@ pub(crate) enum Command {
     /// Shows what this machine allows, what is missing, and what to do about it.
     #[command(after_help = PREFLIGHT_EXAMPLES)]
     Preflight(Preflight),
-    /// Asks a web server of this machine whether all is well with it.
+    /// Asks a web server of this machine whether all is well with it, or a target whether it keeps strangers out.
     #[command(hide = true)]
     Probe {
-        /// An http:// address; an answer of 2xx means yes.
+        /// An http:// address, where an answer of 2xx means yes, or nvme+tcp://IP:PORT[/NQN].
         url: String,
     },
     /// Runs a whole cluster in the simulator, with faults, and checks that nothing is lost.
@@ -72,6 +72,7 @@ Examples:
   orlop dev --data /srv/orlop --nodes 5 --disk-size 20GiB
   orlop dev --listen 127.0.0.1:7071             another API address; then set ORLOP_API
   orlop dev --store etcd://127.0.0.1:2379       records in an etcd that runs already
+  orlop dev --secret ./secret                   nodes that let in only who knows it; see `orlop volume key`
   orlop dev --csi ./csi                         a CSI plugin for each node, on ./csi/NODE/csi.sock";
 
 const DEMO_EXAMPLES: &str = "\
@@ -87,6 +88,16 @@ Examples:
   orlop bench 'file:///tmp/disk?size=1GiB' --rw randwrite --depth 1 --fill
   orlop bench nvme+tcp://127.0.0.1:4420/nqn.2026-11.io.orlop:volume:data
   orlop bench 'mem://?size=256MiB' --rw write --block-size 128KiB --seconds 2 -o json";
+
+const VOLUME_KEY_EXAMPLES: &str = "\
+Examples:
+  orlop volume key data --secret ./secret --host \"$(cat /etc/nvme/hostnqn)\"
+  orlop volume key data --secret ./secret --host nqn.2026-11.io.orlop:tool > tool.key && chmod 600 tool.key
+  orlop bench nvme+tcp://127.0.0.1:4420/nqn.2026-11.io.orlop:volume:data --key tool.key
+
+To connect with it (both keys are the same: host and target prove themselves to each other):
+  nvme connect -t tcp -a ADDRESS -s 4420 -n nqn.2026-11.io.orlop:volume:data \\
+    --dhchap-secret KEY --dhchap-ctrl-secret KEY";
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
@@ -129,6 +140,9 @@ pub(crate) struct Dev {
     /// Keep the records in an etcd (etcd://HOST:PORT) or a Kubernetes (kubernetes:KUBECONFIG), and not in the data folder.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) store: Option<String>,
+    /// Let only those use the targets who prove the secret in this file, or a volume's key.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) secret: Option<PathBuf>,
     /// Serve the Container Storage Interface for each node on DIR/NODE/csi.sock.
     #[arg(long, value_name = "DIR")]
     pub(crate) csi: Option<PathBuf>,
@@ -226,6 +240,9 @@ pub(crate) enum Volume {
     /// Takes the device away and waits until it is gone.
     #[command(after_help = "Example:\n  orlop volume detach data")]
     Detach(VolumeName),
+    /// Prints the key by which a host elsewhere reaches a volume; the nodes have to run with the secret.
+    #[command(after_help = VOLUME_KEY_EXAMPLES)]
+    Key(VolumeKey),
     /// Makes a volume larger.
     #[command(after_help = "Example:\n  orlop volume resize data --size 2GiB")]
     Resize(VolumeResize),
@@ -296,6 +313,21 @@ pub(crate) struct VolumeResize {
     pub(crate) output: Output,
 }
 
+/// Options of `orlop volume key`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct VolumeKey {
+    /// The volume.
+    pub(crate) name: String,
+    /// The host's name, its NQN: the key is for no other.
+    #[arg(long, value_name = "NQN")]
+    pub(crate) host: String,
+    /// The file with the secret of the cluster.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) secret: PathBuf,
+    #[command(flatten)]
+    pub(crate) api: Api,
+}
+
 /// Options of `orlop bench`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Bench {
@@ -316,6 +348,9 @@ pub(crate) struct Bench {
     /// Write every block once before measuring; overwrites what is there.
     #[arg(long)]
     pub(crate) fill: bool,
+    /// A file with the key for a volume at a target that asks for one; as a host this program is nqn.2026-11.io.orlop:tool.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
     /// Fill and write with blocks that say where they belong, and compare everything at the end.
     #[arg(long, conflicts_with = "serve")]
     pub(crate) verify: bool,
@@ -473,6 +508,9 @@ pub(crate) struct NodeOptions {
     /// The address of the store.
     #[arg(long)]
     pub(crate) store: String,
+    /// A file with the secret of the cluster: without it everybody who reaches the target may use it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) secret: Option<PathBuf>,
 }
 
 /// What clap says in paragraphs, as one line: the error, then its tip or where the help is.

@@ -16,6 +16,7 @@ mod preflight;
 mod probe;
 mod process;
 mod restarts;
+mod secrets;
 mod sim;
 mod stores;
 
@@ -86,6 +87,7 @@ async fn volume(verb: Volume) -> Outcome {
         Volume::Delete(arguments) => volume::delete(&arguments).await,
         Volume::Attach(arguments) => volume::attach(&arguments).await,
         Volume::Detach(arguments) => volume::detach(&arguments).await,
+        Volume::Key(arguments) => volume::key(&arguments).await,
         Volume::Resize(arguments) => volume::resize(&arguments).await,
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::failure::{Failure, Kind, OrFail, Outcome};
 use device::{AnyDevice, BlockCount, Device, DeviceUri, Geometry, Lba, Status};
-use nvmf::{ConnectOptions, Reconnecting};
+use nvmf::{ConnectOptions, Key, Reconnecting};
 use rt::{Access, DmaBuf, DmaBytes, Durability};
 use std::net::ToSocketAddrs;
 use std::time::Duration;
@@ -25,6 +25,16 @@ pub(crate) fn parse(text: &str) -> Outcome<DeviceUri> {
 
 /// Opens what `uri` names; a remote device that goes away may come back within `patience`.
 pub(crate) async fn open(uri: &DeviceUri, access: Access, patience: Duration) -> Outcome<Opened> {
+    open_with_key(uri, access, patience, None).await
+}
+
+/// The same, with a key for a target that asks for one.
+pub(crate) async fn open_with_key(
+    uri: &DeviceUri,
+    access: Access,
+    patience: Duration,
+    key: Option<Key>,
+) -> Outcome<Opened> {
     let DeviceUri::NvmeTcp { host, port, nqn, nsid } = uri else {
         let device = device::open_with(uri, access).await;
         return device.map(Opened::Leaf).map_err(|error| Failure::new(error.to_string()));
@@ -32,7 +42,8 @@ pub(crate) async fn open(uri: &DeviceUri, access: Access, patience: Duration) ->
     let address =
         (host.as_str(), *port).to_socket_addrs().or_fail(|| format!("cannot find host {host:?}"))?;
     let address = address.last().ok_or_else(|| Failure::new(format!("host {host:?} has no address")))?;
-    let options = ConnectOptions::new(address, nqn.as_str(), HOST_NQN, rt::random_uuid());
+    let options =
+        ConnectOptions { key, ..ConnectOptions::new(address, nqn.as_str(), HOST_NQN, rt::random_uuid()) };
     let device = Reconnecting::connect(options, *nsid, patience).await;
     let device = device.map_err(|error| Failure::new(format!("{uri}: {error}")))?;
     if device.geometry().blocks.0 == 0 {

@@ -1,5 +1,6 @@
 //! What an engine is told at its start. Only `bin` (and the simulator) fill it in.
 
+use nvmf::Key;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -29,6 +30,9 @@ pub struct Config {
     pub pools: Vec<PoolConfig>,
     /// Where the target listens; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// What the engines of a cluster prove to each other, and the keys of volumes are made from; without one the target
+    /// lets everybody in.
+    pub secret: Option<Key>,
     /// Where `/metrics` is served, for reports.
     pub metrics_address: Option<String>,
     /// How nexuses behave; `node` in it is set by the engine.

@@ -5,7 +5,7 @@ use device::Status;
 use model::MemberRecord;
 use nexus::Dial;
 use nexus::leg::{Leg, RemoteLeg, replica_nqn};
-use nvmf::{Association, ConnectOptions};
+use nvmf::{Association, ConnectOptions, ErrorKind};
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -37,10 +37,17 @@ async fn connect(state: &Rc<State>, member: MemberRecord) -> Result<Leg, Status>
         connect_limit: CONNECT_LIMIT,
         command_limit: COMMAND_LIMIT,
         keep_alive_ms: KEEP_ALIVE_MS,
+        key: state.config.secret.clone(),
         ..ConnectOptions::new(address, replica_nqn(member.replica), hostnqn, rt::random_uuid())
     };
     let association = Association::connect(options).await.map_err(|error| {
-        tracing::debug!(node = state.config.node, peer = member.node, replica = %member.replica, %error, "member not reached");
+        let (node, peer, replica) = (&state.config.node, &member.node, member.replica);
+        if let ErrorKind::Unauthenticated(_) = error.kind() {
+            // It stays so until somebody does something about it.
+            tracing::warn!(node, peer, %replica, %error, "member not reached");
+        } else {
+            tracing::debug!(node, peer, %replica, %error, "member not reached");
+        }
         Status::Gone
     })?;
     Ok(Leg::Remote(RemoteLeg::new(association)))

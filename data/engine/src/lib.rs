@@ -17,6 +17,7 @@ mod config;
 mod control;
 mod device_node;
 mod dial;
+mod keys;
 mod meter;
 mod metrics;
 mod pools;
@@ -26,6 +27,7 @@ mod volume;
 
 pub use config::{Config, FuseConfig, PoolConfig};
 pub use control::{Control, ControlError, ControlFuture};
+pub use keys::volume_key;
 pub use meter::IoMetrics;
 pub use metrics::{EngineMetrics, VolumeMetrics};
 pub use volume::VolumeHandle;
@@ -125,7 +127,7 @@ impl Engine {
     async fn begin(config: Config, control: Rc<dyn Control>) -> Result<Self, Error> {
         let pools = Pools::open(&config).await?;
         let exports = Exports::default();
-        let (address, target) = target::serve(config.listen, exports.clone(), &pools).await?;
+        let (address, target) = target::serve(&config, exports.clone(), &pools).await?;
         let holder = config.fuse.as_ref().and_then(device_node::holder);
         let state = Rc::new(State {
             holder,

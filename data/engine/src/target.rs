@@ -1,13 +1,15 @@
 //! What this node's target exports: its replicas, for nexuses elsewhere, and its open volumes, for initiators.
 
-use crate::Error;
+use crate::keys::volume_key;
 use crate::meter::{Meter, Metered};
 use crate::pools::{Pools, Ports};
+use crate::{Config, Error};
 use device::{BlockCount, Device, Geometry, Lba, Status};
 use nexus::leg::{ReplicaNamespace, ReplicaSession, replica_of_nqn};
 use nexus::{Attachment, Nexus};
+use nvmf::wire::fabrics::DISCOVERY_NQN;
 use nvmf::{
-    AssociationHandle, ConnectError, ConnectRequest, DiscoveryEntry, DiscoveryKind, NamespaceIdentity,
+    AssociationHandle, ConnectError, ConnectRequest, DiscoveryEntry, DiscoveryKind, Key, NamespaceIdentity,
     Session, Subsystems, Target, TargetConfig, VendorCommand, VendorReply,
 };
 use rt::{DmaBuf, DmaBytes, Durability, Task};
@@ -120,11 +122,13 @@ impl Drop for Connected {
 
 /// Listens and serves; the task ends when it is dropped.
 pub(crate) async fn serve(
-    listen: SocketAddr,
+    config: &Config,
     exports: Exports,
     pools: &Pools,
 ) -> Result<(SocketAddr, Task<()>), Error> {
-    let served = Rc::new(Served { exports, ports: pools.shared_ports(), address: Cell::new(listen) });
+    let (listen, secret) = (config.listen, config.secret.clone());
+    let (ports, address) = (pools.shared_ports(), Cell::new(listen));
+    let served = Rc::new(Served { exports, ports, address, secret });
     let target = Target::bind(TargetConfig::new(listen), Rc::clone(&served))
         .await
         .map_err(|source| Error::Listen { address: listen, source })?;
@@ -137,10 +141,20 @@ struct Served {
     exports: Exports,
     ports: Ports,
     address: Cell<SocketAddr>,
+    secret: Option<Key>,
 }
 
 impl Subsystems for Served {
     type Session = Exported;
+
+    fn key(&self, subnqn: &str, hostnqn: &str) -> Result<Option<Key>, ConnectError> {
+        let Some(secret) = &self.secret else { return Ok(None) };
+        if subnqn == DISCOVERY_NQN || replica_of_nqn(subnqn).is_some() {
+            return Ok(Some(secret.clone()));
+        }
+        let export = self.exports.get(subnqn).ok_or(ConnectError::UnknownSubsystem)?;
+        Ok(Some(volume_key(secret, export.nexus.volume(), hostnqn)))
+    }
 
     async fn open(&self, connect: &ConnectRequest) -> Result<Rc<Exported>, ConnectError> {
         if let Some(replica) = replica_of_nqn(&connect.subnqn) {

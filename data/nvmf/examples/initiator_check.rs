@@ -1,10 +1,10 @@
-//! Tries the initiator on any target: `initiator_check ADDRESS [NQN]`, all of whose namespace 1 is overwritten.
+//! Tries the initiator on any target: `initiator_check ADDRESS [NQN [KEY_FILE]]`, all of whose namespace 1 is overwritten.
 //!
 //! Without a name it lists what the discovery service at the address offers. With one it writes and reads the namespace
 //! in pieces of many sizes with and without digests, over one and several queues, and compares.
 
 use device::{BlockCount, Device, Lba};
-use nvmf::{Association, ConnectOptions, discover};
+use nvmf::{Association, ConnectOptions, Key, discover};
 use rt::{DmaBuf, DmaBytes, Durability};
 use std::net::SocketAddr;
 use uuid::Uuid;
@@ -74,15 +74,18 @@ async fn check(options: ConnectOptions, stamp: u8) -> Result<(), Box<dyn std::er
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
-    let address: SocketAddr = arguments.next().ok_or("usage: initiator_check ADDRESS [NQN]")?.parse()?;
+    let address: SocketAddr =
+        arguments.next().ok_or("usage: initiator_check ADDRESS [NQN [KEY_FILE]]")?.parse()?;
     let reactor = rt::os::Reactor::new(rt::os::Config::default())?;
     reactor.run(async {
         let Some(subnqn) = arguments.next() else {
-            for entry in discover(address, HOSTNQN, HOSTID).await? {
+            for entry in discover(address, HOSTNQN, HOSTID, None).await? {
                 println!("{:?} {} at {}:{}", entry.kind, entry.subnqn, entry.address, entry.port);
             }
             return Ok(());
         };
+        let key = arguments.next().map(std::fs::read_to_string).transpose()?;
+        let key = key.map(|text| Key::parse(&text)).transpose()?;
         let mut stamp = 0;
         for digests in [false, true] {
             for queues in [1, 4] {
@@ -91,6 +94,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 options.header_digest = digests;
                 options.data_digest = digests;
                 options.queues = queues;
+                options.key.clone_from(&key);
                 println!("digests {digests}, {queues} queues:");
                 check(options, stamp).await?;
             }

@@ -5,8 +5,8 @@
 
 use device::{BlockCount, Device, Geometry, Lba, Mem};
 use nvmf::{
-    Association, ConnectError, ConnectOptions, ConnectRequest, DiscoveryEntry, NamespaceIdentity, Session,
-    Subsystems, Target, TargetConfig,
+    Association, ConnectError, ConnectOptions, ConnectRequest, DiscoveryEntry, Key, NamespaceIdentity,
+    Session, Subsystems, Target, TargetConfig,
 };
 use rt::{DmaBuf, Durability};
 use std::net::SocketAddr;
@@ -22,6 +22,10 @@ struct Export(Rc<Volume>);
 struct Volume(Mem);
 
 impl Subsystems for Export {
+    fn key(&self, _subnqn: &str, _hostnqn: &str) -> Result<Option<Key>, ConnectError> {
+        Ok(None)
+    }
+
     type Session = Volume;
     async fn open(&self, _connect: &ConnectRequest) -> Result<Rc<Volume>, ConnectError> {
         Ok(Rc::clone(&self.0))

@@ -1,6 +1,7 @@
 //! Why an initiator could not connect or discover.
 
 use crate::link::Broken;
+use crate::wire::auth::Reason;
 use crate::wire::status::StatusCode;
 use device::Status;
 use std::fmt;
@@ -21,6 +22,25 @@ pub enum ErrorKind {
     Invalid,
     /// The connection was lost on the way.
     Gone,
+    /// The ends do not trust each other.
+    Unauthenticated(Unauthenticated),
+}
+
+/// Why the ends do not trust each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unauthenticated {
+    /// The target asks for a proof, and this host has no key.
+    NoKey,
+    /// This host has a key, and the target does not ask for a proof.
+    NotAsked,
+    /// The target asks for more than a proof: TLS.
+    Unsupported,
+    /// The target has not let this host in.
+    Refused(Reason),
+    /// The target let this host in without proving that it has the key.
+    Impostor,
+    /// The target's messages make no sense.
+    Nonsense,
 }
 
 /// A failure to connect or to discover.
@@ -82,6 +102,29 @@ impl fmt::Display for Error {
             ErrorKind::TimedOut => f.write_str("no answer in time; is the network up and the target alive?"),
             ErrorKind::Invalid => f.write_str("this cannot be asked for; check the name and the settings"),
             ErrorKind::Gone => f.write_str("the connection was lost; try again"),
+            ErrorKind::Unauthenticated(why) => why.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Unauthenticated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoKey => f.write_str(
+                "the target asks for a key, and this host has none; give it the secret of the cluster, or for a volume the key that was made for this host's name",
+            ),
+            Self::NotAsked => f.write_str(
+                "this host has a key, but the target asks for none and is not trusted; start the target with the same secret",
+            ),
+            Self::Unsupported => f.write_str("the target asks for TLS, which is not spoken here; switch it off there"),
+            Self::Refused(reason) => write!(
+                f,
+                "the target does not accept this host's key ({reason}); it has to be the secret of that cluster, or for a volume the key that was made for this host's name",
+            ),
+            Self::Impostor => f.write_str(
+                "the target did not prove that it has the key, and is not trusted; check the address, and the secret on both ends",
+            ),
+            Self::Nonsense => f.write_str("the target does not speak DH-HMAC-CHAP as the specification says"),
         }
     }
 }

@@ -13,9 +13,13 @@
 //! 1. Nothing that arrives from the network panics, allocates beyond the limits agreed upon, or reaches a namespace that
 //!    the session does not list.
 //! 2. An association has one life: when any of its connections is lost, all of it is over.
+//! 3. Where there is a key, a host that has not proved that it has it is answered nothing but Connect and the messages of
+//!    the proof, and reaches no session, device or record.
 
+mod auth;
 mod error;
 pub mod initiator;
+mod key;
 mod limits;
 mod link;
 mod outbox;
@@ -23,8 +27,9 @@ pub mod subsystem;
 pub mod target;
 pub mod wire;
 
-pub use error::{Error, ErrorKind};
+pub use error::{Error, ErrorKind, Unauthenticated};
 pub use initiator::{Association, ConnectOptions, Namespace, Reconnecting, discover};
+pub use key::{KEY_LEN, Key, KeyError};
 pub use subsystem::{
     AssociationHandle, ConnectError, ConnectRequest, Direction, DiscoveryEntry, DiscoveryKind,
     NamespaceIdentity, Session, Subsystems, VendorCommand, VendorReply,

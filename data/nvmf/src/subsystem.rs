@@ -10,6 +10,7 @@
 //!    returns no sooner. This order is what fencing is built on (DESIGN I3).
 //! 3. A session is asked only for namespaces that it lists itself: no input from the network reaches another volume.
 
+use crate::key::Key;
 use crate::wire::status::StatusCode;
 use device::{Device, Status};
 use rt::DmaBytes;
@@ -24,6 +25,10 @@ use uuid::Uuid;
 pub trait Subsystems: 'static {
     /// One host's association with one subsystem.
     type Session: Session;
+
+    /// The key that the host `hostnqn` has to prove on every queue to `subnqn`, be that the discovery service, before
+    /// [`Self::open`] is called or anything else is answered; none lets everybody in.
+    fn key(&self, subnqn: &str, hostnqn: &str) -> Result<Option<Key>, ConnectError>;
 
     /// A host connects to the admin queue of `connect.subnqn`; called for every NQN but the discovery one.
     fn open(&self, connect: &ConnectRequest)

@@ -10,7 +10,7 @@ mod subject;
 
 use crate::arguments::Bench;
 use crate::failure::{Failure, Kind, OrFail, Outcome};
-use crate::{opened, output};
+use crate::{opened, output, secrets};
 use api::client::Client;
 use device::{Device, DeviceUri, Geometry};
 use drive::{Measured, Plan};
@@ -118,7 +118,8 @@ async fn measure(uri: DeviceUri, arguments: Bench) -> Outcome<Option<Report>> {
     let fill = arguments.fill || arguments.verify;
     let writes = arguments.rw.writes() || fill || arguments.serve.is_some();
     let access = if writes { rt::Access::Write } else { rt::Access::Read };
-    let device = Subject::open(&uri, access, arguments.pool).await?;
+    let key = arguments.key.as_deref().map(secrets::read).transpose()?;
+    let device = Subject::open(&uri, access, arguments.pool, key).await?;
     let failed = |(status, lba): drive::Failed| {
         Failure::new(format!("{} at block {}: {status}", arguments.target, lba.0))
     };

@@ -7,7 +7,7 @@ use crate::{output, process};
 use device::{BlockCount, Device, DeviceUri, Geometry, Lba, Status};
 use model::Generation;
 use nvmf::{
-    ConnectError, ConnectRequest, DiscoveryEntry, NamespaceIdentity, Session, Subsystems, Target,
+    ConnectError, ConnectRequest, DiscoveryEntry, Key, NamespaceIdentity, Session, Subsystems, Target,
     TargetConfig,
 };
 use pool::{FormatOptions, Pool, Replica, ReplicaConfig};
@@ -46,11 +46,11 @@ pub(super) struct Thin {
 
 impl Subject {
     /// Opens the device; with `pool` it is formatted first, which is refused if it carries anything.
-    pub(super) async fn open(uri: &DeviceUri, access: Access, pool: bool) -> Outcome<Self> {
+    pub(super) async fn open(uri: &DeviceUri, access: Access, pool: bool, key: Option<Key>) -> Outcome<Self> {
         if !pool {
-            return Ok(Self::Whole(Rc::new(opened::open(uri, access, PATIENCE).await?)));
+            return Ok(Self::Whole(Rc::new(opened::open_with_key(uri, access, PATIENCE, key).await?)));
         }
-        let device = opened::open(uri, Access::Write, PATIENCE).await?;
+        let device = opened::open_with_key(uri, Access::Write, PATIENCE, key).await?;
         let failed = |error: pool::Error| Failure::new(format!("{uri}: {error}"));
         let options = FormatOptions {
             name: "bench".into(),
@@ -174,6 +174,10 @@ struct Export(Rc<Subject>);
 
 impl Subsystems for Export {
     type Session = Subject;
+
+    fn key(&self, _subnqn: &str, _hostnqn: &str) -> Result<Option<Key>, ConnectError> {
+        Ok(None)
+    }
 
     async fn open(&self, connect: &ConnectRequest) -> Result<Rc<Subject>, ConnectError> {
         if connect.subnqn == NQN { Ok(Rc::clone(&self.0)) } else { Err(ConnectError::UnknownSubsystem) }

@@ -1,8 +1,9 @@
 //! `orlop volume ...`: each verb writes a wish and waits until it has come true, or says why it has not.
 
-use crate::arguments::{Api, VolumeAttach, VolumeCreate, VolumeName, VolumeResize};
+use crate::arguments::{Api, VolumeAttach, VolumeCreate, VolumeKey, VolumeName, VolumeResize};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::output::{self, Format};
+use crate::secrets;
 use api::client::{Client, WAIT};
 use api::{AttachVolume, CreateVolume, ResizeVolume};
 use device::ByteCount;
@@ -55,6 +56,19 @@ pub(crate) async fn list(api: &Api, format: Format) -> Outcome {
 pub(crate) async fn get(arguments: &VolumeName) -> Outcome {
     let volume = Client::new(&arguments.api.api)?.volume(&arguments.name).await?;
     output::show(arguments.output.output, &volume, describe)
+}
+
+/// Runs `orlop volume key`: nobody is asked for the secret, the key is made here.
+pub(crate) async fn key(arguments: &VolumeKey) -> Outcome {
+    let VolumeKey { name, host, secret, api } = arguments;
+    if !nvmf::wire::fabrics::is_nqn(host) {
+        return Err(Failure::new(format!("{host:?} is no name of a host"))
+            .kind(Kind::Usage)
+            .hint("give its NQN, such as the one in /etc/nvme/hostnqn"));
+    }
+    let secret = secrets::read(secret)?;
+    let volume = Client::new(&api.api)?.volume(name).await?;
+    output::line(&engine::volume_key(&secret, volume.uuid, host).reveal())
 }
 
 /// Runs `orlop volume delete`.

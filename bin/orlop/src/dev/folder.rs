@@ -36,6 +36,9 @@ pub(crate) struct Cluster {
     /// Where the records are, if not in the folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) store: Option<String>,
+    /// The file with what the nodes prove to each other, if they do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) secret: Option<PathBuf>,
     /// The nodes.
     pub(crate) nodes: Vec<NodeEntry>,
 }
@@ -61,7 +64,7 @@ impl Cluster {
         let run_id = format!("dev-{}", &id.simple().to_string()[..12]);
         let node = |number| NodeEntry { name: format!("node-{number}"), port: 0, metrics_port: 0 };
         let nodes = (1..=nodes).map(node).collect();
-        Self { version: VERSION, run_id, disk_size_bytes, store: None, nodes }
+        Self { version: VERSION, run_id, disk_size_bytes, store: None, secret: None, nodes }
     }
 }
 

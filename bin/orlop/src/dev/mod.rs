@@ -8,7 +8,7 @@ mod supervisor;
 use crate::arguments::Dev;
 use crate::failure::{Failure, OrFail, Outcome};
 use crate::restarts::Restarts;
-use crate::{output, preflight, process, stores};
+use crate::{output, preflight, process, secrets, stores};
 use device::ByteCount;
 pub(crate) use folder::{Cluster, Folder};
 use rt::preflight::Need;
@@ -57,8 +57,20 @@ pub(crate) async fn run(arguments: &Dev) -> Outcome {
         .hint("its volumes will be recovered at the next start"))
 }
 
-/// The cluster of the folder, new or as it was.
+/// The cluster of the folder, with another secret if one is given.
 fn cluster(folder: &Folder, arguments: &Dev) -> Outcome<Cluster> {
+    let mut cluster = of_folder(folder, arguments)?;
+    if let Some(file) = &arguments.secret {
+        cluster.secret =
+            Some(std::path::absolute(file).or_fail(|| format!("cannot use {}", file.display()))?);
+    }
+    // Better said here than in the logs of all nodes.
+    cluster.secret.as_deref().map(secrets::read).transpose()?;
+    Ok(cluster)
+}
+
+/// The cluster of the folder, new or as it was.
+fn of_folder(folder: &Folder, arguments: &Dev) -> Outcome<Cluster> {
     let Some(cluster) = folder.cluster()? else {
         let nodes = arguments.nodes.unwrap_or(NODES_DEFAULT);
         let mut cluster = Cluster::new(nodes, disk_size(arguments)?.0, process::random_uuid()?);

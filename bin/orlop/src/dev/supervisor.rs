@@ -260,6 +260,7 @@ impl Supervisor {
             "--store".into(),
             self.store()?.unwrap_or_else(|| self.client.base().to_owned()).into(),
         ];
+        arguments.extend(self.cluster.secret.iter().flat_map(|file| ["--secret".into(), file.into()]));
         arguments.extend(self.hold_devices.then(|| "--hold-devices".into()));
         self.spawn(&node.name, &arguments)
     }

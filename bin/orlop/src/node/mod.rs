@@ -7,7 +7,7 @@ mod serve;
 
 use crate::arguments::{NodeOptions, NodeRun};
 use crate::failure::{Failure, OrFail, Outcome};
-use crate::{process, stores};
+use crate::{process, secrets, stores};
 use control::StoreControl;
 use engine::{Config, Engine, FuseConfig, PoolConfig};
 use model::ClusterInfo;
@@ -81,7 +81,7 @@ async fn cluster(client: &Client) -> Outcome<Uuid> {
 }
 
 fn config(arguments: &NodeRun, cluster: Uuid) -> Outcome<Config> {
-    let NodeOptions { name, disks, listen, metrics, .. } = &arguments.node;
+    let NodeOptions { name, disks, listen, metrics, secret, .. } = &arguments.node;
     let pools = disks.iter().enumerate();
     let pools =
         pools.map(|(index, uri)| PoolConfig { name: format!("pool-{}", index + 1), uri: uri.clone() });
@@ -92,6 +92,7 @@ fn config(arguments: &NodeRun, cluster: Uuid) -> Outcome<Config> {
         pid: std::process::id(),
         pools: pools.collect(),
         listen: *listen,
+        secret: secret.as_deref().map(secrets::read).transpose()?,
         metrics_address: Some(metrics.to_string()),
         nexus: nexus::Config::default(),
         fuse: if rustix::process::geteuid().is_root() { Some(fuse(arguments)?) } else { None },

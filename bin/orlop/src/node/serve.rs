@@ -89,13 +89,14 @@ fn start(options: &NodeOptions, run_id: &str) -> Outcome<Identity> {
 }
 
 fn arguments(options: &NodeOptions) -> Vec<OsString> {
-    let NodeOptions { name, data, disks, listen, metrics, store } = options;
+    let NodeOptions { name, data, disks, listen, metrics, store, secret } = options;
     let mut arguments: Vec<OsString> =
         ["node", "run", "--name", name, "--store", store].map(Into::into).into();
     arguments.extend(["--data".into(), data.into()]);
     arguments.extend(["--listen".into(), listen.to_string().into()]);
     arguments.extend(["--metrics".into(), metrics.to_string().into()]);
     arguments.extend(disks.iter().flat_map(|disk| ["--disk".into(), disk.into()]));
+    arguments.extend(secret.iter().flat_map(|file| ["--secret".into(), file.into()]));
     arguments
 }
 

@@ -1,5 +1,6 @@
 //! The program as its users meet it: its real binary, its output and its exit codes.
 
+mod auth;
 mod bad_input;
 mod bench;
 mod cluster;

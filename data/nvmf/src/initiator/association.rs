@@ -4,10 +4,11 @@
 //! 1. It has one life: every reason to end it ends all of it, and every command in flight fails then.
 //! 2. Its tasks do not own it: when the last handle is dropped, its connections close.
 
-use super::ConnectOptions;
 use super::namespace::{Namespace, NamespaceState};
 use super::queue::{Answer, Life, Queue, QueueLimits, Submission};
-use crate::error::{Error, ErrorKind};
+use super::{ConnectOptions, authenticate};
+use crate::auth::Parties;
+use crate::error::{Error, ErrorKind, Unauthenticated};
 use crate::limits;
 use crate::link::{Broken, Reader};
 use crate::outbox::Outbox;
@@ -288,11 +289,25 @@ impl<'a> Connecting<'a> {
         let submission = Submission { send, ..Submission::new(connect.sqe()) };
         let answer = queue.submit(submission).await.map_err(self.failed("Connect"))?;
         let result = answer.outcome.map_err(|code| self.error(ErrorKind::Refused(code), "Connect"))?;
-        if result >> 16 & 0xFFFF != 0 {
-            return Err(self.error(ErrorKind::Invalid, "the target wants authentication"));
-        }
+        let asked = u16::try_from(result >> 16 & 0xFFFF).expect("masked");
+        self.authenticate(&queue, asked).await?;
         queue.set_in_capsule_max(in_capsule_max);
         Ok((queue, u16::try_from(result & 0xFFFF).expect("masked")))
+    }
+
+    /// Proves who this host is and lets the target do so, if there is a key. A target that does not ask is then no friend.
+    async fn authenticate(&self, queue: &Rc<Queue>, asked: u16) -> Result<(), Error> {
+        let failed = |why| self.error(ErrorKind::Unauthenticated(why), "authenticating");
+        let key = match (&self.options.key, asked) {
+            (None, 0) => return Ok(()),
+            (None, _) => return Err(failed(Unauthenticated::NoKey)),
+            (Some(_), 0) => return Err(failed(Unauthenticated::NotAsked)),
+            (Some(key), fabrics::AUTHREQ_ATR) => key.clone(),
+            _ => return Err(failed(Unauthenticated::Unsupported)),
+        };
+        let ConnectOptions { hostnqn, subnqn, .. } = self.options;
+        let parties = Parties { key, hostnqn: hostnqn.clone(), subnqn: subnqn.clone() };
+        authenticate::run(queue, parties).await.map_err(|kind| self.error(kind, "authenticating"))
     }
 
     /// ICReq and ICResp; returns the most data of one H2CData PDU too.

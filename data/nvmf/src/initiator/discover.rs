@@ -2,6 +2,7 @@
 
 use super::{Association, ConnectOptions};
 use crate::error::{Error, ErrorKind};
+use crate::key::Key;
 use crate::limits;
 use crate::subsystem::DiscoveryEntry;
 use crate::wire::fabrics::DISCOVERY_NQN;
@@ -17,13 +18,14 @@ const RECORDS_PER_COMMAND: u64 = 64;
 /// How often the log may change while it is read.
 const ATTEMPTS: usize = 8;
 
-/// The subsystems that the target at `address` offers to the host `hostnqn`.
+/// The subsystems that the target at `address` offers to the host `hostnqn`, which has `key`.
 pub async fn discover(
     address: SocketAddr,
     hostnqn: &str,
     hostid: Uuid,
+    key: Option<Key>,
 ) -> Result<Vec<DiscoveryEntry>, Error> {
-    let options = ConnectOptions::new(address, DISCOVERY_NQN, hostnqn, hostid);
+    let options = ConnectOptions { key, ..ConnectOptions::new(address, DISCOVERY_NQN, hostnqn, hostid) };
     let association = Association::connect(options).await?;
     let entries = read_log(&association).await;
     association.close().await;

@@ -11,6 +11,7 @@
 //! 2. After the death of an association nothing more is sent on it.
 
 mod association;
+mod authenticate;
 mod discover;
 mod namespace;
 mod queue;
@@ -21,6 +22,7 @@ pub use discover::discover;
 pub use namespace::Namespace;
 pub use reconnecting::Reconnecting;
 
+use crate::key::Key;
 use std::net::SocketAddr;
 use std::time::Duration;
 use uuid::Uuid;
@@ -53,6 +55,8 @@ pub struct ConnectOptions {
     pub command_limit: Duration,
     /// How long connecting may take as a whole.
     pub connect_limit: Duration,
+    /// What this host proves to the target, and the target has to prove to it; none connects only where none is asked for.
+    pub key: Option<Key>,
 }
 
 impl ConnectOptions {
@@ -76,6 +80,7 @@ impl ConnectOptions {
             in_capsule_bytes_max: 1 << 20,
             command_limit: Duration::from_secs(30),
             connect_limit: Duration::from_secs(10),
+            key: None,
         }
     }
 }

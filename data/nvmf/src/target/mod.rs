@@ -1,7 +1,7 @@
 //! The target: serves subsystems to hosts over TCP.
 //!
 //! ```text
-//! accept -> connection - ICReq, Connect -> queue - admin command -> association (controller)
+//! accept -> handshake: ICReq, Connect, proof -> queue - admin command -> association (controller)
 //!                                            +---- I/O command ---> Session's Device
 //! ```
 //!
@@ -16,6 +16,7 @@
 mod admin;
 mod association;
 mod connection;
+mod handshake;
 mod io;
 mod queue;
 
@@ -25,7 +26,7 @@ use association::Association;
 use rt::net::TcpListener;
 use rt::sync::Event;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::rc::Rc;
@@ -46,7 +47,7 @@ pub struct TargetConfig {
     pub io_queues_max: u16,
     /// Connections at a time, of all hosts.
     pub connections_max: usize,
-    /// Time from accepting a connection to a successful Connect command.
+    /// Time from accepting a connection to a successful Connect command, and the proof of its host.
     pub handshake_limit: Duration,
     /// Controller ids that it gives out. Targets that serve one subsystem together must not share any.
     pub controller_ids: RangeInclusive<u16>,
@@ -103,6 +104,8 @@ struct Shared<S: Subsystems> {
     subsystems: Rc<S>,
     /// By controller id, until all of its commands have ended.
     associations: RefCell<BTreeMap<u16, Rc<Association<S>>>>,
+    /// Controller ids of connections that are still to prove a key or to open their session.
+    reserved: RefCell<BTreeSet<u16>>,
     connections: Cell<usize>,
     last_cntlid: Cell<u16>,
     discovery: RefCell<DiscoveryLog>,
@@ -130,6 +133,7 @@ impl<S: Subsystems> Target<S> {
             config,
             subsystems,
             associations: RefCell::default(),
+            reserved: RefCell::default(),
             connections: Cell::new(0),
             last_cntlid,
             discovery: RefCell::default(),
@@ -208,9 +212,9 @@ impl<S: Subsystems> Shared<S> {
     /// A controller id that nobody has, the one least recently given out.
     fn free_cntlid(&self) -> Option<u16> {
         let ids = &self.config.controller_ids;
-        let taken = self.associations.borrow();
+        let (taken, reserved) = (self.associations.borrow(), self.reserved.borrow());
         let after = (self.last_cntlid.get().checked_add(1)?..=*ids.end()).filter(|id| ids.contains(id));
-        let id = after.chain(ids.clone()).find(|id| !taken.contains_key(id))?;
+        let id = after.chain(ids.clone()).find(|id| !taken.contains_key(id) && !reserved.contains(id))?;
         self.last_cntlid.set(id);
         Some(id)
     }

@@ -65,6 +65,7 @@ impl Reply {
 }
 
 /// What a Connect command settles for its queue.
+#[derive(Clone, Copy)]
 pub(super) struct QueueShape {
     pub(super) qid: u16,
     pub(super) entries: u32,
@@ -94,9 +95,9 @@ impl<S: Subsystems> Queue<S> {
         })
     }
 
-    /// The Connect command took the first slot and has been answered.
-    pub(super) fn connected(&self) {
-        self.advance();
+    /// The commands of the handshake have been answered; `sqhd` is how far they have come.
+    pub(super) fn connected(&self, sqhd: u16) {
+        self.sqhd.set(sqhd);
     }
 
     /// A command has arrived, with its in-capsule data and whether that is intact.

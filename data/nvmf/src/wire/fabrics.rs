@@ -1,4 +1,4 @@
-//! Fabrics commands (Connect, Property Get and Set) and the controller properties.
+//! Fabrics commands (Connect, Property Get and Set, authentication) and the controller properties.
 //!
 //! # Spec
 //! NVMe over Fabrics 1.1, section 3 (commands); NVMe Base 2.0, section 3.1.3 (controller properties).
@@ -72,6 +72,10 @@ pub const DISCOVERY_NQN: &str = "nqn.2014-08.org.nvmexpress.discovery";
 pub const NQN_LEN_MAX: usize = 223;
 /// The controller id that lets the target choose.
 pub const CNTLID_DYNAMIC: u16 = 0xFFFF;
+/// Authentication requirement in the answer to Connect: by DH-HMAC-CHAP, before anything else (ATR).
+pub const AUTHREQ_ATR: u16 = 1 << 1;
+/// The most data of one AUTH_SEND or AUTH_RECEIVE here, in bytes; messages are far shorter.
+pub const AUTH_LEN_MAX: u32 = 4096;
 /// Connect attribute: no submission queue flow control.
 pub const CATTR_NO_SQ_FLOW_CONTROL: u8 = 1 << 2;
 
@@ -228,7 +232,25 @@ impl Capabilities {
     }
 }
 
+/// SPSP1 = SPSP0 = 01h and SECP = E9h: NVMe in-band authentication.
+const AUTH_PROTOCOL: u32 = 0xE901_0100;
+
+/// An AUTH_SEND of `len` bytes.
+pub fn auth_send(len: u32) -> Sqe {
+    fabrics(kind::AUTH_SEND, [AUTH_PROTOCOL, len, 0, 0, 0, 0])
+}
+
+/// An AUTH_RECEIVE of at most `len` bytes.
+pub fn auth_receive(len: u32) -> Sqe {
+    fabrics(kind::AUTH_RECEIVE, [AUTH_PROTOCOL, len, 0, 0, 0, 0])
+}
+
+/// The length in an AUTH_SEND or AUTH_RECEIVE; `None` if it is for another protocol.
+pub fn auth_len(sqe: &Sqe) -> Option<u32> {
+    (sqe.cdw(10) >> 8 == AUTH_PROTOCOL >> 8).then_some(sqe.cdw(11))
+}
+
 /// The answer to Connect: the controller's id in bits 15:0, authentication requirements above.
-pub const fn connect_result(cntlid: u16) -> u64 {
-    cntlid as u64
+pub const fn connect_result(cntlid: u16, authreq: u16) -> u64 {
+    cntlid as u64 | ((authreq as u64) << 16)
 }

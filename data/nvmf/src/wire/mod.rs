@@ -4,6 +4,7 @@
 //! Every structure is a `zerocopy` type with its size checked at compile time; integers are little-endian. What arrives
 //! is parsed by [`frame`] before anything is believed or allocated.
 
+pub mod auth;
 pub mod command;
 pub mod digest;
 pub mod fabrics;
@@ -16,12 +17,12 @@ pub mod status;
 
 /// Defines a wire structure and checks its size when the crate is compiled.
 macro_rules! wire_struct {
-    ($(#[$meta:meta])* pub struct $name:ident [$size:expr] { $($(#[$field_meta:meta])* pub $field:ident: $type:ty,)* }) => {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident [$size:expr] { $($(#[$field_meta:meta])* $field_vis:vis $field:ident: $type:ty,)* }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout, zerocopy::Immutable, zerocopy::Unaligned)]
         #[repr(C)]
-        pub struct $name { $($(#[$field_meta])* pub $field: $type,)* }
+        $vis struct $name { $($(#[$field_meta])* $field_vis $field: $type,)* }
         const _: () = assert!(size_of::<$name>() == $size);
     };
 }

@@ -63,6 +63,7 @@ status_codes! {
     CONNECT_INVALID_PARAMETERS = 1, 0x82, "connect invalid parameters";
     CONNECT_RESTART_DISCOVERY = 1, 0x83, "connect restart discovery";
     CONNECT_INVALID_HOST = 1, 0x84, "connect invalid host";
+    AUTHENTICATION_REQUIRED = 1, 0x91, "authentication required";
     WRITE_FAULT = 2, 0x80, "write fault";
     UNRECOVERED_READ_ERROR = 2, 0x81, "unrecovered read error";
     GUARD_CHECK_ERROR = 2, 0x82, "end-to-end guard check error";
@@ -111,6 +112,7 @@ impl StatusCode {
                 | Self::CONNECT_INCOMPATIBLE_FORMAT
                 | Self::CONNECT_INVALID_PARAMETERS
                 | Self::CONNECT_INVALID_HOST
+                | Self::AUTHENTICATION_REQUIRED
                 | Self::WRITE_FAULT
                 | Self::UNRECOVERED_READ_ERROR
                 | Self::GUARD_CHECK_ERROR

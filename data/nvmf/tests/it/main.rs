@@ -1,5 +1,6 @@
 //! The public interface of `nvmf`: formats against the kernel's own bytes, target and initiator over simulated networks.
 
+mod auth;
 mod golden;
 mod hostile_host;
 mod hostile_target;

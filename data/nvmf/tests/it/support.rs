@@ -4,7 +4,7 @@ use device::fault::FaultHandle;
 use device::{BlockCount, Device, Fault, Geometry, Lba, Mem, Status};
 use nvmf::{
     Association, AssociationHandle, ConnectError, ConnectOptions, ConnectRequest, DiscoveryEntry,
-    DiscoveryKind, Error, NamespaceIdentity, Session, Subsystems, Target, TargetConfig, VendorCommand,
+    DiscoveryKind, Error, Key, NamespaceIdentity, Session, Subsystems, Target, TargetConfig, VendorCommand,
     VendorReply,
 };
 use rt::sim::{NodeId, World};
@@ -38,6 +38,8 @@ pub(crate) struct Exported {
     pub(crate) closed: Rc<Cell<u32>>,
     /// Vendor commands that are running now.
     pub(crate) running: Cell<u32>,
+    /// Each host has to prove a key that is made from this one.
+    pub(crate) secret: RefCell<Option<Key>>,
 }
 
 pub(crate) struct VolumeSession(Rc<Exported>);
@@ -56,6 +58,7 @@ impl Exported {
             opened: Cell::new(0),
             closed: Rc::default(),
             running: Cell::new(0),
+            secret: RefCell::default(),
         })
     }
 }
@@ -64,6 +67,15 @@ pub(crate) struct Exports(pub(crate) Rc<Exported>);
 
 impl Subsystems for Exports {
     type Session = VolumeSession;
+
+    fn key(&self, subnqn: &str, hostnqn: &str) -> Result<Option<Key>, ConnectError> {
+        Ok(self
+            .0
+            .secret
+            .borrow()
+            .as_ref()
+            .map(|secret| secret.derive(&[subnqn.as_bytes(), hostnqn.as_bytes()])))
+    }
 
     async fn open(&self, connect: &ConnectRequest) -> Result<Rc<VolumeSession>, ConnectError> {
         if ![SUBNQN, OTHER_NQN, crate::golden::SUBNQN].contains(&&connect.subnqn[..]) {

@@ -201,7 +201,7 @@ fn discovery_lists_the_subsystems() {
         |_| {},
         async |bench| {
             bench.connect(|_| {}).await.close().await; // It listens now.
-            let entries = discover(bench.address, HOSTNQN, HOSTID).await.expect("discovery");
+            let entries = discover(bench.address, HOSTNQN, HOSTID, None).await.expect("discovery");
             let names: Vec<_> =
                 entries.iter().map(|entry| (&entry.subnqn[..], entry.port, entry.port_id)).collect();
             assert_eq!(names, [(SUBNQN, 4420, 1), (OTHER_NQN, 4420, 2)]);
