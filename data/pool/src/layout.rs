@@ -51,6 +51,14 @@ pub(crate) struct Layout {
     pub(crate) extents: u32,
 }
 
+/// Whether a device of `device_bytes` can become a pool.
+///
+/// # Errors
+/// `TooSmall`, which says how large it has to be.
+pub fn check_size(device_bytes: u64) -> Result<(), Error> {
+    Layout::new(device_bytes).map(|_| ())
+}
+
 impl Layout {
     /// The layout of a new pool on a device of `device_bytes`.
     pub(crate) fn new(device_bytes: u64) -> Result<Self, Error> {

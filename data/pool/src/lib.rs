@@ -33,14 +33,14 @@ mod record;
 mod replay;
 mod replica;
 mod ring;
-mod signature;
+pub mod signature;
 mod space;
 mod superblock;
 mod write;
 
 pub use check::{CheckReport, ReplicaReader, check};
 pub use error::{Error, ErrorKind};
-pub use layout::{EXTENT_SIZE, PIECE_SIZE};
+pub use layout::{EXTENT_SIZE, PIECE_SIZE, check_size};
 pub use load::Problem;
 pub use metrics::Metrics;
 pub use pool::{FormatOptions, Pool, PoolInfo, PoolLabel};

@@ -335,7 +335,7 @@ fn damaged(pool: &str, problem: &Problem) -> Error {
     )
 }
 
-fn label(superblock: &Superblock) -> PoolLabel {
+pub(crate) fn label(superblock: &Superblock) -> PoolLabel {
     PoolLabel {
         cluster: superblock.cluster,
         pool: superblock.pool,
