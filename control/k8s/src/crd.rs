@@ -6,7 +6,7 @@
 mod schema;
 
 use model::{
-    ClusterInfo, Kind, Node, NodeReplicas, Pool, Volume, VolumeRecord, VolumeStatus,
+    ClusterInfo, Disk, Kind, Node, NodeReplicas, Pool, Volume, VolumeRecord, VolumeStatus,
     limits::{BLOCK_SIZES_BYTES, COPIES_MAX, SIZE_MAX_BYTES, SIZE_UNIT_BYTES, STRIPES_MAX},
 };
 use schema::schema_of;
@@ -71,6 +71,17 @@ const VOLUME_STATUS: &[Column] = &[
     column("Device", "string", ".status.device"),
     column("Message", "string", ".status.message"),
 ];
+const DISK: &[Column] = &[
+    column("Node", "string", ".status.node"),
+    column("State", "string", ".status.state"),
+    column("Class", "string", ".status.class"),
+    column("Size", "integer", ".status.sizeBytes"),
+    column("Device", "string", ".status.device"),
+    column("Message", "string", ".status.message"),
+    wide("Model", "string", ".status.model"),
+    wide("Serial", "string", ".status.serial"),
+    wide("Pool", "string", ".status.pool"),
+];
 
 /// The kind, as it is written in objects.
 pub(crate) const fn name(kind: Kind) -> &'static str {
@@ -82,6 +93,7 @@ pub(crate) const fn name(kind: Kind) -> &'static str {
         Kind::VolumeRecord => "VolumeRecord",
         Kind::VolumeStatus => "VolumeStatus",
         Kind::NodeReplicas => "NodeReplicas",
+        Kind::Disk => "Disk",
     }
 }
 
@@ -90,6 +102,7 @@ const fn short_names(kind: Kind) -> &'static [&'static str] {
         Kind::Node => &["onode"],
         Kind::Pool => &["opool"],
         Kind::Volume => &["ovol"],
+        Kind::Disk => &["odisk"],
         Kind::Cluster | Kind::VolumeRecord | Kind::VolumeStatus | Kind::NodeReplicas => &[],
     }
 }
@@ -102,6 +115,7 @@ const fn columns(kind: Kind) -> &'static [Column] {
         Kind::Volume => VOLUME,
         Kind::VolumeRecord => VOLUME_RECORD,
         Kind::VolumeStatus => VOLUME_STATUS,
+        Kind::Disk => DISK,
         // A column shows one value: none of a list of replicas says anything.
         Kind::NodeReplicas => &[],
     }
@@ -121,6 +135,7 @@ fn crd(kind: Kind) -> Value {
         Kind::VolumeRecord => report(schema_of::<VolumeRecord>(), "self.status.volume"),
         Kind::VolumeStatus => report(schema_of::<VolumeStatus>(), "self.status.volume"),
         Kind::NodeReplicas => report(schema_of::<NodeReplicas>(), "self.status.node"),
+        Kind::Disk => report(schema_of::<Disk>(), "self.status.name"),
     };
     let name = name(kind);
     json!({

@@ -14,8 +14,10 @@
 //! | `Volume` | name | API and manager | `spec` (what the user wants) and `intent` (where it should live) |
 //! | `VolumeRecord` | volume UUID | the nexus; the manager makes it, and empties it while no nexus owns it | who may write |
 //! | `VolumeStatus` | volume UUID | the engine that runs the nexus | what is |
+//! | `Disk` | a name from the disk itself | the node that has it | what it is, and whether it can become a pool |
 //! | `NodeReplicas` | node name | the engine of the node | which replicas it holds |
 
+mod disk;
 mod explain;
 mod invalid;
 mod node;
@@ -23,6 +25,7 @@ mod object;
 mod record;
 mod volume;
 
+pub use disk::{Disk, DiskClass, DiskPartition, DiskState};
 pub use explain::{
     Explanation, MemberView, Surroundings, VolumeState, VolumeView, VolumeViewStatus, explain, view,
 };

@@ -21,11 +21,13 @@ pub enum Kind {
     VolumeStatus,
     /// [`crate::NodeReplicas`].
     NodeReplicas,
+    /// [`crate::Disk`].
+    Disk,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Cluster,
         Self::Node,
         Self::Pool,
@@ -33,6 +35,7 @@ impl Kind {
         Self::VolumeRecord,
         Self::VolumeStatus,
         Self::NodeReplicas,
+        Self::Disk,
     ];
 
     /// The name in paths of the store, never changed once released.
@@ -45,6 +48,7 @@ impl Kind {
             Self::VolumeRecord => "volumerecords",
             Self::VolumeStatus => "volumestatuses",
             Self::NodeReplicas => "nodereplicas",
+            Self::Disk => "disks",
         }
     }
 }

@@ -13,7 +13,7 @@
 use crate::{Error, ErrorKind, Event};
 use axum::http::StatusCode;
 use model::{
-    ClusterInfo, Kind, Node, NodeReplicas, Object, Pool, Stored, Volume, VolumeRecord, VolumeStatus,
+    ClusterInfo, Disk, Kind, Node, NodeReplicas, Object, Pool, Stored, Volume, VolumeRecord, VolumeStatus,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -73,6 +73,7 @@ pub(crate) fn check(kind: Kind, key: &str, value: &Value) -> Result<(), Error> {
         Kind::VolumeRecord => check_as::<VolumeRecord>(key, value),
         Kind::VolumeStatus => check_as::<VolumeStatus>(key, value),
         Kind::NodeReplicas => check_as::<NodeReplicas>(key, value),
+        Kind::Disk => check_as::<Disk>(key, value),
     }
 }
 

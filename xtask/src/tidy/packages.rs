@@ -7,13 +7,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// The stages of the path of a byte, lowest first: a crate depends only on crates before it.
-const DATA: [&str; 7] =
-    ["orlop-rt", "orlop-device", "orlop-pool", "orlop-nvmf", "orlop-nexus", "orlop-frontend", "orlop-engine"];
+const DATA: [&str; 8] = [
+    "orlop-rt",
+    "orlop-device",
+    "orlop-pool",
+    "orlop-disks",
+    "orlop-nvmf",
+    "orlop-nexus",
+    "orlop-frontend",
+    "orlop-engine",
+];
 /// The control plane, lowest first.
 const CONTROL: [&str; 6] =
     ["orlop-model", "orlop-store", "orlop-k8s", "orlop-manager", "orlop-api", "orlop-csi"];
 /// The data crates that share nouns with the control plane.
-const MAY_USE_MODEL: [&str; 3] = ["orlop-pool", "orlop-nexus", "orlop-engine"];
+const MAY_USE_MODEL: [&str; 4] = ["orlop-pool", "orlop-disks", "orlop-nexus", "orlop-engine"];
 
 /// Licences that need nothing but a notice.
 const LICENCES: [&str; 12] = [

@@ -1,0 +1,141 @@
+//! Disks: the block devices of the nodes, as their agents find them.
+//!
+//! 1. A disk keeps its object: its name comes from the disk itself, so one that was moved to another node is the same
+//!    object there, and one that vanished is `Missing`, with all that was known of it.
+
+use crate::{
+    invalid::{Invalid, check_name, check_uuid},
+    object::{Kind, Object},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// What kind of medium it is, as the kernel says.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, ToSchema,
+)]
+pub enum DiskClass {
+    /// Attached by `NVMe`.
+    #[serde(rename = "NVMe")]
+    Nvme,
+    /// Does not rotate.
+    #[serde(rename = "SSD")]
+    Ssd,
+    /// Rotates, or the kernel does not know: virtual disks often say so.
+    #[serde(rename = "HDD")]
+    Hdd,
+}
+
+impl fmt::Display for DiskClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nvme => "NVMe",
+            Self::Ssd => "SSD",
+            Self::Hdd => "HDD",
+        })
+    }
+}
+
+/// Whether a disk can become a pool.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, ToSchema,
+)]
+pub enum DiskState {
+    /// Blank and unused: it can become a pool.
+    Available,
+    /// Carries something or is used; `message` says by what, and what to do.
+    InUse,
+    /// It is a pool of this cluster: `pool`.
+    Pool,
+    /// Its node does not find it any more. It comes back with its disk, on whichever node.
+    Missing,
+}
+
+impl fmt::Display for DiskState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Available => "Available",
+            Self::InUse => "InUse",
+            Self::Pool => "Pool",
+            Self::Missing => "Missing",
+        })
+    }
+}
+
+/// A partition of a disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskPartition {
+    /// Its path on the node, such as `/dev/sda1`.
+    pub device: String,
+    /// Its number in the partition table.
+    pub number: u32,
+    /// Its first byte.
+    pub start_bytes: u64,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Its name in the partition table.
+    pub label: Option<String>,
+}
+
+/// One disk of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Disk {
+    /// From what the disk says of itself, so that it stays when the disk moves; a DNS label.
+    pub name: String,
+    /// The node that has it, or had it last.
+    pub node: String,
+    /// Its path there; another one after each boot, perhaps.
+    pub device: String,
+    /// The path by which udev finds it for ever, where there is udev.
+    pub by_id: Option<String>,
+    /// Whether it can become a pool.
+    pub state: DiskState,
+    /// The pool that it is.
+    pub pool: Option<Uuid>,
+    /// What kind of medium it is.
+    pub class: DiskClass,
+    /// What its maker calls it.
+    pub model: Option<String>,
+    /// The number that its maker gave it.
+    pub serial: Option<String>,
+    /// Its size.
+    pub size_bytes: u64,
+    /// The unit in which it is addressed.
+    pub logical_block_bytes: u32,
+    /// The unit that it writes without reading.
+    pub physical_block_bytes: u32,
+    /// What the partition table divides it into.
+    pub partitions: Vec<DiskPartition>,
+    /// What lies on it, by the signatures at its ends.
+    pub signatures: Vec<String>,
+    /// Why it is not `Available`, and what to do, in one line.
+    pub message: Option<String>,
+}
+
+impl Object for Disk {
+    const KIND: Kind = Kind::Disk;
+
+    fn key(&self) -> String {
+        self.name.clone()
+    }
+
+    fn validate(&self) -> Result<(), Invalid> {
+        check_name("disk", &self.name)?;
+        check_name("node", &self.node)?;
+        let object = format!("disk \"{}\"", self.name);
+        match (self.state, self.pool) {
+            (DiskState::Pool, None) => Err(Invalid::new(
+                object,
+                "it is a pool, but of none that is named",
+                "report this as a bug of the node",
+            )),
+            (_, Some(pool)) => check_uuid(&object, "pool", pool),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The name by which a disk is known in the cluster.
+//!
+//! 1. It comes from what the disk says of itself, the same with and without udev, so it stays when the disk moves.
+//! 2. It is a DNS label. Two disks of one node never have the same.
+
+use crate::found::Found;
+use std::collections::BTreeMap;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// The longest DNS label.
+const LABEL_LEN_MAX: usize = 63;
+
+/// Names that udev gives, most telling first; `nvme-` and `wwn-` are made from sysfs as well. `dm-`, `md-` and `lvm-`
+/// are not among them: they name what lies on a disk.
+const PREFIXES: [&str; 8] = ["wwn-", "virtio-", "ata-", "scsi-", "mmc-", "usb-", "ieee1394-", "google-"];
+
+/// A name, and the disk that says the same of itself, if there is one before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Named {
+    pub(crate) name: String,
+    pub(crate) twin: Option<String>,
+}
+
+/// The names of these disks of `node`, in their order. One that says nothing of itself, and the second of two that say
+/// the same, is named after the node and the kernel's name.
+pub(crate) fn names(node: &str, disks: &[Found]) -> Vec<Named> {
+    let mut taken: BTreeMap<String, String> = BTreeMap::new();
+    let mut names = Vec::new();
+    for disk in disks {
+        let own = identity(disk).map(|identity| label(&identity));
+        let twin = own.as_ref().and_then(|own| taken.get(own)).cloned();
+        let here = || label(&format!("{node}-{}", disk.kernel_name));
+        let name = own.filter(|_| twin.is_none()).unwrap_or_else(here);
+        taken.entry(name.clone()).or_insert_with(|| disk.kernel_name.clone());
+        names.push(Named { name, twin });
+    }
+    names
+}
+
+/// What the disk says of itself, as udev would name a link.
+fn identity(disk: &Found) -> Option<String> {
+    if disk.kernel_name.starts_with("nvme") {
+        let (model, serial) = (disk.model.as_ref()?, disk.serial.as_ref()?);
+        let namespace = disk.namespace.filter(|number| *number != 1);
+        let namespace = namespace.map(|number| format!("-{number}")).unwrap_or_default();
+        return Some(format!("nvme-{model}-{serial}{namespace}"));
+    }
+    let world_wide = disk.wwid.as_ref().and_then(|wwid| {
+        let number = wwid.strip_prefix("naa.").or_else(|| wwid.strip_prefix("eui."))?;
+        Some(format!("wwn-0x{number}"))
+    });
+    let is_virtio = disk.kernel_name.starts_with("vd");
+    let virtio = disk.serial.as_ref().filter(|_| is_virtio).map(|serial| format!("virtio-{serial}"));
+    let link = |prefix: &&str| disk.links.iter().find(|link| link.starts_with(prefix)).cloned();
+    world_wide.or(virtio).or_else(|| PREFIXES.iter().find_map(link))
+}
+
+/// A DNS label of the text: what does not fit is replaced by a hash of all of it.
+pub(crate) fn label(text: &str) -> String {
+    let mut name = String::new();
+    for c in text.chars().map(|c| c.to_ascii_lowercase()) {
+        if c.is_ascii_alphanumeric() {
+            name.push(c);
+        } else if !name.is_empty() && !name.ends_with('-') {
+            name.push('-');
+        }
+    }
+    name.truncate(name.trim_end_matches('-').len());
+    if (1..=LABEL_LEN_MAX).contains(&name.len()) {
+        return name;
+    }
+    let hash = format!("{:016x}", xxh3_64(text.as_bytes()));
+    name.truncate(LABEL_LEN_MAX - 1 - hash.len());
+    let name = name.trim_end_matches('-');
+    if name.is_empty() { format!("disk-{hash}") } else { format!("{name}-{hash}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn labels_read_as_what_they_are_made_of() {
+        for (text, expected) in [
+            ("nvme-Samsung SSD 980 PRO 1TB-S5GXNX0T123456", "nvme-samsung-ssd-980-pro-1tb-s5gxnx0t123456"),
+            ("wwn-0x5000c500a1b2c3d4", "wwn-0x5000c500a1b2c3d4"),
+            ("--a__b--", "a-b"),
+        ] {
+            assert_eq!(label(text), expected);
+        }
+        let long = |end: &str| label(&format!("{}{end}", "x".repeat(80)));
+        assert!(long("a") != long("b") && long("a").len() == LABEL_LEN_MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn every_text_has_a_label(text in "(?s).{0,120}") {
+            let name = label(&text);
+            let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            prop_assert!((1..=LABEL_LEN_MAX).contains(&name.len()) && name.chars().all(fine), "{name}");
+            prop_assert!(!name.starts_with('-') && !name.ends_with('-'), "{name}");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! A machine of `tests/machines`, laid out in a folder.
+
+use disks::{Allow, Found, Roots, Scanner};
+use model::Disk;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, symlink};
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+pub(crate) const CLUSTER: Uuid = Uuid::from_u128(1);
+
+pub(crate) struct Machine {
+    folder: TempDir,
+    scanner: Scanner,
+}
+
+impl Machine {
+    /// Lays `text` out; `allow` is the allow-list.
+    pub(crate) fn new(text: &str, allow: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path();
+        let mut bytes = Vec::new();
+        for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            if let Some((path, target)) = line.split_once(" -> ") {
+                symlink(target, parent_of(root, path)).expect("a link");
+            } else if let Some((path, value)) = line.split_once(" = ") {
+                append(&parent_of(root, path), value);
+            } else if let Some((path, rest)) = line.split_once(" @") {
+                bytes.push((root.join(path), rest));
+            } else {
+                fs::create_dir_all(root.join(line)).expect("a folder");
+            }
+        }
+        make_nodes(root);
+        for (path, rest) in bytes {
+            put(&path, rest);
+        }
+        let allow = Allow::new(allow).expect("globs");
+        Self { scanner: Scanner::new(Roots::below(root), allow), folder }
+    }
+
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
+        self.folder.path().join(path)
+    }
+
+    pub(crate) fn scan(&mut self) -> Vec<Found> {
+        self.scanner.scan().expect("the machine can be read")
+    }
+
+    pub(crate) fn report(&mut self) -> Vec<Disk> {
+        let disks = self.scanner.report("n1", CLUSTER).expect("the machine can be read");
+        for disk in &disks {
+            model::Object::validate(disk).expect("well formed");
+        }
+        disks
+    }
+
+    pub(crate) fn scanner(&mut self) -> &mut Scanner {
+        &mut self.scanner
+    }
+
+    pub(crate) fn replace(&self, path: &str, text: &str) {
+        fs::write(self.path(path), text).expect("written");
+    }
+
+    pub(crate) fn put(&self, path: &str, offset_and_bytes: &str) {
+        put(&self.path(path), offset_and_bytes);
+    }
+}
+
+/// The path, whose folder is there afterwards.
+fn parent_of(root: &Path, path: &str) -> PathBuf {
+    let path = root.join(path);
+    fs::create_dir_all(path.parent().expect("below the root")).expect("a folder");
+    path
+}
+
+fn append(path: &Path, line: &str) {
+    let mut file = OpenOptions::new().create(true).append(true).open(path).expect("a file");
+    writeln!(file, "{line}").expect("written");
+}
+
+/// Every block device has a node, as large as sysfs says.
+fn make_nodes(root: &Path) {
+    fs::create_dir_all(root.join("dev")).expect("a folder");
+    for entry in fs::read_dir(root.join("sys/block")).expect("block devices") {
+        let name = entry.expect("an entry").file_name();
+        let size = fs::read_to_string(root.join("sys/block").join(&name).join("size")).expect("a size");
+        let sectors: u64 = size.trim().parse().expect("a number");
+        let node = OpenOptions::new().create_new(true).write(true).open(root.join("dev").join(name));
+        node.and_then(|node| node.set_len(sectors * 512)).expect("a node");
+    }
+}
+
+fn put(path: &Path, offset_and_bytes: &str) {
+    let (offset, hex) = offset_and_bytes.split_once(' ').expect("an offset and bytes");
+    let offset: i64 = offset.parse().expect("a number");
+    let digits = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal");
+    let bytes: Vec<u8> = (0..hex.len()).step_by(2).map(digits).collect();
+    let node = OpenOptions::new().write(true).open(path).expect("a node");
+    let size = node.metadata().expect("a size").len();
+    let offset = u64::try_from(offset).unwrap_or_else(|_| size - offset.unsigned_abs());
+    node.write_all_at(&bytes, offset).expect("written");
+}

@@ -1,0 +1,7 @@
+//! The disks of whole machines, reconstructed in `tests/machines`, and a pool that was really made.
+
+#![expect(clippy::expect_used, reason = "tests lay machines out as files")]
+
+mod machine;
+mod machines;
+mod pools;

@@ -1,0 +1,58 @@
+//! A pool is known by its superblock, and whose it is.
+
+use crate::machine::{CLUSTER, Machine};
+use device::File;
+use model::DiskState;
+use pool::{FormatOptions, Pool};
+use rt::Access;
+use uuid::Uuid;
+
+const POOL: Uuid = Uuid::from_u128(2);
+const MACHINE: &str = "\
+sys/block/vdb -> ../devices/pci0000:00/0000:00:05.0/virtio2/block/vdb
+sys/devices/pci0000:00/0000:00:05.0/virtio2/block/vdb/dev = 253:16
+sys/devices/pci0000:00/0000:00:05.0/virtio2/block/vdb/size = 131072
+sys/devices/pci0000:00/0000:00:05.0/virtio2/block/vdb/serial = data
+proc/self/mountinfo = 20 1 253:1 / / rw,relatime - ext4 /dev/root rw
+";
+
+/// A machine whose disk is a pool of this cluster.
+fn with_pool_of(cluster: Uuid) -> Machine {
+    let machine = Machine::new(MACHINE, &["*"]);
+    let path = machine.path("dev/vdb");
+    let reactor = rt::os::Reactor::new(rt::os::Config::default()).expect("a reactor");
+    reactor.run(async move {
+        let device = File::open(&path, None, 4096, Access::Write).await.expect("opened");
+        let options = FormatOptions { cluster, pool: POOL, name: "pool-1".into(), force: false };
+        Pool::format(&device, &options).await.expect("formatted");
+    });
+    machine
+}
+
+#[test]
+fn a_pool_of_this_cluster_is_a_pool() {
+    let mut machine = with_pool_of(CLUSTER);
+    let disk = &machine.report()[0];
+    assert_eq!((disk.state, disk.pool, disk.message.as_deref()), (DiskState::Pool, Some(POOL), None));
+    assert_eq!(disk.signatures, ["an Orlop pool"]);
+}
+
+#[test]
+fn a_pool_of_another_cluster_is_not_free() {
+    let mut machine = with_pool_of(Uuid::from_u128(9));
+    let disk = &machine.report()[0];
+    assert_eq!((disk.state, disk.pool), (DiskState::InUse, Some(POOL)));
+    let message = disk.message.as_deref().expect("a reason");
+    assert!(message.contains("of the cluster 00000000-0000-0000-0000-000000000009"), "{message}");
+}
+
+#[test]
+fn a_pool_that_is_damaged_is_not_free() {
+    let mut machine = with_pool_of(CLUSTER);
+    machine.put("dev/vdb", "100 ffffffff");
+    assert_eq!(machine.report()[0].state, DiskState::Pool, "one copy is enough");
+    machine.put("dev/vdb", "524388 ffffffff");
+    let disk = &machine.report()[0];
+    assert_eq!((disk.state, disk.pool), (DiskState::InUse, None));
+    assert!(disk.message.as_deref().expect("a reason").contains("both superblocks are damaged"), "{disk:?}");
+}

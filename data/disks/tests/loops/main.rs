@@ -1,0 +1,130 @@
+//! A loop device of the real kernel through what a disk goes through: blank, formatted, mounted, swap, held, gone.
+//!
+//! Needs root, so it runs only when told to: `cargo test -p orlop-disks --test loops -- --run`, which is what the journey
+//! `disks` of `cargo xtask e2e` does. Without that it says so and succeeds. A guard removes what it made on any exit.
+#![expect(clippy::print_stdout, clippy::expect_used, reason = "a test runner talks to people")]
+
+use disks::{Allow, Roots, Scanner};
+use model::{Disk, DiskState};
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+const CLUSTER: Uuid = Uuid::from_u128(1);
+const SIZE_MIB: u64 = 64;
+
+fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() != Some("--run") {
+        println!(
+            "tests with loop devices: NOT RUN. As root: cargo test -p orlop-disks --test loops -- --run"
+        );
+        return ExitCode::SUCCESS;
+    }
+    a_disk_through_its_life();
+    println!("test a_disk_through_its_life ... ok\ntest result: ok. 1 passed; 0 failed; 0 ignored");
+    ExitCode::SUCCESS
+}
+
+fn a_disk_through_its_life() {
+    let bench = Bench::new();
+    let mut scanner = bench.scanner(&bench.device);
+    let (device, place) = (bench.device.as_str(), bench.place());
+    // What was read is kept until the kernel has counted a write.
+    let mut is = |state: DiskState, says: &str| {
+        sh("sync", &[]);
+        let disk = found(&mut scanner).expect("it is there");
+        let message = disk.message.clone().unwrap_or_default();
+        assert!(disk.state == state && message.contains(says), "{state} {says:?}: {disk:?}");
+        disk
+    };
+    let disk = is(DiskState::Available, "");
+    assert_eq!((disk.device.as_str(), disk.size_bytes), (device, SIZE_MIB << 20));
+    assert!(found(&mut bench.scanner("*")).is_none(), "a loop device has to be named");
+
+    sh("mkfs.ext4", &["-q", device]);
+    is(DiskState::InUse, &format!("{device} carries an ext2, ext3 or ext4 file system"));
+    sh("mount", &[device, &place]);
+    is(DiskState::InUse, &format!("{device} is mounted at {place}"));
+    sh("umount", &[&place]);
+    is(DiskState::InUse, "carries an ext2");
+
+    sh("blkdiscard", &["--zeroout", device]);
+    is(DiskState::Available, "");
+    sh("mkswap", &[device]);
+    is(DiskState::InUse, "carries swap space");
+    sh("swapon", &[device]);
+    is(DiskState::InUse, &format!("{device} is swap"));
+    sh("swapoff", &[device]);
+
+    sh("blkdiscard", &["--zeroout", device]);
+    let mapped = bench.mapped();
+    sh("dmsetup", &["create", &mapped, "--table", &format!("0 2048 linear {device} 0")]);
+    is(DiskState::InUse, &format!("{device} is part of {mapped} (dm-"));
+    sh("dmsetup", &["remove", &mapped]);
+    is(DiskState::Available, "");
+
+    sh("losetup", &["--detach", device]);
+    assert!(found(&mut scanner).is_none());
+}
+
+fn found(scanner: &mut Scanner) -> Option<Disk> {
+    let found = scanner.report("n1", CLUSTER).expect("this machine can be read");
+    found.into_iter().find(|disk| disk.device.starts_with("/dev/loop"))
+}
+
+/// A loop device and what is made of it, removed when dropped.
+struct Bench {
+    folder: TempDir,
+    device: String,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("disk");
+        std::fs::create_dir(folder.path().join("mount")).expect("a folder");
+        let file = file.to_str().expect("UTF-8");
+        sh("truncate", &["--size", &format!("{SIZE_MIB}M"), file]);
+        let device = sh("losetup", &["--find", "--show", file]).trim().to_owned();
+        Self { folder, device }
+    }
+
+    fn scanner(&self, glob: &str) -> Scanner {
+        Scanner::new(Roots::below(Path::new("/")), Allow::new(&[glob]).expect("a glob"))
+    }
+
+    fn place(&self) -> String {
+        self.folder.path().join("mount").to_str().expect("UTF-8").to_owned()
+    }
+
+    /// A name that no other test has.
+    fn mapped(&self) -> String {
+        let name = self.folder.path().file_name().and_then(|name| name.to_str()).expect("UTF-8");
+        format!("orlop-test-{}", name.trim_start_matches('.'))
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let (mapped, place) = (self.mapped(), self.place());
+        // Whatever is there no more makes its command fail.
+        for (program, arguments) in [
+            ("dmsetup", &["remove", &mapped][..]),
+            ("swapoff", &[&self.device]),
+            ("umount", &[&place]),
+            ("losetup", &["--detach", &self.device]),
+        ] {
+            drop(Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status());
+        }
+    }
+}
+
+fn sh(program: &str, arguments: &[&str]) -> String {
+    let output =
+        Command::new(program).args(arguments).stdin(Stdio::null()).output().expect("it is installed");
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(output.status.success(), "{program} {arguments:?}: {said}");
+    said
+}
