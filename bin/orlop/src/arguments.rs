@@ -28,6 +28,9 @@ pub(crate) enum Command {
     /// Nodes: the machines (in `orlop dev`: the processes) that hold copies.
     #[command(subcommand)]
     Node(Node),
+    /// Disks: the block devices of the nodes, and whether they can become pools.
+    #[command(subcommand)]
+    Disk(Disk),
     /// Pools: the disks that Orlop has formatted.
     #[command(subcommand)]
     Pool(Pool),
@@ -146,6 +149,9 @@ pub(crate) struct Dev {
     /// Serve the Container Storage Interface for each node on DIR/NODE/csi.sock.
     #[arg(long, value_name = "DIR")]
     pub(crate) csi: Option<PathBuf>,
+    /// Let the first node look at the disks of this machine that match, such as /dev/loop7; may be given several times.
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) disks_allow: Vec<String>,
 }
 
 /// Options of `orlop demo`.
@@ -198,6 +204,29 @@ pub(crate) enum Node {
     /// The first process of a container that is a node: starts the other one, again whenever it ends.
     #[command(hide = true)]
     Serve(NodeOptions),
+}
+
+/// Verbs of `orlop disk`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Disk {
+    /// Lists the disks that the nodes may look at, and why those in use are refused.
+    #[command(after_help = "Example:\n  orlop disk list")]
+    List {
+        #[command(flatten)]
+        api: Api,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Shows one disk: what it is, what lies on it, and what to do if it is refused.
+    #[command(after_help = "Example:\n  orlop disk get wwn-0x5000c500a1b2c3d4 -o json")]
+    Get {
+        /// The disk.
+        name: String,
+        #[command(flatten)]
+        api: Api,
+        #[command(flatten)]
+        output: Output,
+    },
 }
 
 /// Verbs of `orlop pool`.
@@ -499,6 +528,10 @@ pub(crate) struct NodeOptions {
     /// A device to use as a pool, as a URI; may be given several times.
     #[arg(long = "disk", required = true)]
     pub(crate) disks: Vec<String>,
+    /// Which disks are looked at and reported, as `/dev/...` with wildcards; `*` are all but loop, removable and remote
+    /// ones. May be given several times.
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) disks_allow: Vec<String>,
     /// Where its NVMe/TCP target listens.
     #[arg(long)]
     pub(crate) listen: SocketAddr,

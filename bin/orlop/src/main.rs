@@ -20,7 +20,7 @@ mod secrets;
 mod sim;
 mod stores;
 
-use arguments::{Arguments, Command, Node, Pool, Volume};
+use arguments::{Arguments, Command, Disk, Node, Pool, Volume};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use failure::{OrFail, Outcome};
@@ -60,6 +60,10 @@ fn run(command: Command) -> Outcome {
         Command::Demo(arguments) => wait_for(demo::run(&arguments)),
         Command::Node(Node::List { api, output }) => wait_for(commands::inventory::list_nodes(&api, &output)),
         Command::Pool(Pool::List { api, output }) => wait_for(commands::inventory::list_pools(&api, &output)),
+        Command::Disk(Disk::List { api, output }) => wait_for(commands::inventory::list_disks(&api, &output)),
+        Command::Disk(Disk::Get { name, api, output }) => {
+            wait_for(commands::inventory::get_disk(&name, &api, &output))
+        }
         Command::Volume(verb) => wait_for(volume(verb)),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Node(Node::Run(arguments)) => node::run(&arguments),

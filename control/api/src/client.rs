@@ -2,7 +2,7 @@
 //!
 //! 1. A request that changes something names what it wishes, so that it can be sent again when its answer was lost.
 
-use crate::{AttachVolume, CreateVolume, NodeList, PoolList, ResizeVolume, VolumeList};
+use crate::{AttachVolume, CreateVolume, DiskList, NodeList, PoolList, ResizeVolume, VolumeList};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, StatusCode, Uri, header};
@@ -10,7 +10,7 @@ use hyper_util::{
     client::legacy::{Client as HttpClient, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use model::{Node, Pool, VolumeView};
+use model::{Disk, Node, Pool, VolumeView};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{fmt, time::Duration};
 
@@ -102,6 +102,16 @@ impl Client {
     /// All pools, by node and name.
     pub async fn pools(&self) -> Result<Vec<Pool>, Error> {
         Ok(self.get::<PoolList>("/api/v1/pools").await?.items)
+    }
+
+    /// All disks, by node and device.
+    pub async fn disks(&self) -> Result<Vec<Disk>, Error> {
+        Ok(self.get::<DiskList>("/api/v1/disks").await?.items)
+    }
+
+    /// One disk.
+    pub async fn disk(&self, name: &str) -> Result<Disk, Error> {
+        self.get(&path_of("disk", "disks", name)?).await
     }
 
     /// All volumes, by name.
@@ -209,12 +219,17 @@ impl Client {
 
 /// The path of one volume. A name that no volume can have is refused here, before it becomes a path.
 fn path(name: &str) -> Result<String, Error> {
+    path_of("volume", "volumes", name)
+}
+
+/// The path of one object of a kind, if there can be one of this name.
+fn path_of(noun: &str, folder: &str, name: &str) -> Result<String, Error> {
     let possible = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
     if !possible {
-        let detail = format!("{name:?} is not the name of a volume");
+        let detail = format!("{name:?} is not the name of a {noun}");
         return Err(Error::new(ErrorKind::Usage, detail, "names are lower-case letters, digits and hyphens"));
     }
-    Ok(format!("/api/v1/volumes/{name}"))
+    Ok(format!("/api/v1/{folder}/{name}"))
 }
 
 /// The path of a request that is answered when its wish has come true, or patience ends.

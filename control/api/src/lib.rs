@@ -12,7 +12,7 @@ mod requests;
 mod volumes;
 mod wait;
 
-pub use nodes::{NodeList, PoolList};
+pub use nodes::{DiskList, NodeList, PoolList};
 pub use problem::Problem;
 pub use volumes::{AttachVolume, CreateVolume, ResizeVolume, VolumeList};
 
@@ -156,7 +156,7 @@ fn router(config: ApiConfig, closing: watch::Receiver<bool>) -> Router {
 #[derive(OpenApi)]
 #[openapi(info(
     title = "Orlop",
-    description = "Replicated block storage: nodes, pools and volumes. Errors are problems (RFC 9457).",
+    description = "Replicated block storage: nodes, disks, pools and volumes. Errors are problems (RFC 9457).",
     license(name = "Apache-2.0", identifier = "Apache-2.0")
 ))]
 struct Document;
@@ -167,6 +167,8 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(nodes::get_node))
         .routes(routes!(nodes::list_pools))
         .routes(routes!(nodes::get_pool))
+        .routes(routes!(nodes::list_disks))
+        .routes(routes!(nodes::get_disk))
         .routes(routes!(volumes::list_volumes, volumes::create_volume))
         .routes(routes!(volumes::get_volume, volumes::delete_volume))
         .routes(routes!(volumes::attach_volume))

@@ -1,4 +1,4 @@
-//! Nodes and pools: what engines report, read only.
+//! Nodes, pools and disks: what engines report, read only.
 
 use crate::{Problem, requests::etag_header};
 use axum::{
@@ -6,7 +6,7 @@ use axum::{
     extract::{Path, State},
     response::{IntoResponse, Response},
 };
-use model::{Node, Object, Pool, Stored};
+use model::{Disk, Node, Object, Pool, Stored};
 use serde::{Deserialize, Serialize};
 use store::{Client, ErrorKind};
 use utoipa::ToSchema;
@@ -23,6 +23,13 @@ pub struct NodeList {
 pub struct PoolList {
     /// By node, then name.
     pub items: Vec<Pool>,
+}
+
+/// All disks.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct DiskList {
+    /// By node, then device.
+    pub items: Vec<Disk>,
 }
 
 /// All nodes.
@@ -62,6 +69,27 @@ pub(crate) async fn get_pool(
     Path(uuid): Path<String>,
 ) -> Result<Response, Problem> {
     let found: Stored<Pool> = find(&client, "pool", &uuid).await?;
+    Ok((etag_header(found.revision), Json(found.value)).into_response())
+}
+
+/// All disks.
+#[utoipa::path(get, path = "/api/v1/disks", tag = "disks", responses((status = 200, body = DiskList)))]
+pub(crate) async fn list_disks(State(client): State<Client>) -> Result<Json<DiskList>, Problem> {
+    let mut items: Vec<Disk> = values(client.list().await?);
+    items.sort_by(|a, b| (&a.node, &a.device, &a.name).cmp(&(&b.node, &b.device, &b.name)));
+    Ok(Json(DiskList { items }))
+}
+
+/// One disk.
+#[utoipa::path(
+    get, path = "/api/v1/disks/{name}", tag = "disks", params(("name" = String, Path)),
+    responses((status = 200, body = Disk), (status = 404, body = Problem, content_type = "application/problem+json"))
+)]
+pub(crate) async fn get_disk(
+    State(client): State<Client>,
+    Path(name): Path<String>,
+) -> Result<Response, Problem> {
+    let found: Stored<Disk> = find(&client, "disk", &name).await?;
     Ok((etag_header(found.revision), Json(found.value)).into_response())
 }
 

@@ -37,7 +37,7 @@ subjects:
 
 {{- define "orlop.read" -}}
 - apiGroups: [orlop.io]
-  resources: [clusters, nodes, nodereplicas, pools, volumes, volumerecords, volumestatuses]
+  resources: [clusters, nodes, nodereplicas, pools, disks, volumes, volumerecords, volumestatuses]
   verbs: [get, list, watch]
 {{- end }}
 

@@ -33,6 +33,13 @@ pub(crate) const FRONTEND: Journey = Journey {
     run: frontend,
 };
 
+/// Disks on the real kernel: their own test.
+pub(crate) const DISKS: Journey = Journey {
+    name: "disks",
+    what: "a loop device that is blank, formatted, mounted, swap, mapped, gone: what is said of it; the test of data/disks",
+    run: disks,
+};
+
 /// The store in a real etcd: its own tests, each of which counts.
 pub(crate) const ETCD: Journey = Journey {
     name: "etcd",
@@ -56,6 +63,16 @@ fn frontend(trip: &Trip) -> Result<()> {
         ("losetup", "mount"),
     ])?;
     tests_of_a_crate(trip, "root", None, "the tests of the front-end")
+}
+
+fn disks(trip: &Trip) -> Result<()> {
+    need(&[
+        ("mkfs.ext4", "e2fsprogs"),
+        ("mkswap", "util-linux"),
+        ("dmsetup", "dmsetup"),
+        ("losetup", "mount"),
+    ])?;
+    tests_of_a_crate(trip, "loops", None, "the test of the disks")
 }
 
 fn etcd(trip: &Trip) -> Result<()> {

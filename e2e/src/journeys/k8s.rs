@@ -37,7 +37,8 @@ fn k8s(trip: &Trip) -> Result<()> {
     let mut lab = Lab::start(trip, 3, &images)?;
     let commands = chart::quickstart()?;
     ensure!(commands.len() > 3, "the README has few commands: {commands:?}");
-    lab.documented(&commands[0])?;
+    // The nodes share a kernel, which is the developer's.
+    lab.documented(&format!("{} --set-json 'node.disksAllow=[]'", commands[0]))?;
     lab.wait_orlop()?;
     for node in NODES {
         lab.wait_for(&format!("onode/{node}"), ".status.state", "Ready", MINUTE)?;

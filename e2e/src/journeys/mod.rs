@@ -21,6 +21,7 @@ pub(crate) const HERE: &[Journey] = &[
     harness::BASELINE,
     harness::GUARD,
     harness::FRONTEND,
+    harness::DISKS,
     harness::ETCD,
     harness::KUBERNETES_STORE,
     chart::CHART,

@@ -1,11 +1,11 @@
-//! `orlop node list` and `orlop pool list`.
+//! `orlop node list`, `orlop pool list`, `orlop disk list` and `orlop disk get`.
 
 use crate::arguments::{Api, Output};
 use crate::failure::Outcome;
 use crate::output;
 use api::client::Client;
 use device::ByteCount;
-use model::{Node, Pool};
+use model::{Disk, DiskPartition, Node, Pool, SizeText};
 
 /// Runs `orlop node list`.
 pub(crate) async fn list_nodes(api: &Api, output: &Output) -> Outcome {
@@ -38,4 +38,72 @@ pub(crate) async fn list_pools(api: &Api, output: &Output) -> Outcome {
         let header = ["NODE", "NAME", "STATE", "CAPACITY", "USED", "FREE", "DEVICE", "MESSAGE"];
         output::table(&header, pools.iter().map(row).collect(), "no pools")
     })
+}
+
+/// Runs `orlop disk list`.
+pub(crate) async fn list_disks(api: &Api, output: &Output) -> Outcome {
+    let disks = Client::new(&api.api)?.disks().await?;
+    output::show(output.output, &disks, |disks| {
+        let row = |disk: &Disk| {
+            vec![
+                disk.node.clone(),
+                disk.name.clone(),
+                disk.state.to_string(),
+                disk.class.to_string(),
+                SizeText(disk.size_bytes).to_string(),
+                disk.device.clone(),
+                disk.message.clone().unwrap_or_default(),
+            ]
+        };
+        let header = ["NODE", "NAME", "STATE", "CLASS", "SIZE", "DEVICE", "MESSAGE"];
+        output::table(
+            &header,
+            disks.iter().map(row).collect(),
+            "no disks: nodes look at those that --disks-allow names",
+        )
+    })
+}
+
+/// Runs `orlop disk get`.
+pub(crate) async fn get_disk(name: &str, api: &Api, output: &Output) -> Outcome {
+    let disk = Client::new(&api.api)?.disk(name).await?;
+    output::show(output.output, &disk, describe)
+}
+
+/// A disk for people: one fact a line, then its partitions.
+fn describe(disk: &Disk) -> String {
+    let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let blocks = format!("{} logical, {} physical", disk.logical_block_bytes, disk.physical_block_bytes);
+    let mut facts = vec![
+        ("name", disk.name.clone()),
+        ("node", disk.node.clone()),
+        ("state", disk.state.to_string()),
+        ("class", disk.class.to_string()),
+        ("size", SizeText(disk.size_bytes).to_string()),
+        ("model", or_none(&disk.model)),
+        ("serial", or_none(&disk.serial)),
+        ("device", disk.device.clone()),
+        ("by id", or_none(&disk.by_id)),
+        ("blocks", blocks),
+        ("pool", disk.pool.map_or_else(|| "-".to_owned(), |pool| pool.to_string())),
+        ("carries", or_none(&(!disk.signatures.is_empty()).then(|| disk.signatures.join(", ")))),
+    ];
+    if let Some(message) = &disk.message {
+        facts.insert(3, ("why", message.clone()));
+    }
+    let facts: Vec<String> = facts.iter().map(|(name, value)| format!("{name:<10}{value}")).collect();
+    let facts = facts.join("\n");
+    if disk.partitions.is_empty() {
+        return facts;
+    }
+    let row = |part: &DiskPartition| {
+        vec![
+            part.device.clone(),
+            SizeText(part.size_bytes).to_string(),
+            part.label.clone().unwrap_or_default(),
+        ]
+    };
+    let partitions =
+        output::table(&["PARTITION", "SIZE", "LABEL"], disk.partitions.iter().map(row).collect(), "");
+    format!("{facts}\n\n{partitions}")
 }

@@ -139,7 +139,7 @@ impl Stage {
         let folder = Folder::open(&scratch.join("data"))?;
         let cluster = Cluster::new(3, DISK_SIZE.0, process::random_uuid()?);
         let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let supervisor = Supervisor::start(folder, cluster, anywhere, false).await?;
+        let supervisor = Supervisor::start(folder, cluster, anywhere, false, Vec::new()).await?;
         let pids: Vec<String> = supervisor
             .cluster()
             .nodes

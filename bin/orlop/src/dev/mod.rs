@@ -8,7 +8,7 @@ mod supervisor;
 use crate::arguments::Dev;
 use crate::failure::{Failure, OrFail, Outcome};
 use crate::restarts::Restarts;
-use crate::{output, preflight, process, secrets, stores};
+use crate::{node, output, preflight, process, secrets, stores};
 use device::ByteCount;
 pub(crate) use folder::{Cluster, Folder};
 use rt::preflight::Need;
@@ -24,6 +24,7 @@ const DISK_SIZE_MIN: ByteCount = ByteCount(64 << 20);
 /// Runs `orlop dev`.
 pub(crate) async fn run(arguments: &Dev) -> Outcome {
     let mut signals = Signals::new()?;
+    node::allow(&arguments.disks_allow)?;
     if !Folder::has_cluster(&arguments.data) {
         // Before there is a folder that would have to go again.
         disk_size(arguments)?;
@@ -35,7 +36,9 @@ pub(crate) async fn run(arguments: &Dev) -> Outcome {
     let folder = Folder::open(&arguments.data)?;
     let cluster = cluster(&folder, arguments)?;
     let data = folder.path().to_owned();
-    let mut supervisor = match Supervisor::start(folder, cluster, arguments.listen, true).await {
+    let disks_allow = arguments.disks_allow.clone();
+    let started = Supervisor::start(folder, cluster, arguments.listen, true, disks_allow).await;
+    let mut supervisor = match started {
         Ok(supervisor) => supervisor,
         Err(failure) => {
             // What only takes something away is not why it failed.

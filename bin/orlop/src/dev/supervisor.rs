@@ -58,6 +58,8 @@ pub(crate) struct Supervisor {
     _reserved: Reserved,
     /// Devices wait for a node to be started again; without it a killed node stands for a dead machine.
     hold_devices: bool,
+    /// Which disks of this machine the first node looks at: the others would find the same.
+    disks_allow: Vec<String>,
     /// Where the sockets of the plugins are, if there are plugins.
     plugins: Option<PathBuf>,
     client: Client,
@@ -73,6 +75,7 @@ impl Supervisor {
         mut cluster: Cluster,
         listen: SocketAddr,
         hold_devices: bool,
+        disks_allow: Vec<String>,
     ) -> Outcome<Self> {
         let program = std::env::current_exe().or_fail(|| "cannot find this program's own file".into())?;
         wait_for_earlier(&folder).await?;
@@ -91,6 +94,7 @@ impl Supervisor {
             listen,
             _reserved: reserved,
             hold_devices,
+            disks_allow,
             plugins: None,
             client,
             running,
@@ -262,6 +266,10 @@ impl Supervisor {
         ];
         arguments.extend(self.cluster.secret.iter().flat_map(|file| ["--secret".into(), file.into()]));
         arguments.extend(self.hold_devices.then(|| "--hold-devices".into()));
+        if self.cluster.nodes.first().is_some_and(|first| first.name == node.name) {
+            let allowed = self.disks_allow.iter();
+            arguments.extend(allowed.flat_map(|glob| ["--disks-allow".into(), glob.into()]));
+        }
         self.spawn(&node.name, &arguments)
     }
 

@@ -2,9 +2,11 @@
 //! the metrics; they meet in mailboxes.
 
 mod control;
+mod disks;
 mod metrics;
 mod serve;
 
+pub(crate) use self::disks::allow;
 use crate::arguments::{NodeOptions, NodeRun};
 use crate::failure::{Failure, OrFail, Outcome};
 use crate::{process, secrets, stores};
@@ -34,6 +36,7 @@ pub(crate) fn run(arguments: &NodeRun) -> Outcome {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.or_fail(|| "cannot start".into())?;
     let client = runtime.block_on(stores::open(&arguments.node.store))?.client;
+    let allow = allow(&arguments.node.disks_allow)?;
     let (end, ended) = mailbox::bounded(1);
     let (questions, asked) = mailbox::bounded(1);
     let cluster = runtime.block_on(async {
@@ -45,7 +48,8 @@ pub(crate) fn run(arguments: &NodeRun) -> Outcome {
         });
         let NodeOptions { metrics, name, .. } = &arguments.node;
         metrics::serve(*metrics, name.clone(), questions, client.clone()).await?;
-        cluster(&client).await
+        let cluster = cluster(&client).await?;
+        disks::watch(name.clone(), cluster, allow, client.clone()).map(|()| cluster)
     })?;
     let config = config(arguments, cluster)?;
     let control = Rc::new(StoreControl::new(runtime.handle().clone(), client));

@@ -89,7 +89,7 @@ fn start(options: &NodeOptions, run_id: &str) -> Outcome<Identity> {
 }
 
 fn arguments(options: &NodeOptions) -> Vec<OsString> {
-    let NodeOptions { name, data, disks, listen, metrics, store, secret } = options;
+    let NodeOptions { name, data, disks, disks_allow, listen, metrics, store, secret } = options;
     let mut arguments: Vec<OsString> =
         ["node", "run", "--name", name, "--store", store].map(Into::into).into();
     arguments.extend(["--data".into(), data.into()]);
@@ -97,6 +97,7 @@ fn arguments(options: &NodeOptions) -> Vec<OsString> {
     arguments.extend(["--metrics".into(), metrics.to_string().into()]);
     arguments.extend(disks.iter().flat_map(|disk| ["--disk".into(), disk.into()]));
     arguments.extend(secret.iter().flat_map(|file| ["--secret".into(), file.into()]));
+    arguments.extend(disks_allow.iter().flat_map(|glob| ["--disks-allow".into(), glob.into()]));
     arguments
 }
 

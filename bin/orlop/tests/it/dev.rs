@@ -12,6 +12,7 @@ fn volumes_live_on_when_dev_is_started_again() {
     assert_eq!(nodes.as_array().map(Vec::len), Some(3), "{nodes}");
     assert!(nodes[0]["name"] == "node-1" && nodes[0]["state"] == "Ready", "{nodes}");
     assert_eq!(dev.json(&["pool", "list"]).as_array().map(Vec::len), Some(3));
+    assert_eq!(dev.json(&["disk", "list"]).as_array().map(Vec::len), Some(0), "nobody has named any");
     assert_eq!(dev.run(&["volume", "create", "data", "--size", "64MiB"]).code, 0);
     let volume = dev.json(&["volume", "get", "data"]);
     assert_eq!(volume["spec"]["copies"], 3, "{volume}");

@@ -18,6 +18,8 @@ fn wrong_arguments_are_refused_with_what_would_be_right() {
         (&["dev", "--nodes", "0"], "0 is not in 1..=64"),
         (&["dev", "--nodes", "many"], "invalid digit"),
         (&["dev", "--listen", "7070"], "invalid socket address"),
+        (&["dev", "--disks-allow", "sda"], "\"sda\" matches no device: begin it with /dev/"),
+        (&["disk", "get", "../nodes"], "\"../nodes\" is not the name of a disk"),
         (&["bench", "mem://?size=1MiB", "--depth", "0"], "0 is not in 1..=1024"),
         (&["bench", "mem://?size=1MiB", "--rw", "sideways"], "[possible values: randread"),
         (&["bench", "mem://?size=1MiB", "--seconds", "0"], "0 is not in 1..="),
@@ -54,6 +56,8 @@ fn an_api_that_is_not_there_is_named_with_what_to_do() {
     for arguments in [
         &["node", "list"][..],
         &["pool", "list"],
+        &["disk", "list"],
+        &["disk", "get", "wwn-0x1"],
         &["volume", "list"],
         &["volume", "get", "data"],
         &["volume", "create", "data", "--size", "1GiB"],

@@ -4,7 +4,7 @@ use api::{ApiConfig, Server, serve};
 use http_body_util::{BodyExt, Full};
 use hyper::{HeaderMap, Request, body::Bytes};
 use hyper_util::{client::legacy::Client as HttpClient, rt::TokioExecutor};
-use model::{Node, NodeState, Pool, PoolState};
+use model::{Disk, DiskClass, DiskState, Node, NodeState, Pool, PoolState};
 use serde_json::Value;
 use std::net::SocketAddr;
 use store::{Client, Embedded};
@@ -119,5 +119,25 @@ pub(crate) fn pool(index: u128) -> Pool {
         incarnation: Uuid::from_u128(30 + index),
         boot_id: Uuid::from_u128(1),
         message: None,
+    }
+}
+
+pub(crate) fn disk(name: &str, node: &str) -> Disk {
+    Disk {
+        name: name.into(),
+        node: node.into(),
+        device: "/dev/nvme0n1".into(),
+        by_id: None,
+        state: DiskState::InUse,
+        pool: None,
+        class: DiskClass::Nvme,
+        model: None,
+        serial: None,
+        size_bytes: 1 << 40,
+        logical_block_bytes: 512,
+        physical_block_bytes: 4096,
+        partitions: Vec::new(),
+        signatures: vec!["an xfs file system".into()],
+        message: Some("/dev/nvme0n1 is mounted at /data: unmount it first, for good".into()),
     }
 }

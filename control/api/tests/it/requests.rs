@@ -1,6 +1,6 @@
 //! What each request does, and what each bad request is told.
 
-use crate::cluster::{Cluster, ask, node};
+use crate::cluster::{Cluster, ask, disk, node};
 use model::{
     Generation, MemberIntent, MemberRecord, MemberState, NexusState, Node, NodeState, Owner, Stored, Volume,
     VolumeRecord, VolumeStatus,
@@ -43,6 +43,30 @@ async fn nodes_and_pools_are_shown() {
     assert_eq!(pools["items"][0]["capacityBytes"], 4_u64 << 30);
     let uuid = pools["items"][0]["uuid"].as_str().unwrap();
     assert_eq!(cluster.ask("GET", &format!("/api/v1/pools/{uuid}"), "").await.json()["node"], "n1");
+    cluster.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn disks_are_shown_by_node() {
+    let cluster = Cluster::start(0).await;
+    assert_eq!(cluster.ask("GET", "/api/v1/disks", "").await.json()["items"], json!([]));
+    for (name, node) in [("wwn-0x2", "n1"), ("wwn-0x1", "n2")] {
+        cluster.client.create(&disk(name, node)).await.unwrap();
+    }
+    let disks = cluster.ask("GET", "/api/v1/disks", "").await.json();
+    assert_eq!(
+        (&disks["items"][0]["name"], &disks["items"][1]["name"]),
+        (&json!("wwn-0x2"), &json!("wwn-0x1"))
+    );
+    let one = cluster.ask("GET", "/api/v1/disks/wwn-0x1", "").await.json();
+    assert_eq!(
+        (&one["class"], &one["state"], &one["sizeBytes"]),
+        (&json!("NVMe"), &json!("InUse"), &json!(1_u64 << 40))
+    );
+    cluster
+        .ask("GET", "/api/v1/disks/none", "")
+        .await
+        .is_problem(404, "there is no disk \"none\"; `orlop disk list`");
     cluster.server.stop().await;
 }
 
