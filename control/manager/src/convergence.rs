@@ -2,10 +2,11 @@
 //! things are quiet every volume becomes what its user wants.
 //!
 //! The engines here are a model, a few lines each: they follow intent and records as `docs/decisions` says that engines
-//! do. The store is the view itself, with revisions; the manager may plan on a view that is old.
+//! do. The store is the view itself, with revisions; the manager may plan on a view that is old. And whatever it plans
+//! from what it was told of changes is what a look at everything would have planned.
 
 use crate::{
-    Action, Config, Observed, View, plan,
+    Action, Config, Objects, Observed, Planner, Told, View, plan,
     testing::{GIB, Scene},
 };
 use model::{
@@ -17,6 +18,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     time::Duration,
 };
+use store::Change;
 use uuid::Uuid;
 
 const STALE: MemberState = MemberState::Stale { since: Generation::ZERO };
@@ -40,8 +42,12 @@ enum Step {
     ReplaceDisk(u128),
     /// The disks that were taken away from the node are back, beside those that it has.
     RestoreDisks(u128),
+    /// Others fill the node's disks, or make room there.
+    SetFree(u128, u64),
     /// The manager starts anew.
     Restart,
+    /// The watches begin again.
+    Relist,
 }
 
 fn steps(nodes: u128) -> impl Strategy<Value = Vec<Step>> {
@@ -55,12 +61,15 @@ fn steps(nodes: u128) -> impl Strategy<Value = Vec<Step>> {
         4 => (1..5_u64).prop_map(Step::Run),
         2 => Just(Step::Run(70)),
         3 => Just(Step::Write),
-        2 => (volume.clone(), node).prop_map(|(volume, node)| Step::Attach(volume, node)),
+        2 => (volume.clone(), node.clone()).prop_map(|(volume, node)| Step::Attach(volume, node)),
         2 => volume.clone().prop_map(Step::Detach),
         1 => volume.clone().prop_map(Step::Grow),
         1 => volume.prop_map(Step::Delete),
         1 => Just(Step::PlanOnOldView),
+        2 => (node, prop_oneof![Just(0), Just(GIB), Just(4 * GIB)])
+            .prop_map(|(node, bytes)| Step::SetFree(node, bytes)),
         1 => Just(Step::Restart),
+        1 => Just(Step::Relist),
     ];
     prop::collection::vec(step, 0..40)
 }
@@ -69,6 +78,8 @@ struct World {
     scene: Scene,
     /// The view of before.
     old: View,
+    planner: Planner,
+    /// What somebody has seen who always looks at everything.
     observed: Observed,
     now: Duration,
     up: BTreeSet<u128>,
@@ -92,6 +103,7 @@ impl World {
         Self {
             old: scene.view.clone(),
             scene,
+            planner: Planner::default(),
             observed: Observed::default(),
             now: Duration::from_secs(100),
             up: (1..=nodes).collect(),
@@ -132,6 +144,7 @@ impl World {
             }),
             Step::PlanOnOldView => {
                 let old = self.old.clone();
+                self.now += Duration::from_secs(1);
                 self.manage(&old);
             }
             Step::ReplaceDisk(node) => {
@@ -143,7 +156,15 @@ impl World {
                 self.scene.add_pool(fresh);
             }
             Step::RestoreDisks(node) => self.restore_disks(*node),
-            Step::Restart => self.observed = Observed::default(),
+            Step::SetFree(node, bytes) => self.set_free(*node, *bytes),
+            Step::Restart => {
+                self.planner = Planner::default();
+                self.observed = Observed::default();
+            }
+            Step::Relist => {
+                let items = self.scene.view.volumes.values().cloned().collect();
+                self.planner.apply(Told::Volumes(Change::Relist(items)));
+            }
         }
     }
 
@@ -151,6 +172,14 @@ impl World {
         let pools = self.scene.view.pools.values().filter(|pool| pool.value.node == format!("n{node}"));
         for pool in pools {
             self.gone.remove(&pool.value.uuid);
+        }
+    }
+
+    fn set_free(&mut self, node: u128, bytes: u64) {
+        for pool in self.scene.view.pools.values_mut() {
+            if pool.value.node == format!("n{node}") {
+                pool.value.free_bytes = bytes;
+            }
         }
     }
 
@@ -180,9 +209,13 @@ impl World {
 
     fn manage(&mut self, view: &View) -> bool {
         let config = Config::default();
+        tell(&mut self.planner, view);
         self.observed.observe(view, self.now, config.lease);
+        let whole = plan(view, &self.observed, &config, &mut self.scene.next_uuids());
         let scene = &mut self.scene;
-        let actions = plan(view, &self.observed, &config, &mut || scene.new_uuid());
+        let actions = self.planner.plan(&config, self.now, &mut || scene.new_uuid());
+        assert_eq!(actions, whole, "a look at everything finds something else");
+        self.planner.check(view, &self.observed);
         for action in &actions {
             if let Action::Volume(volume) = action {
                 keeps_copies_apart(view, &volume.value);
@@ -508,6 +541,31 @@ impl World {
     }
 }
 
+/// Tells what differs from what is known.
+fn tell(planner: &mut Planner, view: &View) {
+    let known = planner.view().clone();
+    changes(&known.nodes, &view.nodes).into_iter().for_each(|change| planner.apply(Told::Nodes(change)));
+    changes(&known.pools, &view.pools).into_iter().for_each(|change| planner.apply(Told::Pools(change)));
+    changes(&known.volumes, &view.volumes)
+        .into_iter()
+        .for_each(|change| planner.apply(Told::Volumes(change)));
+    changes(&known.records, &view.records)
+        .into_iter()
+        .for_each(|change| planner.apply(Told::Records(change)));
+    changes(&known.statuses, &view.statuses)
+        .into_iter()
+        .for_each(|change| planner.apply(Told::Statuses(change)));
+    changes(&known.replicas, &view.replicas)
+        .into_iter()
+        .for_each(|change| planner.apply(Told::Replicas(change)));
+}
+
+fn changes<T: Object + PartialEq>(known: &Objects<T>, now: &Objects<T>) -> Vec<Change<T>> {
+    let gone = known.keys().filter(|key| !now.contains_key(*key)).cloned().map(Change::Delete);
+    let new = now.iter().filter(|(key, item)| known.get(*key) != Some(*item));
+    gone.chain(new.map(|(_, item)| Change::Put(item.clone()))).collect()
+}
+
 /// No node gets a second copy, unless it has said that the pool of the first is gone.
 fn keeps_copies_apart(view: &View, after: &model::Volume) {
     let before = &view.volumes[&after.name].value.intent.members;
@@ -547,6 +605,7 @@ proptest! {
         }
         world.up = (1..=nodes).collect();
         (1..=nodes).for_each(|node| world.restore_disks(node));
+        (1..=nodes).for_each(|node| world.set_free(node, 4 * GIB));
         let mut quiet = 0;
         for _ in 0..400 {
             quiet = if world.second() { 0 } else { quiet + 1 };

@@ -27,10 +27,8 @@ pub(crate) fn wish(planning: &mut Planning<'_>, volume: &Volume) -> Volume {
     wished.message = members(planning, &mut wished, record);
     if wished.intent.attach.is_none() {
         let owner = record.and_then(|record| owner(planning, &wished, record));
-        if let (Some(owner), true) = (&owner, owner != volume.intent.owner)
-            && let Some((node, _)) = view.nodes.get_key_value(owner)
-        {
-            *planning.load.entry(node).or_default() += 1;
+        if let (Some(owner), true) = (&owner, owner != volume.intent.owner) {
+            *planning.load.entry(owner.clone()).or_default() += 1;
         }
         wished.intent.owner = owner;
     }
@@ -148,7 +146,7 @@ fn owner(planning: &Planning<'_>, volume: &Volume, record: &VolumeRecord) -> Opt
     let in_state = |wanted: MemberState| {
         let members = record.members.iter().filter(move |member| member.state == wanted);
         let nodes = members.map(|member| member.node.as_str()).filter(ready);
-        nodes.min_by_key(|node| (planning.load.get(node).copied().unwrap_or(0), *node))
+        nodes.min_by_key(|node| (planning.load.get(*node).copied().unwrap_or(0), *node))
     };
     // Only a volume that was never opened can be opened without a copy that is in sync.
     let fresh = record.members.iter().all(|member| member.state == MemberState::New);

@@ -1,16 +1,22 @@
 //! Decides where bytes live and touches none: pure functions from a view of the store and a time to actions, and the
 //! loop that performs them.
 //!
+//! What is told of a change goes into the planner, which keeps the view and marks the volumes that it touches (`planner`,
+//! `index`, `since`); a pass takes a step (`plan`, `intent`) for each that is marked.
+//!
 //! There are no calls to nodes: the manager writes what is wished, engines make it so and report. A crash anywhere is
 //! followed by the same loop.
 
 #[cfg(test)]
 mod convergence;
+mod index;
 mod intent;
 mod observed;
 mod placement;
 mod plan;
+mod planner;
 mod run;
+mod since;
 #[cfg(test)]
 mod testing;
 mod view;
@@ -18,5 +24,6 @@ mod view;
 pub use observed::Observed;
 pub use placement::{NoPlace, OVERCOMMIT_DEFAULT, Promised, check_growth, place};
 pub use plan::{Action, Config, plan};
+pub use planner::{Planner, Told};
 pub use run::{Manager, Mandate, ensure_cluster, start};
 pub use view::{Objects, View};

@@ -7,7 +7,7 @@
 //! 3. All or nothing: a volume that does not fit gets no place at all.
 
 use crate::View;
-use model::{MemberIntent, NodeState, Pool, PoolState, SizeText};
+use model::{MemberIntent, NodeState, Pool, PoolState, SizeText, Volume};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -18,30 +18,45 @@ use uuid::Uuid;
 pub const OVERCOMMIT_DEFAULT: u64 = 4;
 
 /// What has been promised of each pool: the sum of the sizes of the volumes that have a copy there.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Promised {
-    bytes: BTreeMap<Uuid, u64>,
+    /// Wide enough for any number of volumes; none is 0.
+    bytes: BTreeMap<Uuid, u128>,
 }
 
 impl Promised {
     /// Counts the members of all volumes.
     pub fn of(view: &View) -> Self {
         let mut promised = Self::default();
-        for volume in view.volumes.values() {
-            for member in &volume.value.intent.members {
-                promised.add(member.pool, volume.value.spec.size_bytes);
-            }
-        }
+        view.volumes.values().for_each(|volume| promised.add_volume(&volume.value));
         promised
     }
 
+    pub(crate) fn add_volume(&mut self, volume: &Volume) {
+        volume.intent.members.iter().for_each(|member| self.add(member.pool, volume.spec.size_bytes));
+    }
+
+    /// Takes back what was added with the volume as it was.
+    pub(crate) fn subtract_volume(&mut self, volume: &Volume) {
+        volume.intent.members.iter().for_each(|member| self.subtract(member.pool, volume.spec.size_bytes));
+    }
+
     fn add(&mut self, pool: Uuid, bytes: u64) {
-        let sum = self.bytes.entry(pool).or_default();
-        *sum = sum.saturating_add(bytes);
+        if bytes > 0 {
+            *self.bytes.entry(pool).or_default() += u128::from(bytes);
+        }
+    }
+
+    fn subtract(&mut self, pool: Uuid, bytes: u64) {
+        let sum = self.bytes.remove(&pool).unwrap_or(0);
+        let rest = sum.checked_sub(u128::from(bytes)).expect("only what was promised is taken back");
+        if rest > 0 {
+            self.bytes.insert(pool, rest);
+        }
     }
 
     fn of_pool(&self, pool: Uuid) -> u64 {
-        self.bytes.get(&pool).copied().unwrap_or(0)
+        self.bytes.get(&pool).map_or(0, |sum| u64::try_from(*sum).unwrap_or(u64::MAX))
     }
 }
 
@@ -145,19 +160,23 @@ pub fn place(
             not_ready: away.map(|node| node.value.name.clone()).collect(),
         });
     }
-    let mut candidates: Vec<Candidate<'_>> = best.into_values().collect();
-    candidates.sort_by_key(|candidate| candidate.order(size_bytes));
-    let with_room = candidates.iter().take_while(|candidate| candidate.room_bytes >= size_bytes).count();
-    if with_room < wanted {
-        let without = &candidates[with_room..];
+    let (mut candidates, without): (Vec<_>, Vec<_>) =
+        best.into_values().partition(|candidate| candidate.room_bytes >= size_bytes);
+    if candidates.len() < wanted {
         return Err(NoPlace::TooLittleSpace {
             wanted,
             size_bytes,
-            with_room,
+            with_room: candidates.len(),
             largest_bytes: without.iter().map(|candidate| candidate.room_bytes).max().unwrap_or(0),
         });
     }
-    let chosen = candidates.iter().take(wanted).map(|candidate| candidate.pool);
+    // Of many nodes only the few best have to be in order.
+    if wanted < candidates.len() {
+        candidates.select_nth_unstable_by_key(wanted, |candidate| candidate.order(size_bytes));
+        candidates.truncate(wanted);
+    }
+    candidates.sort_by_key(|candidate| candidate.order(size_bytes));
+    let chosen = candidates.iter().map(|candidate| candidate.pool);
     let members = chosen
         .map(|pool| MemberIntent { replica: new_uuid(), pool: pool.uuid, node: pool.node.clone() })
         .collect::<Vec<_>>();

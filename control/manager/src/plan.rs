@@ -8,15 +8,15 @@
 //! 4. A record goes only after every node has reported each of its replicas `Destroyed`; the volume goes only after its
 //!    record.
 
-use crate::{Observed, Promised, View, intent};
+use crate::{
+    Observed, Promised, View,
+    index::{Load, load_of},
+    intent,
+};
 use model::{
-    MemberRecord, MemberState, NexusState, Node, NodeState, ReplicaState, Stored, Volume, VolumeRecord,
-    VolumeStatus,
+    MemberRecord, MemberState, NexusState, Node, NodeState, Stored, Volume, VolumeRecord, VolumeStatus,
 };
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::time::Duration;
 use uuid::Uuid;
 
 /// How patient and how generous the manager is.
@@ -60,30 +60,28 @@ pub enum Action {
 /// How many writes one pass plans: they take time, and the view is fresher for those after that.
 pub(crate) const ACTIONS_MAX: usize = 128;
 
-/// What to write next, at most a batch of it.
+/// What to write next, at most a batch of it, by a look at everything. [`crate::Planner`] plans the same from what has
+/// changed.
 pub fn plan(
     view: &View,
     observed: &Observed,
     config: &Config,
     new_uuid: &mut dyn FnMut() -> Uuid,
 ) -> Vec<Action> {
-    let mut actions: Vec<Action> = Vec::new();
-    for node in view.nodes.values().filter(|node| observed.has_expired(&node.value, config.lease)) {
-        let value = Node { state: NodeState::NotReady, ..node.value.clone() };
-        actions.push(Action::Node(Stored { revision: node.revision, value }));
-    }
-    let mut planning = Planning {
-        view,
-        observed,
-        config,
-        promised: Promised::of(view),
-        load: load_of(view),
-        destroyed: destroyed_in(view),
-        new_uuid,
-    };
+    let mut actions: Vec<Action> =
+        view.nodes.values().filter_map(|node| expire(node, observed, config)).collect();
+    let (promised, load) = (Promised::of(view), load_of(view));
+    let mut planning = Planning { view, observed, config, promised, load, new_uuid };
     let steps = view.volumes.values().filter_map(|volume| planning.step(volume));
     actions.extend(steps.take(ACTIONS_MAX));
     actions
+}
+
+/// The write for a node whose lease has ended.
+pub(crate) fn expire(node: &Stored<Node>, observed: &Observed, config: &Config) -> Option<Action> {
+    let value = Node { state: NodeState::NotReady, ..node.value.clone() };
+    let expired = observed.has_expired(&node.value, config.lease);
+    expired.then_some(Action::Node(Stored { revision: node.revision, value }))
 }
 
 /// What the steps of one pass share.
@@ -93,14 +91,12 @@ pub(crate) struct Planning<'a> {
     pub(crate) config: &'a Config,
     pub(crate) promised: Promised,
     /// How many volumes each node should run the nexus of.
-    pub(crate) load: BTreeMap<&'a str, usize>,
-    /// (node, replica) as reported.
-    destroyed: BTreeSet<(&'a str, Uuid)>,
+    pub(crate) load: Load,
     pub(crate) new_uuid: &'a mut dyn FnMut() -> Uuid,
 }
 
 impl Planning<'_> {
-    fn step(&mut self, volume: &Stored<Volume>) -> Option<Action> {
+    pub(crate) fn step(&mut self, volume: &Stored<Volume>) -> Option<Action> {
         if volume.value.intent.deleting {
             return self.delete(volume);
         }
@@ -139,8 +135,7 @@ impl Planning<'_> {
         if record.value.owner.is_some() || !record.value.members.iter().all(removed) {
             return Some(Action::EmptyRecord(emptied(record)));
         }
-        let destroyed =
-            |member: &MemberRecord| self.destroyed.contains(&(member.node.as_str(), member.replica));
+        let destroyed = |member: &MemberRecord| self.view.is_destroyed(&member.node, member.replica);
         // Invariant 4.
         record.value.members.iter().all(destroyed).then(|| Action::DeleteRecord(record.clone()))
     }
@@ -168,22 +163,6 @@ fn emptied(record: &Stored<VolumeRecord>) -> Stored<VolumeRecord> {
         ..value
     };
     Stored { revision, value }
-}
-
-fn load_of(view: &View) -> BTreeMap<&str, usize> {
-    let mut load = BTreeMap::new();
-    for owner in view.volumes.values().filter_map(|volume| volume.value.intent.owner.as_deref()) {
-        *load.entry(owner).or_default() += 1;
-    }
-    load
-}
-
-fn destroyed_in(view: &View) -> BTreeSet<(&str, Uuid)> {
-    let reports = view.replicas.values().flat_map(|node| {
-        node.value.replicas.iter().map(|report| (node.value.node.as_str(), report.replica, report.state))
-    });
-    let destroyed = reports.filter(|(_, _, state)| *state == ReplicaState::Destroyed);
-    destroyed.map(|(node, replica, _)| (node, replica)).collect()
 }
 
 #[cfg(test)]

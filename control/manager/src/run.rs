@@ -3,10 +3,10 @@
 //! What a pass gets wrong because its view is a moment old is refused by the store, for every write names the revision
 //! that was seen; the next pass sees why.
 
-use crate::{Action, Config, Objects, Observed, View, plan, plan::ACTIONS_MAX, view::apply};
+use crate::{Action, Config, Planner, Told, plan::ACTIONS_MAX};
 use model::{ClusterInfo, Object, Stored, Volume, VolumeRecord, VolumeStatus};
 use std::time::Duration;
-use store::{Client, Error, ErrorKind, Result, Watch};
+use store::{Change, Client, Error, ErrorKind, Result, Watch};
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -63,7 +63,7 @@ impl Manager {
 /// Starts the loop. It ends with [`Manager::stop`], or when the store is closed.
 pub fn start(client: Client, config: Config, mandate: Mandate) -> Manager {
     let (closing, closed) = watch::channel(false);
-    let task = tokio::spawn(run(client, config, mandate, closed));
+    let task = tokio::spawn(run(Manages { client, config, mandate }, closed));
     Manager { closing, task }
 }
 
@@ -82,58 +82,61 @@ pub async fn ensure_cluster(client: &Client) -> Result<ClusterInfo> {
     }
 }
 
-/// One kind of the view, kept up to date.
+/// What one kind's watch tells.
 struct Feed<T> {
     watch: Watch<T>,
     /// Whether the first list has arrived.
-    complete: bool,
+    is_complete: bool,
 }
 
 impl<T: Object> Feed<T> {
     fn new(client: &Client) -> Self {
-        Self { watch: client.watch(), complete: false }
+        Self { watch: client.watch(), is_complete: false }
     }
 
-    /// Applies the next change; false once the store is closed.
-    async fn next(&mut self, objects: &mut Objects<T>) -> bool {
-        let Some(change) = self.watch.next().await else { return false };
-        apply(objects, change);
-        self.complete = true;
-        true
+    /// The next change; none once the store is closed.
+    async fn next(&mut self) -> Option<Change<T>> {
+        let change = self.watch.next().await?;
+        self.is_complete = true;
+        Some(change)
     }
 }
 
-async fn run(client: Client, config: Config, mandate: Mandate, mut closing: watch::Receiver<bool>) {
+/// What a write needs.
+struct Manages {
+    client: Client,
+    config: Config,
+    mandate: Mandate,
+}
+
+async fn run(manages: Manages, mut closing: watch::Receiver<bool>) {
     let started = Instant::now();
-    let mut view = View::default();
-    let mut observed = Observed::default();
-    let (mut nodes, mut pools, mut volumes) = (Feed::new(&client), Feed::new(&client), Feed::new(&client));
-    let (mut records, mut statuses, mut replicas) =
-        (Feed::new(&client), Feed::new(&client), Feed::new(&client));
+    let mut planner = Planner::default();
+    let client = &manages.client;
+    let (mut nodes, mut pools, mut volumes) = (Feed::new(client), Feed::new(client), Feed::new(client));
+    let (mut records, mut statuses, mut replicas) = (Feed::new(client), Feed::new(client), Feed::new(client));
     // Far less than what counts as a gap in the observation.
-    let interval = PASS_INTERVAL_MAX.min(config.lease / 8);
+    let interval = PASS_INTERVAL_MAX.min(manages.config.lease / 8);
     let mut due = started;
     loop {
-        let open = tokio::select! {
+        let told = tokio::select! {
             () = closed(&mut closing) => return,
-            open = nodes.next(&mut view.nodes) => open,
-            open = pools.next(&mut view.pools) => open,
-            open = volumes.next(&mut view.volumes) => open,
-            open = records.next(&mut view.records) => open,
-            open = statuses.next(&mut view.statuses) => open,
-            open = replicas.next(&mut view.replicas) => open,
+            change = nodes.next() => change.map(Told::Nodes),
+            change = pools.next() => change.map(Told::Pools),
+            change = volumes.next() => change.map(Told::Volumes),
+            change = records.next() => change.map(Told::Records),
+            change = statuses.next() => change.map(Told::Statuses),
+            change = replicas.next() => change.map(Told::Replicas),
             () = sleep_until(due) => {
-                let complete = nodes.complete && pools.complete && volumes.complete
-                    && records.complete && statuses.complete && replicas.complete;
-                let now = started.elapsed();
-                let more = complete && pass(&client, &config, &mandate, &view, &mut observed, now).await;
+                let is_complete = nodes.is_complete && pools.is_complete && volumes.is_complete
+                    && records.is_complete && statuses.is_complete && replicas.is_complete;
+                let more = is_complete && manages.pass(&mut planner, started.elapsed()).await;
                 due = Instant::now() + if more { GATHER } else { interval };
                 continue;
             }
         };
-        if !open {
-            return;
-        }
+        let Some(told) = told else { return };
+        planner.apply(told);
         due = due.min(Instant::now() + GATHER);
     }
 }
@@ -143,35 +146,26 @@ async fn closed(closing: &mut watch::Receiver<bool>) {
     drop(closing.wait_for(|closing| *closing).await);
 }
 
-/// Plans and performs; whether something was left for the next pass.
-async fn pass(
-    client: &Client,
-    config: &Config,
-    mandate: &Mandate,
-    view: &View,
-    observed: &mut Observed,
-    now: Duration,
-) -> bool {
-    observed.observe(view, now, config.lease);
-    // Who does not decide now looks on, so as to know who is away when its time comes.
-    if !mandate.holds() {
-        return false;
-    }
-    let actions = plan(view, observed, config, &mut Uuid::new_v4);
-    let more = actions.len() >= ACTIONS_MAX;
-    for action in actions {
-        if !mandate.holds() {
-            return false;
-        }
-        if let Err(error) = perform(client, mandate, &action).await {
-            match error.kind() {
-                // The view was a moment old.
-                ErrorKind::Conflict | ErrorKind::NotFound => tracing::debug!(%error, "planned anew"),
-                _ => tracing::warn!(%error, "a write of the manager failed; it is planned anew"),
+impl Manages {
+    /// Plans and performs; whether something was left for the next pass. Who does not decide now plans as well, so as to
+    /// know who is away when its time comes.
+    async fn pass(&self, planner: &mut Planner, now: Duration) -> bool {
+        let actions = planner.plan(&self.config, now, &mut Uuid::new_v4);
+        let more = actions.len() >= ACTIONS_MAX;
+        for action in actions {
+            if !self.mandate.holds() {
+                return false;
+            }
+            if let Err(error) = perform(&self.client, &self.mandate, &action).await {
+                match error.kind() {
+                    // The view was a moment old.
+                    ErrorKind::Conflict | ErrorKind::NotFound => tracing::debug!(%error, "planned anew"),
+                    _ => tracing::warn!(%error, "a write of the manager failed; it is planned anew"),
+                }
             }
         }
+        more
     }
-    more
 }
 
 async fn perform(client: &Client, mandate: &Mandate, action: &Action) -> Result<()> {

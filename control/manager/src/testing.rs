@@ -53,6 +53,15 @@ impl Scene {
         Uuid::from_u128(self.uuids)
     }
 
+    /// The UUIDs that `new_uuid` would give.
+    pub(crate) fn next_uuids(&self) -> impl FnMut() -> Uuid + use<> {
+        let mut uuids = self.uuids;
+        move || {
+            uuids += 1;
+            Uuid::from_u128(uuids)
+        }
+    }
+
     pub(crate) fn add_pool(&mut self, pool: Pool) {
         self.view.pools.insert(pool.key(), Stored { revision: 1, value: pool });
     }

@@ -1,11 +1,11 @@
 //! Everything that the manager knows: a copy of what the store holds, with revisions.
 
 use model::{
-    Node, NodeReplicas, NodeState, Object, Pool, PoolState, Stored, Surroundings, Volume, VolumeRecord,
-    VolumeStatus,
+    Node, NodeReplicas, NodeState, Object, Pool, PoolState, ReplicaState, Stored, Surroundings, Volume,
+    VolumeRecord, VolumeStatus,
 };
 use std::collections::BTreeMap;
-use store::{Change, Client, Result};
+use store::{Client, Result};
 use uuid::Uuid;
 
 /// Objects of one kind by key.
@@ -58,6 +58,12 @@ impl View {
         self.pool(pool).is_some_and(|pool| pool.state == PoolState::Gone)
     }
 
+    /// Whether this node has said that it has destroyed the replica.
+    pub(crate) fn is_destroyed(&self, node: &str, replica: Uuid) -> bool {
+        let reports = self.replicas.get(node).into_iter().flat_map(|node| &node.value.replicas);
+        reports.filter(|report| report.replica == replica).any(|r| r.state == ReplicaState::Destroyed)
+    }
+
     /// The pool, if its engine has ever reported it.
     pub fn pool(&self, uuid: Uuid) -> Option<&Pool> {
         self.pools.get(&uuid.to_string()).map(|pool| &pool.value)
@@ -76,13 +82,4 @@ impl View {
 
 fn by_key<T: Object>(items: Vec<Stored<T>>) -> Objects<T> {
     items.into_iter().map(|item| (item.value.key(), item)).collect()
-}
-
-/// Applies what a watch has told.
-pub(crate) fn apply<T: Object>(objects: &mut Objects<T>, change: Change<T>) {
-    match change {
-        Change::Relist(items) => *objects = by_key(items),
-        Change::Put(item) => drop(objects.insert(item.value.key(), item)),
-        Change::Delete(key) => drop(objects.remove(&key)),
-    }
 }

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::testing::Scene;
-use model::{Attach, Generation, MemberStatus, Pool, PoolState, Rebuild, VolumeIntent};
+use model::{Attach, Generation, MemberStatus, Pool, PoolState, Rebuild, ReplicaState, VolumeIntent};
+use std::collections::BTreeSet;
 
 const STALE: MemberState = MemberState::Stale { since: Generation::ZERO };
 

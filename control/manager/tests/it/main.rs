@@ -1,6 +1,9 @@
 //! The loop on a real store: what is planned is written, and the loop ends when it is told to.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod fleet;
+mod scale;
+
 use manager::{Config, Mandate, ensure_cluster, start};
 use model::{
     MemberIntent, MemberState, Node, NodeReplicas, NodeState, ReplicaReport, ReplicaState, Volume,

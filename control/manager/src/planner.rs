@@ -1,0 +1,437 @@
+//! The same plan without looking at everything: what is told of an object marks the volumes that it touches, and a pass
+//! examines those that are marked.
+//!
+//! 1. A plan is the one that [`crate::plan`] makes of the whole view: every volume for which that has a step is marked.
+//!    What a step depends on is its volume, record and status; the nodes, pools and replicas that these name, and for
+//!    how long they have been absent; and, only where a copy needs a place, the room that there is anywhere.
+//! 2. A mark is removed when there is nothing to do for the volume, never because something was tried: a write that was
+//!    refused or lost is planned anew.
+//! 3. A heartbeat marks nothing.
+//! 4. Volumes that wait for room are tried again when there may be more, at most once in [`RETRY_INTERVAL`].
+
+use crate::{
+    Action, Config, Objects, Observed, View,
+    index::Index,
+    plan::{ACTIONS_MAX, Planning, expire},
+};
+use model::{Node, NodeReplicas, Object, Pool, ReplicaState, Stored, Volume, VolumeRecord, VolumeStatus};
+use std::{collections::BTreeSet, ops::Bound, time::Duration};
+use store::Change;
+use uuid::Uuid;
+
+/// How often everything is examined although nothing says so: should a mark ever be missing, it is missed for so long.
+const FULL_INTERVAL: Duration = Duration::from_secs(300);
+/// Invariant 4.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a watch has told.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Told {
+    /// Of nodes.
+    Nodes(Change<Node>),
+    /// Of pools.
+    Pools(Change<Pool>),
+    /// Of volumes.
+    Volumes(Change<Volume>),
+    /// Of records.
+    Records(Change<VolumeRecord>),
+    /// Of statuses.
+    Statuses(Change<VolumeStatus>),
+    /// Of replicas.
+    Replicas(Change<NodeReplicas>),
+}
+
+/// Objects that have changed since the pass before, as far as their absence is observed.
+#[derive(Clone, Debug, Default)]
+struct Changed {
+    nodes: BTreeSet<String>,
+    pools: BTreeSet<Uuid>,
+    replicas: BTreeSet<String>,
+    volumes: BTreeSet<Uuid>,
+}
+
+/// The volumes to be examined, by name.
+#[derive(Clone, Debug, Default)]
+struct Agenda {
+    marked: BTreeSet<String>,
+    /// Those whose message says what they wait for.
+    waiting: BTreeSet<String>,
+    /// There may be more room than when those were last tried.
+    room_changed: bool,
+    retry_at: Duration,
+}
+
+/// A view that is kept up to date, and what there is to do for it.
+#[derive(Clone, Debug, Default)]
+pub struct Planner {
+    view: View,
+    observed: Observed,
+    index: Index,
+    changed: Changed,
+    agenda: Agenda,
+    /// Everything is to be examined.
+    full: bool,
+    full_at: Duration,
+    examined: u64,
+}
+
+impl Planner {
+    /// What is known.
+    pub const fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// How many volumes have been examined by all passes.
+    pub const fn examined(&self) -> u64 {
+        self.examined
+    }
+
+    /// Takes in what a watch has told.
+    pub fn apply(&mut self, told: Told) {
+        match told {
+            Told::Nodes(change) => self.each(change, |view| &mut view.nodes, Self::node_changed),
+            Told::Pools(change) => self.each(change, |view| &mut view.pools, Self::pool_changed),
+            Told::Volumes(change) => self.each(change, |view| &mut view.volumes, Self::volume_changed),
+            Told::Records(change) => self.each(change, |view| &mut view.records, Self::record_changed),
+            Told::Statuses(change) => self.each(change, |view| &mut view.statuses, Self::status_changed),
+            Told::Replicas(change) => self.each(change, |view| &mut view.replicas, Self::replicas_changed),
+        }
+    }
+
+    /// Applies a change object by object, and tells `changed` of each what it was and what it is.
+    fn each<T: Object>(
+        &mut self,
+        change: Change<T>,
+        objects: fn(&mut View) -> &mut Objects<T>,
+        changed: fn(&mut Self, Option<&T>, Option<&T>),
+    ) {
+        match change {
+            Change::Put(item) => self.put(item, objects, changed),
+            Change::Delete(key) => self.delete(&key, objects, changed),
+            Change::Relist(items) => {
+                self.full = true;
+                let mut gone: BTreeSet<String> = objects(&mut self.view).keys().cloned().collect();
+                for item in items {
+                    gone.remove(&item.value.key());
+                    self.put(item, objects, changed);
+                }
+                gone.iter().for_each(|key| self.delete(key, objects, changed));
+            }
+        }
+    }
+
+    fn put<T: Object>(
+        &mut self,
+        item: Stored<T>,
+        objects: fn(&mut View) -> &mut Objects<T>,
+        changed: fn(&mut Self, Option<&T>, Option<&T>),
+    ) {
+        let key = item.value.key();
+        let old = objects(&mut self.view).remove(&key);
+        changed(self, old.as_ref().map(|old| &old.value), Some(&item.value));
+        objects(&mut self.view).insert(key, item);
+    }
+
+    fn delete<T: Object>(
+        &mut self,
+        key: &str,
+        objects: fn(&mut View) -> &mut Objects<T>,
+        changed: fn(&mut Self, Option<&T>, Option<&T>),
+    ) {
+        let Some(old) = objects(&mut self.view).remove(key) else { return };
+        changed(self, Some(&old.value), None);
+    }
+
+    // What each kind of object touches. The object itself is in the view neither as it was nor as it is.
+
+    fn node_changed(&mut self, old: Option<&Node>, new: Option<&Node>) {
+        let Some(node) = new.or(old) else { return };
+        self.changed.nodes.insert(node.name.clone());
+        // Invariant 3.
+        let beats = |old: &Node, new: &Node| *new == Node { heartbeat: new.heartbeat, ..old.clone() };
+        if !old.zip(new).is_some_and(|(old, new)| beats(old, new)) {
+            self.agenda.mark(self.index.on_node(&node.name));
+            self.agenda.room_changed = true;
+        }
+    }
+
+    fn pool_changed(&mut self, old: Option<&Pool>, new: Option<&Pool>) {
+        let Some(pool) = new.or(old) else { return };
+        self.changed.pools.insert(pool.uuid);
+        self.agenda.room_changed |= old != new;
+        if old.map(|pool| pool.state) != new.map(|pool| pool.state) {
+            self.agenda.mark(self.index.in_pool(pool.uuid));
+        }
+    }
+
+    fn volume_changed(&mut self, old: Option<&Volume>, new: Option<&Volume>) {
+        if let Some(old) = old {
+            let record = self.view.record(old.uuid).map(|record| &record.value);
+            self.index.remove_volume(old, record);
+            self.changed.volumes.insert(old.uuid);
+            self.agenda.forget(&old.name);
+        }
+        if let Some(new) = new {
+            let record = self.view.record(new.uuid).map(|record| &record.value);
+            self.index.add_volume(new, record);
+            self.changed.volumes.insert(new.uuid);
+            self.agenda.mark([&new.name]);
+        }
+        let promises = |volume: &Volume| (volume.spec.size_bytes, volume.intent.members.clone());
+        self.agenda.room_changed |= old.map(promises) != new.map(promises);
+    }
+
+    fn record_changed(&mut self, old: Option<&VolumeRecord>, new: Option<&VolumeRecord>) {
+        let Some(volume) = new.or(old).map(|record| record.volume) else { return };
+        if let Some(old) = old {
+            let volume = volume_of(&self.view, &self.index, volume);
+            self.index.remove_record(old, volume);
+        }
+        if let Some(new) = new {
+            self.index.add_record(new);
+        }
+        self.changed.volumes.insert(volume);
+        self.agenda.mark(self.index.name(volume));
+    }
+
+    fn status_changed(&mut self, old: Option<&VolumeStatus>, new: Option<&VolumeStatus>) {
+        let Some(status) = new.or(old) else { return };
+        self.agenda.mark(self.index.name(status.volume));
+    }
+
+    fn replicas_changed(&mut self, old: Option<&NodeReplicas>, new: Option<&NodeReplicas>) {
+        let Some(report) = new.or(old) else { return };
+        self.changed.replicas.insert(report.node.clone());
+        for (replica, _) in unusual(old).symmetric_difference(&unusual(new)) {
+            self.agenda.mark(self.index.of_replica(*replica));
+        }
+    }
+
+    // A pass.
+
+    /// What to write next, at most a batch of it, by what is known at `now`.
+    pub fn plan(
+        &mut self,
+        config: &Config,
+        now: Duration,
+        new_uuid: &mut dyn FnMut() -> Uuid,
+    ) -> Vec<Action> {
+        self.observe(config, now);
+        let Self { view, observed, index, agenda, .. } = self;
+        let mut actions = expired(view, observed, config);
+        let may_retry = now >= agenda.retry_at;
+        agenda.retry(may_retry, now);
+        if agenda.marked.is_empty() {
+            return actions;
+        }
+        let (promised, load) = (index.promised.clone(), index.load.clone());
+        let mut planning = Planning { view, observed, config, promised, load, new_uuid };
+        let batch = actions.len() + ACTIONS_MAX;
+        let mut position = Bound::Unbounded;
+        while actions.len() < batch
+            && let Some(name) = agenda.next(&position)
+        {
+            let volume = &view.volumes[&name];
+            let action = planning.step(volume);
+            self.examined += 1;
+            agenda.examined(&volume.value, action.as_ref());
+            agenda.retry(may_retry, now);
+            actions.extend(action);
+            position = Bound::Excluded(name);
+        }
+        actions
+    }
+
+    /// Looks at what has changed, and marks what time alone has changed.
+    fn observe(&mut self, config: &Config, now: Duration) {
+        let Self { view, observed, index, agenda, .. } = self;
+        let changed = std::mem::take(&mut self.changed);
+        let is_gap = observed.begin(now, config.lease);
+        if is_gap {
+            observed.forget();
+        }
+        if is_gap || self.full || now >= self.full_at {
+            (self.full, self.full_at) = (false, now + FULL_INTERVAL);
+            observed.observe_all(view);
+            agenda.marked.extend(view.volumes.keys().cloned());
+            return;
+        }
+        changed.nodes.iter().for_each(|node| observed.observe_node(node, view));
+        changed.pools.iter().for_each(|pool| observed.observe_pool(*pool, view));
+        changed.replicas.iter().for_each(|node| observed.observe_replicas(node, view));
+        let due: Vec<Uuid> = observed.overdue_volumes().copied().collect();
+        for uuid in changed.volumes.iter().chain(&due) {
+            observed.observe_closing(*uuid, volume_of(view, index, *uuid), view);
+        }
+        let lost = config.replace_after;
+        agenda.mark(due.iter().filter_map(|uuid| index.name(*uuid)));
+        agenda.mark(observed.lost_nodes(lost).flat_map(|node| index.on_node(node)));
+        agenda.mark(observed.lost_pools(lost).flat_map(|pool| index.in_pool(*pool)));
+        agenda.mark(observed.lost_replicas(lost).filter_map(|replica| index.of_replica(*replica)));
+    }
+}
+
+#[cfg(test)]
+impl Planner {
+    /// Whether all that is kept up to date is what a look at everything gives.
+    pub(crate) fn check(&self, view: &View, observed: &Observed) {
+        assert_eq!(self.index, Index::of(view));
+        assert_eq!(self.observed, *observed);
+    }
+}
+
+impl Agenda {
+    fn mark<'a>(&mut self, names: impl IntoIterator<Item = &'a String>) {
+        self.marked.extend(names.into_iter().cloned());
+    }
+
+    fn forget(&mut self, name: &str) {
+        self.marked.remove(name);
+        self.waiting.remove(name);
+    }
+
+    /// The next one after that.
+    fn next(&self, position: &Bound<String>) -> Option<String> {
+        let after = (position.as_ref().map(String::as_str), Bound::Unbounded);
+        self.marked.range::<str, _>(after).next().cloned()
+    }
+
+    /// What has come of a volume.
+    fn examined(&mut self, volume: &Volume, action: Option<&Action>) {
+        let wished = match action {
+            Some(Action::Volume(wished)) => &wished.value,
+            _ => volume,
+        };
+        if wished.message.is_some() {
+            self.waiting.insert(volume.name.clone());
+        } else {
+            self.waiting.remove(&volume.name);
+        }
+        // The next ones find less room.
+        self.room_changed |= wished.intent.members != volume.intent.members;
+        // Invariant 2.
+        if action.is_none() {
+            self.marked.remove(&volume.name);
+        }
+    }
+
+    /// Invariant 4.
+    fn retry(&mut self, may_retry: bool, now: Duration) {
+        if self.room_changed && may_retry && !self.waiting.is_empty() {
+            self.marked.append(&mut self.waiting);
+            self.room_changed = false;
+            self.retry_at = now + RETRY_INTERVAL;
+        }
+    }
+}
+
+fn volume_of<'a>(view: &'a View, index: &Index, uuid: Uuid) -> Option<&'a Volume> {
+    view.volumes.get(index.name(uuid)?).map(|volume| &volume.value)
+}
+
+/// The writes for the nodes whose lease has ended, in the order of their names.
+fn expired(view: &View, observed: &Observed, config: &Config) -> Vec<Action> {
+    let silent: BTreeSet<&String> = observed.silent_nodes(config.lease).collect();
+    silent.iter().filter_map(|node| expire(view.nodes.get(*node)?, observed, config)).collect()
+}
+
+/// What is reported of replicas, other than that they are there.
+fn unusual(report: Option<&NodeReplicas>) -> BTreeSet<(Uuid, ReplicaState)> {
+    let reports = report.into_iter().flat_map(|report| &report.replicas);
+    let reports = reports.map(|report| (report.replica, report.state));
+    reports.filter(|(_, state)| *state != ReplicaState::Present).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{GIB, Scene};
+    use model::MemberState;
+
+    /// Patient enough that nothing but the pass interval matters.
+    fn config() -> Config {
+        Config { lease: Duration::from_secs(3600), ..Config::default() }
+    }
+
+    fn told(scene: &Scene) -> Planner {
+        let mut planner = Planner::default();
+        let view = scene.view.clone();
+        planner.apply(Told::Nodes(Change::Relist(view.nodes.into_values().collect())));
+        planner.apply(Told::Pools(Change::Relist(view.pools.into_values().collect())));
+        planner.apply(Told::Volumes(Change::Relist(view.volumes.into_values().collect())));
+        planner.apply(Told::Records(Change::Relist(view.records.into_values().collect())));
+        planner
+    }
+
+    fn pass(planner: &mut Planner, milliseconds: u64) -> Vec<Action> {
+        planner.plan(&config(), Duration::from_millis(milliseconds), &mut Uuid::nil)
+    }
+
+    #[test]
+    fn what_was_planned_is_planned_again_until_it_is_seen() {
+        let mut scene = Scene::with_nodes(3);
+        scene.volume("a", 3, &[1, 2, 3]);
+        let mut planner = told(&scene);
+        let actions = pass(&mut planner, 0);
+        let [Action::CreateRecord(record)] = &actions[..] else { panic!("{actions:?}") };
+        assert_eq!(pass(&mut planner, 10), actions, "it was refused, or is not seen yet");
+        planner.apply(Told::Records(Change::Put(Stored { revision: 2, value: record.clone() })));
+        let actions = pass(&mut planner, 20);
+        let [Action::Volume(volume)] = &actions[..] else { panic!("{actions:?}") };
+        assert!(volume.value.intent.recorded);
+        planner.apply(Told::Volumes(Change::Put(volume.clone())));
+        let examined = planner.examined();
+        assert_eq!((pass(&mut planner, 30), planner.examined()), (vec![], examined + 1));
+        assert_eq!((pass(&mut planner, 40), planner.examined()), (vec![], examined + 1), "it is seen");
+    }
+
+    #[test]
+    fn everything_is_examined_now_and_then() {
+        let mut scene = Scene::with_nodes(3);
+        for name in ["a", "b"] {
+            scene.recorded(name, 3, &[1, 2, 3], MemberState::InSync);
+        }
+        let mut planner = told(&scene);
+        for (second, examined) in [(0, 2), (1, 2), (299, 2), (300, 4), (301, 4), (600, 6)] {
+            assert_eq!(pass(&mut planner, second * 1000), []);
+            assert_eq!(planner.examined(), examined, "{second}");
+        }
+        planner.apply(Told::Nodes(Change::Relist(scene.view.nodes.values().cloned().collect())));
+        assert_eq!((pass(&mut planner, 601_000), planner.examined()), (vec![], 8), "a list");
+        assert_eq!((pass(&mut planner, 9_000_000), planner.examined()), (vec![], 10), "a gap");
+    }
+
+    #[test]
+    fn what_waits_for_room_is_tried_once_a_second() {
+        let mut scene = Scene::with_nodes(3);
+        scene.volume("a", 3, &[]);
+        scene.recorded("healthy", 3, &[1, 2, 3], MemberState::InSync);
+        scene.pool_mut(1).free_bytes = 0;
+        let mut planner = told(&scene);
+        let actions = pass(&mut planner, 0);
+        let [Action::Volume(volume)] = &actions[..] else { panic!("{actions:?}") };
+        assert!(volume.value.message.as_ref().is_some_and(|message| message.contains("no place")));
+        planner.apply(Told::Volumes(Change::Put(volume.clone())));
+        assert_eq!(pass(&mut planner, 10), []);
+
+        let mut examined = planner.examined();
+        let mut free = |planner: &mut Planner, at, bytes: u64, more| {
+            scene.pool_mut(1).free_bytes = bytes;
+            let pool = scene.pool_mut(1).clone();
+            planner.apply(Told::Pools(Change::Put(Stored { revision: 3, value: pool })));
+            let actions = pass(planner, at);
+            examined += more;
+            assert_eq!(planner.examined(), examined, "{at}");
+            actions
+        };
+        assert_eq!(free(&mut planner, 2000, 0, 0), [], "there is no more than there was");
+        assert_eq!(free(&mut planner, 2010, 1, 1).len(), 1, "its message says how much");
+        planner.apply(Told::Volumes(Change::Put(volume.clone())));
+        let actions = free(&mut planner, 3010, 4 * GIB, 1);
+        let [Action::Volume(volume)] = &actions[..] else { panic!("{actions:?}") };
+        assert_eq!(volume.value.intent.members.len(), 3);
+        planner.apply(Told::Volumes(Change::Put(volume.clone())));
+        let actions = free(&mut planner, 3020, 4 * GIB, 1);
+        assert!(matches!(&actions[..], [Action::CreateRecord(_)]), "{actions:?}");
+    }
+}
