@@ -469,7 +469,7 @@ pub(crate) struct Controller {
     /// Free the pods that have opted in of nodes that are lost, without an operator.
     #[arg(long, requires = "leader_election")]
     pub(crate) failover: bool,
-    /// How long a node is NotReady before they leave it.
+    /// How long a node is `NotReady` before they leave it.
     #[arg(long, value_name = "SECONDS", default_value_t = 3)]
     pub(crate) failover_after: u64,
     /// How many nodes of a hundred may be given up at the same time; one always may.

@@ -103,7 +103,7 @@ struct Stranger {
 }
 
 impl Stranger {
-    /// ICReq and ICResp.
+    /// `ICReq` and `ICResp`.
     fn connect(address: SocketAddr) -> std::io::Result<Self> {
         let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;

@@ -544,20 +544,24 @@ impl World {
 /// Tells what differs from what is known.
 fn tell(planner: &mut Planner, view: &View) {
     let known = planner.view().clone();
-    changes(&known.nodes, &view.nodes).into_iter().for_each(|change| planner.apply(Told::Nodes(change)));
-    changes(&known.pools, &view.pools).into_iter().for_each(|change| planner.apply(Told::Pools(change)));
-    changes(&known.volumes, &view.volumes)
-        .into_iter()
-        .for_each(|change| planner.apply(Told::Volumes(change)));
-    changes(&known.records, &view.records)
-        .into_iter()
-        .for_each(|change| planner.apply(Told::Records(change)));
-    changes(&known.statuses, &view.statuses)
-        .into_iter()
-        .for_each(|change| planner.apply(Told::Statuses(change)));
-    changes(&known.replicas, &view.replicas)
-        .into_iter()
-        .for_each(|change| planner.apply(Told::Replicas(change)));
+    for change in changes(&known.nodes, &view.nodes) {
+        planner.apply(Told::Nodes(change));
+    }
+    for change in changes(&known.pools, &view.pools) {
+        planner.apply(Told::Pools(change));
+    }
+    for change in changes(&known.volumes, &view.volumes) {
+        planner.apply(Told::Volumes(change));
+    }
+    for change in changes(&known.records, &view.records) {
+        planner.apply(Told::Records(change));
+    }
+    for change in changes(&known.statuses, &view.statuses) {
+        planner.apply(Told::Statuses(change));
+    }
+    for change in changes(&known.replicas, &view.replicas) {
+        planner.apply(Told::Replicas(change));
+    }
 }
 
 fn changes<T: Object + PartialEq>(known: &Objects<T>, now: &Objects<T>) -> Vec<Change<T>> {

@@ -75,16 +75,24 @@ impl Observed {
     /// Looks at everything, within a pass that has begun.
     pub(crate) fn observe_all(&mut self, view: &View) {
         let nodes: Vec<String> = self.beats.keys().chain(view.nodes.keys()).cloned().collect();
-        nodes.iter().for_each(|name| self.observe_node(name, view));
+        for name in &nodes {
+            self.observe_node(name, view);
+        }
         let pools = view.pools.values().map(|pool| pool.value.uuid);
         let pools: Vec<Uuid> = self.pools.all().copied().chain(pools).collect();
-        pools.iter().for_each(|pool| self.observe_pool(*pool, view));
+        for pool in pools {
+            self.observe_pool(pool, view);
+        }
         let reports: Vec<String> = self.broken.keys().chain(view.replicas.keys()).cloned().collect();
-        reports.iter().for_each(|node| self.observe_replicas(node, view));
+        for node in &reports {
+            self.observe_replicas(node, view);
+        }
         let volumes: BTreeMap<Uuid, &Volume> =
             view.volumes.values().map(|volume| (volume.value.uuid, &volume.value)).collect();
         let closing: Vec<Uuid> = self.closing.keys().chain(volumes.keys()).copied().collect();
-        closing.iter().for_each(|uuid| self.observe_closing(*uuid, volumes.get(uuid).copied(), view));
+        for uuid in closing {
+            self.observe_closing(uuid, volumes.get(&uuid).copied(), view);
+        }
     }
 
     pub(crate) fn observe_node(&mut self, name: &str, view: &View) {

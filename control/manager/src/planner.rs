@@ -115,7 +115,9 @@ impl Planner {
                     gone.remove(&item.value.key());
                     self.put(item, objects, changed);
                 }
-                gone.iter().for_each(|key| self.delete(key, objects, changed));
+                for key in gone {
+                    self.delete(&key, objects, changed);
+                }
             }
         }
     }

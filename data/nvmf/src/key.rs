@@ -111,7 +111,9 @@ impl Key {
 /// HMAC-SHA-256 of `parts`, one after the other; compared in constant time by its `verify_slice`.
 pub(crate) fn mac(key: &[u8; KEY_LEN], parts: &[&[u8]]) -> Hmac<Sha256> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("a key may have any length");
-    parts.iter().for_each(|part| mac.update(part));
+    for part in parts {
+        mac.update(part);
+    }
     mac
 }
 

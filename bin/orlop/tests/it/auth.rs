@@ -14,9 +14,9 @@ const TOOL: &str = "nqn.2026-11.io.orlop:tool";
 /// A file that only its owner reads.
 fn keep(path: &Path, text: &str) -> String {
     let mut options = std::fs::OpenOptions::new();
-    let mut file = options.create_new(true).write(true).mode(0o600).open(path).unwrap();
-    writeln!(file, "{text}").unwrap();
-    path.to_str().unwrap().to_owned()
+    let mut file = options.create_new(true).write(true).mode(0o600).open(path).expect("it can be made");
+    writeln!(file, "{text}").expect("it can be written");
+    path.to_str().expect("the path is text").to_owned()
 }
 
 #[test]

@@ -209,7 +209,7 @@ impl Failover {
             }
             Step::Free { pod, at_once } => self.free(pod, name, *at_once).await?,
             Step::Resume => {
-                self.taint(node, name, |taints| taints.retain(|taint| !is_own_word(taint))).await?
+                self.taint(node, name, |taints| taints.retain(|taint| !is_own_word(taint))).await?;
             }
             Step::Unmark => {
                 self.taint(node, name, |taints| taints.retain(|taint| taint.key != MARK)).await?;

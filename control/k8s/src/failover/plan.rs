@@ -42,13 +42,22 @@ pub(super) struct Pod {
     pub(super) volumes: Vec<Used>,
 }
 
+/// Whether a node is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// Its engine has been away for long enough.
+    Lost,
+    /// One cannot say yet.
+    #[default]
+    Unsure,
+    /// Its engine is there, and its kubelet.
+    Back,
+}
+
 /// What is known of one node.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scene {
-    /// Its engine has been away for long enough.
-    pub(super) lost: bool,
-    /// Its engine is there, and its kubelet.
-    pub(super) back: bool,
+    pub(super) presence: Presence,
     /// It carries our mark.
     pub(super) marked: bool,
     /// It carries our word that it is out of service.
@@ -84,18 +93,19 @@ pub(super) struct Plan {
 
 /// The next steps; `may_mark` says whether one more node may be given up.
 pub(super) fn plan(scene: &Scene, may_mark: bool) -> Plan {
+    let lost = scene.presence == Presence::Lost;
     let concerned = |pod: &&Pod| pod.opted_in && !pod.volumes.is_empty();
     let pods: Vec<&Pod> = scene.pods.iter().filter(concerned).collect();
     if !scene.marked {
-        let begins = scene.lost && may_mark && !pods.is_empty();
+        let begins = lost && may_mark && !pods.is_empty();
         let steps = begins.then_some(Step::Mark).into_iter().chain(scene.suspended.then_some(Step::Resume));
         return Plan { steps: steps.collect(), busy: begins };
     }
     let mut steps = Vec::new();
     // A pod whose node came back before anything was taken from it stays.
-    let taken = |pod: &&&Pod| scene.lost || pod.volumes.iter().any(|used| used.place != Place::Here);
+    let taken = |pod: &&&Pod| lost || pod.volumes.iter().any(|used| used.place != Place::Here);
     let taken: Vec<&Pod> = pods.iter().filter(taken).copied().collect();
-    if scene.lost {
+    if lost {
         let here = |used: &&Used| used.place == Place::Here;
         let volumes: BTreeSet<&String> =
             taken.iter().flat_map(|pod| pod.volumes.iter().filter(here).map(|used| &used.volume)).collect();
@@ -103,25 +113,25 @@ pub(super) fn plan(scene: &Scene, may_mark: bool) -> Plan {
     }
     let fenced = |pod: &&&Pod| pod.volumes.iter().all(|used| used.place == Place::Elsewhere);
     // On a node that is back, its kubelet ends them; half of their volumes are dead.
-    let free: Vec<&Pod> = taken.iter().filter(|pod| !scene.lost || fenced(pod)).copied().collect();
+    let free: Vec<&Pod> = taken.iter().filter(|pod| !lost || fenced(pod)).copied().collect();
     let used: BTreeSet<&String> =
         scene.pods.iter().flat_map(|pod| pod.volumes.iter().map(|used| &used.volume)).collect();
     let left = scene.held.iter().any(|volume| !used.contains(volume));
     // Invariant 3.
     let bystander = scene.pods.iter().any(|pod| pod.ending && !pod.opted_in);
-    let suspend = scene.lost && !bystander && (left || !free.is_empty());
+    let suspend = lost && !bystander && (left || !free.is_empty());
     if suspend && !scene.suspended {
         steps.push(Step::Suspend);
     }
     if scene.suspended && !suspend {
         steps.push(Step::Resume);
     }
-    if !(scene.lost && bystander) {
-        let ends = |pod: &&Pod| scene.lost || !pod.ending;
+    if !(lost && bystander) {
+        let ends = |pod: &&Pod| lost || !pod.ending;
         let free = free.into_iter().filter(ends);
-        steps.extend(free.map(|pod| Step::Free { pod: pod.clone(), at_once: scene.lost }));
+        steps.extend(free.map(|pod| Step::Free { pod: pod.clone(), at_once: lost }));
     }
-    if scene.back && !scene.suspended && !left && taken.is_empty() {
+    if scene.presence == Presence::Back && !scene.suspended && !left && taken.is_empty() {
         steps.push(Step::Unmark);
     }
     Plan { busy: !steps.is_empty() || !taken.is_empty() || left, steps }
@@ -145,7 +155,7 @@ mod tests {
 
     fn lost(pods: Vec<Pod>) -> Scene {
         let held = pods.iter().flat_map(|pod| pod.volumes.iter().map(|used| used.volume.clone())).collect();
-        Scene { lost: true, pods, held, ..Scene::default() }
+        Scene { presence: Presence::Lost, pods, held, ..Scene::default() }
     }
 
     fn steps(scene: &Scene) -> Vec<Step> {
@@ -176,7 +186,7 @@ mod tests {
         assert_eq!(steps(&scene), [Step::Resume]);
         scene.suspended = false;
         assert_eq!(plan(&scene, true), Plan::default());
-        (scene.lost, scene.back) = (false, true);
+        scene.presence = Presence::Back;
         assert_eq!(steps(&scene), [Step::Unmark]);
     }
 
@@ -209,7 +219,7 @@ mod tests {
         let untouched = pod("a", true, &[("v", Place::Here)]);
         let taken = pod("b", true, &[("w", Place::Nowhere), ("x", Place::Here)]);
         let mut scene = lost(vec![untouched, taken.clone()]);
-        (scene.lost, scene.back, scene.marked, scene.suspended) = (false, true, true, true);
+        (scene.presence, scene.marked, scene.suspended) = (Presence::Back, true, true);
         assert_eq!(steps(&scene), [Step::Resume, free(&taken, false)]);
         scene.suspended = false;
         // Its kubelet ends it.

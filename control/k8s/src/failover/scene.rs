@@ -7,7 +7,7 @@
 
 use super::{
     DRIVER, MARK, OUT_OF_SERVICE, OWN,
-    plan::{Place, Pod, Scene, Used},
+    plan::{Place, Pod, Presence, Scene, Used},
 };
 use crate::kubernetes::Kubernetes;
 use k8s_openapi::api::core::v1;
@@ -44,8 +44,11 @@ pub(super) async fn look(
         }
     }
     let scene = Scene {
-        lost,
-        back: engine_ready && is_ready(&node),
+        presence: match (lost, engine_ready && is_ready(&node)) {
+            (true, _) => Presence::Lost,
+            (false, true) => Presence::Back,
+            (false, false) => Presence::Unsure,
+        },
         marked: taints(&node).iter().any(|taint| taint.key == MARK),
         suspended: taints(&node).iter().any(is_own_word),
         pods,

@@ -28,7 +28,7 @@ fn main() -> ExitCode {
 
 fn a_disk_through_its_life() {
     let bench = Bench::new();
-    let mut scanner = bench.scanner(&bench.device);
+    let mut scanner = Bench::scanner(&bench.device);
     let (device, place) = (bench.device.as_str(), bench.place());
     // What was read is kept until the kernel has counted a write.
     let mut is = |state: DiskState, says: &str| {
@@ -40,7 +40,7 @@ fn a_disk_through_its_life() {
     };
     let disk = is(DiskState::Available, "");
     assert_eq!((disk.device.as_str(), disk.size_bytes), (device, SIZE_MIB << 20));
-    assert!(found(&mut bench.scanner("*")).is_none(), "a loop device has to be named");
+    assert!(found(&mut Bench::scanner("*")).is_none(), "a loop device has to be named");
 
     sh("mkfs.ext4", &["-q", device]);
     is(DiskState::InUse, &format!("{device} carries an ext2, ext3 or ext4 file system"));
@@ -90,7 +90,7 @@ impl Bench {
         Self { folder, device }
     }
 
-    fn scanner(&self, glob: &str) -> Scanner {
+    fn scanner(glob: &str) -> Scanner {
         Scanner::new(Roots::below(Path::new("/")), Allow::new(&[glob]).expect("a glob"))
     }
 

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! host                                           controller
-//!  │ ── Negotiate: hashes, groups ──────────────► │
-//!  │ ◄───────────────── Challenge: C1, number ──  │
-//!  │ ── Reply: HMAC over C1; C2, number ────────► │  lets the host in if the HMAC holds
-//!  │ ◄──────────────── Success1: HMAC over C2 ──  │
-//!  │ ── Success2 ───────────────────────────────► │  the queue serves
+//!  | -- Negotiate: hashes, groups --------------> |
+//!  | <----------------- Challenge: C1, number --  |
+//!  | -- Reply: HMAC over C1; C2, number --------> |  lets the host in if the HMAC holds
+//!  | <---------------- Success1: HMAC over C2 --  |
+//!  | -- Success2 -------------------------------> |  the queue serves
 //! ```
 //!
 //! # Invariants

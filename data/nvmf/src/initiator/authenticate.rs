@@ -1,4 +1,4 @@
-//! The messages of an authentication on one connected queue: the host's state machine over AUTH_SEND and AUTH_RECEIVE.
+//! The messages of an authentication on one connected queue: the host's state machine over `AUTH_SEND` and `AUTH_RECEIVE`.
 
 use super::queue::{Queue, Submission};
 use crate::auth::{self, Host, Parties};

@@ -224,7 +224,7 @@ impl<'a, S: Subsystems> Handshake<'a, S> {
             Place::New(reserved) => open(self.shared, names, &reserved, kato_ms, self.peer).await?,
             Place::Existing(association) => association,
         };
-        let queue = Queue::new(self.shared, Rc::clone(&association), &shape, self.outbox, self.sealer);
+        let queue = Queue::new(self.shared, Rc::clone(&association), shape, self.outbox, self.sealer);
         if !association.join(&queue) {
             return Err(wrong_field(42));
         }

@@ -76,7 +76,7 @@ impl<S: Subsystems> Queue<S> {
     pub(super) fn new(
         shared: &Rc<Shared<S>>,
         association: Rc<Association<S>>,
-        shape: &QueueShape,
+        shape: QueueShape,
         outbox: &Rc<Outbox>,
         sealer: Sealer,
     ) -> Rc<Self> {

@@ -1,4 +1,4 @@
-//! Messages of DH-HMAC-CHAP, the authentication of NVMe over Fabrics, as they travel in AUTH_SEND and AUTH_RECEIVE.
+//! Messages of DH-HMAC-CHAP, the authentication of NVMe over Fabrics, as they travel in `AUTH_SEND` and `AUTH_RECEIVE`.
 //!
 //! Orlop speaks SHA-256 and the NULL group (no Diffie-Hellman): its keys are 256 random bits, which nobody guesses from
 //! what is overheard.

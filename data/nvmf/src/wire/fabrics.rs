@@ -74,7 +74,7 @@ pub const NQN_LEN_MAX: usize = 223;
 pub const CNTLID_DYNAMIC: u16 = 0xFFFF;
 /// Authentication requirement in the answer to Connect: by DH-HMAC-CHAP, before anything else (ATR).
 pub const AUTHREQ_ATR: u16 = 1 << 1;
-/// The most data of one AUTH_SEND or AUTH_RECEIVE here, in bytes; messages are far shorter.
+/// The most data of one `AUTH_SEND` or `AUTH_RECEIVE` here, in bytes; messages are far shorter.
 pub const AUTH_LEN_MAX: u32 = 4096;
 /// Connect attribute: no submission queue flow control.
 pub const CATTR_NO_SQ_FLOW_CONTROL: u8 = 1 << 2;
@@ -235,17 +235,17 @@ impl Capabilities {
 /// SPSP1 = SPSP0 = 01h and SECP = E9h: NVMe in-band authentication.
 const AUTH_PROTOCOL: u32 = 0xE901_0100;
 
-/// An AUTH_SEND of `len` bytes.
+/// An `AUTH_SEND` of `len` bytes.
 pub fn auth_send(len: u32) -> Sqe {
     fabrics(kind::AUTH_SEND, [AUTH_PROTOCOL, len, 0, 0, 0, 0])
 }
 
-/// An AUTH_RECEIVE of at most `len` bytes.
+/// An `AUTH_RECEIVE` of at most `len` bytes.
 pub fn auth_receive(len: u32) -> Sqe {
     fabrics(kind::AUTH_RECEIVE, [AUTH_PROTOCOL, len, 0, 0, 0, 0])
 }
 
-/// The length in an AUTH_SEND or AUTH_RECEIVE; `None` if it is for another protocol.
+/// The length in an `AUTH_SEND` or `AUTH_RECEIVE`; `None` if it is for another protocol.
 pub fn auth_len(sqe: &Sqe) -> Option<u32> {
     (sqe.cdw(10) >> 8 == AUTH_PROTOCOL >> 8).then_some(sqe.cdw(11))
 }
