@@ -228,7 +228,9 @@ impl Control for NodeControl {
     fn report_node(&self, node: Node) -> ControlFuture<'_, ()> {
         Box::pin(async move {
             self.travel().await.map_err(away)?;
-            self.store.0.nodes.borrow_mut().insert(node.name.clone(), node);
+            let mut nodes = self.store.0.nodes.borrow_mut();
+            let spec = nodes.get(&node.name).map_or(node.spec, |there| there.spec);
+            nodes.insert(node.name.clone(), Node { spec, ..node });
             Ok(())
         })
     }

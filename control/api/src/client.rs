@@ -2,7 +2,7 @@
 //!
 //! 1. A request that changes something names what it wishes, so that it can be sent again when its answer was lost.
 
-use crate::{AttachVolume, CreateVolume, DiskList, NodeList, PoolList, ResizeVolume, VolumeList};
+use crate::{AttachVolume, CreateVolume, DiskList, NodeList, PoolList, ResizeVolume, UpdateNode, VolumeList};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, StatusCode, Uri, header};
@@ -10,7 +10,7 @@ use hyper_util::{
     client::legacy::{Client as HttpClient, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use model::{Disk, Node, Pool, VolumeView};
+use model::{Disk, Node, NodeView, Pool, VolumeView};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{fmt, time::Duration};
 
@@ -99,6 +99,16 @@ impl Client {
         Ok(self.get::<NodeList>("/api/v1/nodes").await?.items)
     }
 
+    /// One node, and what its drain waits for.
+    pub async fn node(&self, name: &str) -> Result<NodeView, Error> {
+        self.get(&path("node", name)?).await
+    }
+
+    /// Wishes something of a node; the answer says what is in its way.
+    pub async fn update_node(&self, name: &str, wish: &UpdateNode) -> Result<NodeView, Error> {
+        self.send(Method::PATCH, &path("node", name)?, None, Some(encode(wish)?)).await
+    }
+
     /// All pools, by node and name.
     pub async fn pools(&self) -> Result<Vec<Pool>, Error> {
         Ok(self.get::<PoolList>("/api/v1/pools").await?.items)
@@ -111,7 +121,7 @@ impl Client {
 
     /// One disk.
     pub async fn disk(&self, name: &str) -> Result<Disk, Error> {
-        self.get(&path_of("disk", "disks", name)?).await
+        self.get(&path("disk", name)?).await
     }
 
     /// All volumes, by name.
@@ -121,18 +131,18 @@ impl Client {
 
     /// One volume.
     pub async fn volume(&self, name: &str) -> Result<VolumeView, Error> {
-        self.get(&path(name)?).await
+        self.get(&path("volume", name)?).await
     }
 
     /// Creates a volume, and waits until it can be attached.
     pub async fn create_volume(&self, wish: &CreateVolume) -> Result<VolumeView, Error> {
-        path(&wish.name)?;
+        path("volume", &wish.name)?;
         self.send(Method::POST, &waiting("/api/v1/volumes"), None, Some(encode(wish)?)).await
     }
 
     /// Deletes a volume and waits until it is gone: what is left of it, or nothing.
     pub async fn delete_volume(&self, name: &str) -> Result<Option<VolumeView>, Error> {
-        let path = waiting(&path(name)?);
+        let path = waiting(&path("volume", name)?);
         let bytes = self.exchange(Method::DELETE, &path, None, None).await?;
         if bytes.is_empty() { Ok(None) } else { self.decode(&path, &bytes).map(Some) }
     }
@@ -144,19 +154,19 @@ impl Client {
         wish: &AttachVolume,
         revision: Option<u64>,
     ) -> Result<VolumeView, Error> {
-        let path = waiting(&format!("{}/attach", path(name)?));
+        let path = waiting(&format!("{}/attach", path("volume", name)?));
         self.send(Method::POST, &path, revision, Some(encode(wish)?)).await
     }
 
     /// Detaches a volume, if it is still at this revision, and waits until its device is gone.
     pub async fn detach_volume(&self, name: &str, revision: Option<u64>) -> Result<VolumeView, Error> {
-        let path = waiting(&format!("{}/detach", path(name)?));
+        let path = waiting(&format!("{}/detach", path("volume", name)?));
         self.send(Method::POST, &path, revision, None).await
     }
 
     /// Makes a volume larger, and waits until hosts see it.
     pub async fn resize_volume(&self, name: &str, wish: &ResizeVolume) -> Result<VolumeView, Error> {
-        let path = waiting(&format!("{}/resize", path(name)?));
+        let path = waiting(&format!("{}/resize", path("volume", name)?));
         self.send(Method::POST, &path, None, Some(encode(wish)?)).await
     }
 
@@ -217,19 +227,14 @@ impl Client {
     }
 }
 
-/// The path of one volume. A name that no volume can have is refused here, before it becomes a path.
-fn path(name: &str) -> Result<String, Error> {
-    path_of("volume", "volumes", name)
-}
-
-/// The path of one object of a kind, if there can be one of this name.
-fn path_of(noun: &str, folder: &str, name: &str) -> Result<String, Error> {
+/// The path of one object of a kind, such as `volume`. A name that none can have is refused here, before it becomes a path.
+fn path(noun: &str, name: &str) -> Result<String, Error> {
     let possible = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
     if !possible {
         let detail = format!("{name:?} is not the name of a {noun}");
         return Err(Error::new(ErrorKind::Usage, detail, "names are lower-case letters, digits and hyphens"));
     }
-    Ok(format!("/api/v1/{folder}/{name}"))
+    Ok(format!("/api/v1/{noun}s/{name}"))
 }
 
 /// The path of a request that is answered when its wish has come true, or patience ends.
@@ -292,9 +297,9 @@ mod tests {
     #[test]
     fn names_that_are_no_names_never_become_paths() {
         for name in ["", "..", "a/b", "a b", "a?b", "caf\u{e9}"] {
-            assert_eq!(path(name).unwrap_err().kind, ErrorKind::Usage, "{name:?}");
+            assert_eq!(path("volume", name).unwrap_err().kind, ErrorKind::Usage, "{name:?}");
         }
-        assert_eq!(path("data-1").unwrap(), "/api/v1/volumes/data-1");
+        assert_eq!(path("volume", "data-1").unwrap(), "/api/v1/volumes/data-1");
         assert_eq!(waiting("/x"), "/x?wait=60s");
     }
 

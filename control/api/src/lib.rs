@@ -12,8 +12,9 @@ mod requests;
 mod volumes;
 mod wait;
 
-pub use nodes::{DiskList, NodeList, PoolList};
+pub use nodes::{DiskList, NodeList, PoolList, UpdateNode, UpdateNodeSpec};
 pub use problem::Problem;
+pub use requests::parse_duration;
 pub use volumes::{AttachVolume, CreateVolume, ResizeVolume, VolumeList};
 
 use axum::{Router, extract::FromRef, middleware, routing::get};
@@ -164,7 +165,7 @@ struct Document;
 fn api() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(nodes::list_nodes))
-        .routes(routes!(nodes::get_node))
+        .routes(routes!(nodes::get_node, nodes::update_node))
         .routes(routes!(nodes::list_pools))
         .routes(routes!(nodes::get_pool))
         .routes(routes!(nodes::list_disks))

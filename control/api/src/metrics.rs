@@ -139,6 +139,7 @@ pub(crate) async fn count(State(metrics): State<Metrics>, request: Request, next
         Method::GET => "GET",
         Method::POST => "POST",
         Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
         Method::DELETE => "DELETE",
         _ => "other",
     };

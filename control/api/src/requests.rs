@@ -57,7 +57,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Wait {
     }
 }
 
-fn parse_duration(text: &str) -> Option<Duration> {
+/// A duration as people write it: `30s`, `500ms`, `10m`; seconds where there is no unit.
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().ok()?;
@@ -65,6 +66,7 @@ fn parse_duration(text: &str) -> Option<Duration> {
         "ms" => Some(Duration::from_millis(number)),
         "s" | "" => Some(Duration::from_secs(number)),
         "m" => number.checked_mul(60).map(Duration::from_secs),
+        "h" => number.checked_mul(60 * 60).map(Duration::from_secs),
         _ => None,
     }
 }
@@ -120,7 +122,8 @@ mod tests {
             ("2m", Some(Duration::from_secs(120))),
             ("", None),
             ("s", None),
-            ("1h", None),
+            ("2h", Some(Duration::from_secs(7200))),
+            ("1d", None),
             ("-1s", None),
             ("99999999999999999999", None),
             ("18446744073709551615m", None),

@@ -18,8 +18,8 @@ use axum::{
 };
 use manager::{Promised, View, check_growth, place};
 use model::{
-    Attach, MemberIntent, MemberState, Object, Stored, Volume, VolumeIntent, VolumeSpec, VolumeState,
-    VolumeView,
+    Attach, MemberIntent, MemberState, Object, Scheduling, Stored, Volume, VolumeIntent, VolumeSpec,
+    VolumeState, VolumeView,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// How often a change is tried again when the object changes under it.
-const ATTEMPTS_MAX: usize = 10;
+pub(crate) const ATTEMPTS_MAX: usize = 10;
 
 /// All volumes.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -338,7 +338,8 @@ fn attach(view: &View, volume: &mut Volume, node: String, take: bool) -> Result<
     Ok(())
 }
 
-/// Where to attach when nobody says where: where it is, else where a copy that is in sync is, else where few are.
+/// Where to attach when nobody says where: where it is, else where a copy that is in sync is, else where few are; on a
+/// node that is cordoned only if all are.
 fn choose(view: &View, volume: &Volume) -> Result<String, Problem> {
     if let Some(attach) = &volume.intent.attach
         && view.is_ready(&attach.node)
@@ -352,10 +353,11 @@ fn choose(view: &View, volume: &Volume) -> Result<String, Problem> {
     }
     // The smallest is the best; of equals, the first by name.
     let rank = |node: &&str| {
+        let closed = view.scheduling(node) != Scheduling::Enabled;
         let in_sync =
             members.iter().any(|member| member.node == *node && member.state == MemberState::InSync);
         let named = volume.intent.members.iter().any(|member| member.node == *node);
-        (!in_sync, !named, load.get(node).copied())
+        (closed, !in_sync, !named, load.get(node).copied())
     };
     let ready = view.nodes.keys().map(String::as_str).filter(|node| view.is_ready(node));
     ready.min_by_key(rank).map(str::to_owned).ok_or_else(|| {

@@ -1,15 +1,21 @@
-//! What a volume looks like now, and waiting until it looks as wished.
+//! What a volume or a node looks like now, and waiting until it looks as wished.
 //!
 //! 1. Whoever waits asks the store when something about the volume has changed, and not all the time.
 //! 2. That it is as wished is said of what the store itself has told, never of what a watch has.
 
 use crate::{App, Problem, live::Live, nodes};
-use model::{Node, NodeReplicas, Pool, Stored, Surroundings, Volume, VolumeRecord, VolumeStatus, VolumeView};
+use manager::View;
+use model::{
+    Node, NodeReplicas, NodeView, Pool, Stored, Surroundings, Volume, VolumeFacts, VolumeRecord,
+    VolumeStatus, VolumeView, node_view,
+};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
 /// Changes come in groups.
 const GATHER: Duration = Duration::from_millis(20);
+/// Between the first looks at a node: most things are quick.
+const LOOK_MIN: Duration = Duration::from_millis(50);
 /// The longest between two looks: what a volume waits for may also be about a node or a pool.
 const LOOK_MAX: Duration = Duration::from_secs(2);
 
@@ -54,6 +60,18 @@ async fn about(
     Ok((record, status))
 }
 
+/// The node with all that is on it, and what its drain waits for.
+pub(crate) async fn look_at_node(app: &App, name: &str) -> Result<NodeView, Problem> {
+    let view = View::load(&app.client).await?;
+    let node = view.nodes.get(name).ok_or_else(|| Problem::not_found("node", name))?;
+    let volumes = view.volumes.values().map(|Stored { value: volume, .. }| VolumeFacts {
+        volume,
+        record: view.record(volume.uuid).map(|record| &record.value),
+        status: view.status(volume.uuid).map(|status| &status.value),
+    });
+    Ok(node_view(node, volumes, &view.surroundings()))
+}
+
 /// Waits until the volume looks as wished, at most `patience`; answers how it looks then, and whether that is as wished.
 pub(crate) async fn until(
     app: &App,
@@ -91,5 +109,30 @@ pub(crate) async fn until(
         if woken || Instant::now() >= deadline {
             return Ok((seen, false));
         }
+    }
+}
+
+/// Waits until nothing keeps the node from being what it is wished to be, at most `patience`.
+pub(crate) async fn until_drained(
+    app: &App,
+    name: &str,
+    patience: Option<Duration>,
+) -> Result<NodeView, Problem> {
+    let deadline = Instant::now() + patience.unwrap_or_default();
+    let mut closing = app.closing.clone();
+    let mut pause = LOOK_MIN;
+    loop {
+        let seen = look_at_node(app, name).await?;
+        if seen.waits_for.is_empty() || Instant::now() + pause > deadline {
+            return Ok(seen);
+        }
+        let woken = tokio::select! {
+            _ = closing.wait_for(|closing| *closing) => true,
+            () = sleep(pause) => false,
+        };
+        if woken {
+            return Ok(seen);
+        }
+        pause = (pause * 2).min(LOOK_MAX);
     }
 }

@@ -27,7 +27,7 @@ use crate::{
     },
 };
 use api::{AttachVolume, CreateVolume, ResizeVolume, client, client::Client};
-use model::{Node, NodeState, Pool, PoolState, VolumeSpec, VolumeState, VolumeView};
+use model::{Node, NodeState, Pool, PoolState, Scheduling, VolumeSpec, VolumeState, VolumeView};
 use std::collections::{BTreeMap, HashMap};
 use tonic::{Code, Request, Response, Status};
 
@@ -442,7 +442,8 @@ fn is_one_of(nodes: &[Node], place: &Topology) -> bool {
 /// The largest volume with so many copies that there is room for now: as large as the worst of the best nodes allows.
 /// What is promised to thin volumes and not yet written is not subtracted: the API has the last word.
 fn largest_volume(nodes: &[Node], pools: &[Pool], copies: u32) -> u64 {
-    let ready = |name: &str| nodes.iter().any(|node| node.name == name && node.state == NodeState::Ready);
+    let is_open = |node: &Node| node.state == NodeState::Ready && node.spec.scheduling == Scheduling::Enabled;
+    let ready = |name: &str| nodes.iter().any(|node| node.name == name && is_open(node));
     let mut best: BTreeMap<&str, u64> = BTreeMap::new();
     for pool in pools.iter().filter(|pool| pool.state == PoolState::Online && ready(&pool.node)) {
         let free = best.entry(&pool.node).or_default();

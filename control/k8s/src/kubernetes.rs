@@ -3,14 +3,14 @@
 //! 1. A creation is two writes: the object, then its status, by the revision that the first gave. Only the second makes
 //!    it present, so that a failure of the first is `Unavailable`: nothing can be seen of it, now or later.
 //! 2. Who meets an object without status while creating goes on with it; of several the compare-and-swap chooses one.
-//! 3. A volume's spec and status are two writes where both change, the spec first. Once that is done every failure is
-//!    `Unknown`.
+//! 3. Spec and status are two writes where both change, the spec first. Once that is done every failure is `Unknown`.
+//!    Where one of them changes it is one write: the wish of an operator and the report of an engine are that.
 //! 4. Questions are answered from etcd by the majority: no `resourceVersion` is ever given to a get or a list.
 //! 5. No operation takes longer than `OPERATION_TIMEOUT`.
 
 use crate::{
     GROUP, VERSION,
-    object::{Object, Parts},
+    object::{Object, Parts, has_wish},
     server::{Server, Verb, WRITE},
 };
 use kube::{
@@ -119,7 +119,8 @@ impl Kubernetes {
             return Err(Error::conflict(kind, key));
         }
         let mut revision = begun.revision()?;
-        if !begun.has_spec(parts) {
+        // What is wished of a node that is not there yet stays: its engine knows nothing of it.
+        if kind == Kind::Volume && !begun.has_spec(parts) {
             // What its user wants is not ours to change: it may lack its UUID, nothing else.
             let lacks_uuid = |object: &Object| {
                 parts.spec.as_ref().is_some_and(|spec| {
@@ -139,8 +140,8 @@ impl Kubernetes {
 
     async fn replace(&self, kind: Kind, key: &str, parts: &Parts, revision: u64) -> Result<u64> {
         let deadline = Instant::now() + OPERATION_TIMEOUT;
-        if kind == Kind::Volume {
-            return self.replace_volume(key, parts, revision, deadline).await;
+        if has_wish(kind) {
+            return self.replace_parts(kind, key, parts, revision, deadline).await;
         }
         match self.put_status(kind, key, parts, revision, deadline).await {
             Err(error) => Err(self.refused(kind, key, error, deadline).await),
@@ -148,14 +149,14 @@ impl Kubernetes {
         }
     }
 
-    async fn replace_volume(
+    async fn replace_parts(
         &self,
+        kind: Kind,
         key: &str,
         parts: &Parts,
         revision: u64,
         deadline: Instant,
     ) -> Result<u64> {
-        let kind = Kind::Volume;
         let found = self.find(kind, key, deadline).await?;
         let found =
             found.filter(|found| found.is_present(kind)).ok_or_else(|| Error::not_found(kind, key))?;

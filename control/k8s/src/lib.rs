@@ -6,6 +6,7 @@
 //! | a kind | a custom resource of the same plural, for the whole cluster; `deploy/crds` has the definitions ([`crds`]) |
 //! | key | `metadata.name` |
 //! | value of a report | `status` |
+//! | value of a node | `spec` (what its operator wishes) and `status` (all the rest) |
 //! | value of a volume | `spec` (what its user wants, and its UUID) and `status` (all the rest) |
 //! | revision | `metadata.resourceVersion` |
 //!

@@ -65,20 +65,28 @@ impl Object {
         let revision = self.revision()?;
         let Some(mut value) = self.status.filter(|_| present) else { return Ok(None) };
         value.remove(STAMP);
+        let mut spec = self.spec;
         if kind == Kind::Volume {
-            let mut spec = self.spec;
             value.insert("name".into(), self.metadata.name.into());
             value.insert("uuid".into(), spec.remove("uuid").unwrap_or_default());
+        }
+        // A node from before there were wishes has none, and none is added (invariant 1).
+        if has_wish(kind) && !spec.is_empty() {
             value.insert("spec".into(), spec.into());
         }
         Ok(Some(Stored { revision, value: value.into() }))
     }
 }
 
+/// Whether a value of this kind has a part that people wish; all the rest is written by programs.
+pub(crate) const fn has_wish(kind: Kind) -> bool {
+    matches!(kind, Kind::Node | Kind::Volume)
+}
+
 /// A value, taken apart.
 #[derive(Clone, Debug)]
 pub(crate) struct Parts {
-    /// Of a volume only.
+    /// Where people wish something.
     pub(crate) spec: Option<Fields>,
     status: Fields,
 }
@@ -88,13 +96,14 @@ impl Parts {
     pub(crate) fn of(kind: Kind, key: &str, value: Value) -> Result<Self> {
         let malformed = || Error::new(ErrorKind::Invalid, format!("{kind}/{key} is not well formed"));
         let Value::Object(mut status) = value else { return Err(malformed()) };
-        if kind != Kind::Volume {
+        if !has_wish(kind) {
             return Ok(Self { spec: None, status });
         }
-        status.remove("name");
-        let uuid = status.remove("uuid").ok_or_else(malformed)?;
         let Some(Value::Object(mut spec)) = status.remove("spec") else { return Err(malformed()) };
-        spec.insert("uuid".into(), uuid);
+        if kind == Kind::Volume {
+            status.remove("name");
+            spec.insert("uuid".into(), status.remove("uuid").ok_or_else(malformed)?);
+        }
         Ok(Self { spec: Some(spec), status })
     }
 
@@ -161,6 +170,28 @@ mod tests {
             lacking.as_object_mut().unwrap().remove(part);
             assert_eq!(object(lacking).stored(Kind::Volume).unwrap(), None, "without {part}");
         }
+    }
+
+    /// `kubectl edit onode/n1` is how an operator wishes, and `kubectl` shows no name in a status.
+    #[test]
+    fn a_node_is_taken_apart_and_put_together() {
+        let value =
+            json!({ "name": "n1", "spec": { "scheduling": "Drained" }, "state": "Ready", "heartbeat": 3 });
+        let parts = Parts::of(Kind::Node, "n1", value.clone()).unwrap();
+        let mut whole = parts.status_change(Kind::Node, "n1", 41);
+        assert_eq!(whole["status"], json!({ "name": "n1", "state": "Ready", "heartbeat": 3, STAMP: 41 }));
+        assert_eq!(parts.spec_change(41)["spec"], json!({ "scheduling": "Drained" }));
+        whole["metadata"]["resourceVersion"] = "42".into();
+        whole["spec"] = parts.beginning(Kind::Node, "n1")["spec"].clone();
+        let found = object(whole.clone());
+        assert!(found.has_spec(&parts) && found.has_status(&parts));
+        assert_eq!(found.stored(Kind::Node).unwrap(), Some(Stored { revision: 42, value }));
+
+        // A definition from before there were wishes: nothing is wished.
+        whole.as_object_mut().unwrap().remove("spec");
+        let old = object(whole).stored(Kind::Node).unwrap().unwrap().value;
+        assert_eq!(old, json!({ "name": "n1", "state": "Ready", "heartbeat": 3 }));
+        assert!(Parts::of(Kind::Node, "n1", json!({ "name": "n1" })).is_err(), "a program from before");
     }
 
     #[test]

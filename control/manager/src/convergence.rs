@@ -11,7 +11,7 @@ use crate::{
 };
 use model::{
     Attach, Generation, MemberIntent, MemberRecord, MemberState, NexusState, NodeState, Object, Owner, Pool,
-    PoolState, ReplicaState, Stored, VolumeRecord, VolumeStatus,
+    PoolState, ReplicaState, Scheduling, Stored, VolumeRecord, VolumeStatus,
 };
 use proptest::prelude::*;
 use std::{
@@ -44,6 +44,8 @@ enum Step {
     RestoreDisks(u128),
     /// Others fill the node's disks, or make room there.
     SetFree(u128, u64),
+    /// Its operator wishes this of the node.
+    Schedule(u128, Scheduling),
     /// The manager starts anew.
     Restart,
     /// The watches begin again.
@@ -65,6 +67,7 @@ fn steps(nodes: u128) -> impl Strategy<Value = Vec<Step>> {
         2 => volume.clone().prop_map(Step::Detach),
         1 => volume.clone().prop_map(Step::Grow),
         1 => volume.prop_map(Step::Delete),
+        3 => (node.clone(), scheduling()).prop_map(|(node, wish)| Step::Schedule(node, wish)),
         1 => Just(Step::PlanOnOldView),
         2 => (node, prop_oneof![Just(0), Just(GIB), Just(4 * GIB)])
             .prop_map(|(node, bytes)| Step::SetFree(node, bytes)),
@@ -72,6 +75,15 @@ fn steps(nodes: u128) -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Relist),
     ];
     prop::collection::vec(step, 0..40)
+}
+
+fn scheduling() -> impl Strategy<Value = Scheduling> {
+    prop_oneof![
+        2 => Just(Scheduling::Enabled),
+        1 => Just(Scheduling::Cordoned),
+        1 => Just(Scheduling::Drained),
+        2 => Just(Scheduling::Evacuated),
+    ]
 }
 
 struct World {
@@ -156,6 +168,12 @@ impl World {
                 self.scene.add_pool(fresh);
             }
             Step::RestoreDisks(node) => self.restore_disks(*node),
+            Step::Schedule(node, scheduling) => {
+                self.revision += 1;
+                let known = self.scene.view.nodes.get_mut(&format!("n{node}")).unwrap();
+                known.revision = self.revision;
+                known.value.spec.scheduling = *scheduling;
+            }
             Step::SetFree(node, bytes) => self.set_free(*node, *bytes),
             Step::Restart => {
                 self.planner = Planner::default();
@@ -219,6 +237,7 @@ impl World {
         for action in &actions {
             if let Action::Volume(volume) = action {
                 keeps_copies_apart(view, &volume.value);
+                respects_operators(view, &volume.value);
             }
             self.perform(action);
         }
@@ -511,14 +530,15 @@ impl World {
     fn is_as_wished(&self) {
         for volume in self.scene.view.volumes.values().map(|volume| &volume.value) {
             assert!(!volume.intent.deleting, "{} is never deleted", volume.name);
-            if u128::from(volume.spec.copies) > u128::try_from(self.up.len()).unwrap() {
-                assert!(volume.message.is_some() && !self.recorded.contains(&volume.uuid), "{volume:?}");
+            let copies = usize::try_from(volume.spec.copies).unwrap();
+            if !self.recorded.contains(&volume.uuid) {
+                assert!(volume.message.is_some() && copies > self.places(), "{volume:?}");
                 continue;
             }
             let record = &self.scene.view.record(volume.uuid).unwrap().value;
             let wanted: BTreeSet<Uuid> = volume.intent.members.iter().map(|member| member.replica).collect();
             let got: BTreeSet<Uuid> = record.members.iter().map(|member| member.replica).collect();
-            assert_eq!(wanted.len(), usize::try_from(volume.spec.copies).unwrap(), "{volume:?}");
+            assert_eq!(wanted.len(), copies, "{volume:?}");
             assert!(wanted.is_subset(&got), "{volume:?} {record:?}");
             let nodes: BTreeSet<&str> =
                 volume.intent.members.iter().map(|member| member.node.as_str()).collect();
@@ -536,8 +556,24 @@ impl World {
                 "{volume:?} {record:?}"
             );
             assert!(record.clean || owner.is_some());
-            assert_eq!(volume.message, None);
+            self.has_left(volume, &nodes);
         }
+    }
+
+    /// A node that is evacuated has no copy that could be elsewhere, and the volume says why it has one at all.
+    fn has_left(&self, volume: &model::Volume, nodes: &BTreeSet<&str>) {
+        let scheduling = |node: &str| self.scene.view.scheduling(node);
+        let stays = nodes.iter().any(|node| scheduling(node) == Scheduling::Evacuated);
+        assert_eq!(volume.message.is_some(), stays, "{volume:?}");
+        let mut others = self.scene.view.nodes.keys().filter(|node| !nodes.contains(node.as_str()));
+        let elsewhere = others.any(|node| scheduling(node) == Scheduling::Enabled);
+        assert!(!(stays && elsewhere), "a copy does not leave: {volume:?}");
+    }
+
+    /// How many nodes take something new.
+    fn places(&self) -> usize {
+        let nodes = self.scene.view.nodes.values();
+        nodes.filter(|node| node.value.spec.scheduling == Scheduling::Enabled).count()
     }
 }
 
@@ -578,6 +614,27 @@ fn keeps_copies_apart(view: &View, after: &model::Volume) {
         let beside = |other: &&MemberIntent| other.node == added.node && *other != added;
         let count = members.iter().filter(beside).all(|other| view.is_gone(other.pool));
         assert!(count, "{added:?} is beside a copy that could count: {after:?}");
+    }
+}
+
+/// No new copy goes to a node that is cordoned, and no nexus that could be beside another copy.
+fn respects_operators(view: &View, after: &model::Volume) {
+    let before = &view.volumes[&after.name].value.intent;
+    let is_open = |node: &str| view.scheduling(node) == Scheduling::Enabled;
+    for added in after.intent.members.iter().filter(|member| !before.members.contains(member)) {
+        // A volume whose intent was lost has what its record names.
+        assert!(
+            is_open(&added.node) || before.members.is_empty(),
+            "{added:?} is on a cordoned node: {after:?}"
+        );
+    }
+    let moved = after.intent.owner.as_deref().filter(|_| after.intent.owner != before.owner);
+    if let Some(owner) = moved.filter(|owner| !is_open(owner)) {
+        let runs = view.record(after.uuid).and_then(|record| record.value.owner.as_ref());
+        let elsewhere =
+            after.intent.members.iter().any(|other| view.is_ready(&other.node) && is_open(&other.node));
+        let stays = runs.is_some_and(|runs| runs.node == owner);
+        assert!(stays || !elsewhere, "a nexus goes to the cordoned node {owner}: {after:?}");
     }
 }
 

@@ -3,13 +3,19 @@
 //! 1. A copy is added before another is given up: what is no longer wanted leaves the intent only when as many copies
 //!    as the user wants are `InSync` and there, each on a node of its own. So the last good copy is never given up.
 //! 2. An attached volume's nexus stays where the volume is attached: whoever uses the device there decides. One that is
-//!    attached nowhere runs a nexus only while there is work for it, on any node that has a good copy.
+//!    attached nowhere runs a nexus only while there is work for it, on any node that has a good copy. It leaves a node
+//!    that is drained, in order: it is closed there before it is opened elsewhere.
 //! 3. A volume whose intent was lost, because somebody deleted its object and made it again, has the copies that its
 //!    record names: none is made anew for that, and none is given up.
+//! 4. A copy on a node that is evacuated leaves by invariant 1: another is made first. While there is no place for that
+//!    it stays. A copy on a node that is drained is awaited for longer than others (docs/decisions/0018).
 
 use crate::{NoPlace, place, plan::Planning};
-use model::{MemberIntent, MemberRecord, MemberState, NexusState, Rebuild, Volume, VolumeRecord};
+use model::{MemberIntent, MemberRecord, MemberState, NexusState, Rebuild, Scheduling, Volume, VolumeRecord};
 use std::{collections::BTreeSet, time::Duration};
+
+/// How long a copy on a node that is drained may be away before it is replaced: longer than its maintenance takes.
+pub(crate) const MAINTENANCE: Duration = Duration::from_secs(60 * 60);
 
 /// The volume with the intent that it should have.
 pub(crate) fn wish(planning: &mut Planning<'_>, volume: &Volume) -> Volume {
@@ -56,11 +62,13 @@ fn members(
     let state = |member: &MemberIntent| state_of(record, member);
     let lost = |member: &MemberIntent| {
         state(member) == Some(MemberState::Removed)
-            || planning.observed.is_lost(member, planning.config.replace_after)
+            || planning.observed.is_lost(member, patience(planning, &member.node))
     };
+    // Invariant 4.
+    let leaving = |member: &MemberIntent| planning.view.scheduling(&member.node) == Scheduling::Evacuated;
     if record.is_none() {
         // Nothing has been made yet: a place that is gone is simply another one.
-        volume.intent.members.retain(|member| !lost(member));
+        volume.intent.members.retain(|member| !lost(member) && !leaving(member));
     }
     let members = &volume.intent.members;
     // Invariant 1. A copy that is away for a moment is no reason to give up one that is there.
@@ -71,16 +79,25 @@ fn members(
         in_sync && planning.view.is_ready(&member.node) && there(member) && nodes.insert(&member.node)
     });
     let mut kept: Vec<MemberIntent> = good.cloned().collect();
-    if members.len() > copies && kept.len() >= copies {
+    // One that is still being made is why one that leaves is not given up yet: it is waited for, if it could count.
+    let awaited = members
+        .iter()
+        .any(|member| !kept.iter().any(|good| good.node == member.node) && !lost(member) && !leaving(member));
+    let enough = kept.iter().filter(|member| !(awaited && leaving(member))).count() >= copies;
+    if members.len() > copies && enough {
         // The copy beside the nexus is the one that reads prefer.
-        kept.sort_by_key(|member| Some(&member.node) != volume.intent.owner.as_ref());
+        kept.sort_by_key(|member| (leaving(member), Some(&member.node) != volume.intent.owner.as_ref()));
         kept.truncate(copies);
         volume.intent.members = kept;
         return None;
     }
-    let lost_members: Vec<&MemberIntent> = members.iter().filter(|member| lost(member)).collect();
-    let missing = copies.saturating_sub(members.len() - lost_members.len());
-    let why = why(&lost_members);
+    let on_nodes = |is_so: &dyn Fn(&MemberIntent) -> bool| -> Vec<&str> {
+        members.iter().filter(|member| is_so(member)).map(|member| member.node.as_str()).collect()
+    };
+    let lost_on = on_nodes(&lost);
+    let left_on = on_nodes(&|member| leaving(member) && !lost(member));
+    let missing = copies.saturating_sub(members.len() - lost_on.len() - left_on.len());
+    let why = why(&lost_on, &left_on);
     // A volume that has nothing yet gets all of its places or none; one that has data gets what there is.
     let least = if record.is_none() { missing } else { 1 };
     match place_most(planning, volume, least, missing) {
@@ -89,12 +106,24 @@ fn members(
     }
 }
 
-fn why(lost: &[&MemberIntent]) -> String {
-    if lost.is_empty() {
-        return "not all copies have a place".into();
+/// How long a copy there may be away before it is replaced.
+fn patience(planning: &Planning<'_>, node: &str) -> Duration {
+    let replace_after = planning.config.replace_after;
+    match planning.view.scheduling(node) {
+        Scheduling::Drained => replace_after.max(MAINTENANCE),
+        _ => replace_after,
     }
-    let nodes: Vec<&str> = lost.iter().map(|member| member.node.as_str()).collect();
-    format!("copy on {} is lost", nodes.join(", "))
+}
+
+fn why(lost_on: &[&str], left_on: &[&str]) -> String {
+    let mut reasons = Vec::new();
+    if !lost_on.is_empty() {
+        reasons.push(format!("copy on {} is lost", lost_on.join(", ")));
+    }
+    if !left_on.is_empty() {
+        reasons.push(format!("copy on {} is to leave", left_on.join(", ")));
+    }
+    if reasons.is_empty() { "not all copies have a place".into() } else { reasons.join(", ") }
 }
 
 /// Places as many of the missing copies as there is room for, at least `least` of them; the reason why not all.
@@ -138,20 +167,48 @@ fn owner(planning: &Planning<'_>, volume: &Volume, record: &VolumeRecord) -> Opt
     if !has_work(planning, volume, record) {
         return None;
     }
-    let ready = |node: &&str| planning.view.is_ready(node);
+    let view = planning.view;
     let now = record.owner.as_ref().map(|owner| owner.node.as_str());
-    if let Some(stays) = volume.intent.owner.as_deref().or(now).filter(ready) {
+    let stays = volume.intent.owner.as_deref().or(now).filter(|node| view.is_ready(node));
+    let leaves = |node: &str| view.scheduling(node) >= Scheduling::Drained;
+    if let Some(stays) = stays.filter(|node| !leaves(node)) {
         return Some(stays.to_owned());
     }
-    let in_state = |wanted: MemberState| {
-        let members = record.members.iter().filter(move |member| member.state == wanted);
-        let nodes = members.map(|member| member.node.as_str()).filter(ready);
-        nodes.min_by_key(|node| (planning.load.get(*node).copied().unwrap_or(0), *node))
-    };
+    let best = best_owner(planning, volume, record);
+    match (stays, best) {
+        (Some(stays), Some(best)) if !leaves(best) => {
+            // It is closed there first (invariant 2), if it is there.
+            let runs = now == Some(stays) && planning.live_status(record).is_some();
+            (!runs).then(|| best.to_owned())
+        }
+        // There is work, and it is done here or nowhere.
+        (Some(stays), _) => Some(stays.to_owned()),
+        (None, best) => best.map(str::to_owned),
+    }
+}
+
+/// The best node to open the volume on, of those that have a copy or are to have one: where something new may be placed
+/// first, then where the copy is good.
+fn best_owner<'a>(planning: &Planning<'_>, volume: &'a Volume, record: &'a VolumeRecord) -> Option<&'a str> {
+    let view = planning.view;
     // Only a volume that was never opened can be opened without a copy that is in sync.
     let fresh = record.members.iter().all(|member| member.state == MemberState::New);
-    let best = in_state(MemberState::InSync).or_else(|| in_state(MemberState::New).filter(|_| fresh));
-    best.map(str::to_owned)
+    let good = if fresh { MemberState::New } else { MemberState::InSync };
+    let is_good =
+        |node: &str| record.members.iter().any(|member| member.state == good && member.node == node);
+    let recorded = record.members.iter().filter(|member| member.state != MemberState::Removed);
+    let recorded = recorded.map(|member| member.node.as_str());
+    let wished = volume.intent.members.iter().map(|member| member.node.as_str());
+    let ready: BTreeSet<&str> = recorded.chain(wished).filter(|node| view.is_ready(node)).collect();
+    if !ready.iter().any(|node| is_good(node)) {
+        return None;
+    }
+    // Of equals the first by name.
+    let rank = |node: &&str| {
+        let load = planning.load.get(*node).copied().unwrap_or(0);
+        (view.scheduling(node), !is_good(node), load)
+    };
+    ready.into_iter().min_by_key(rank)
 }
 
 /// Whether there is something that only a nexus can do now.

@@ -4,10 +4,11 @@
 //!    another one in another pool (docs/decisions/0009).
 //! 2. A pool gets a copy only if the whole size fits into what is free now, and what was promised of it stays within
 //!    its capacity times the over-commit.
-//! 3. All or nothing: a volume that does not fit gets no place at all.
+//! 3. Nothing is placed on a node whose operator wishes otherwise.
+//! 4. All or nothing: a volume that does not fit gets no place at all.
 
 use crate::View;
-use model::{MemberIntent, NodeState, Pool, PoolState, SizeText, Volume};
+use model::{MemberIntent, Node, NodeState, Pool, PoolState, Scheduling, SizeText, Volume};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -71,6 +72,8 @@ pub enum NoPlace {
         usable: usize,
         /// Nodes that are not ready.
         not_ready: Vec<String>,
+        /// Nodes that are ready and have no copy of the volume, and on which nothing new is to be placed.
+        cordoned: Vec<String>,
     },
     /// There are enough nodes, and not enough of them have the space.
     TooLittleSpace {
@@ -89,12 +92,12 @@ impl NoPlace {
     /// The cause.
     pub fn cause(&self) -> String {
         match self {
-            Self::TooFewNodes { wanted, usable, not_ready } => {
-                let away = if not_ready.is_empty() {
-                    String::new()
-                } else {
-                    format!(" (NotReady: {})", not_ready.join(", "))
-                };
+            Self::TooFewNodes { wanted, usable, not_ready, cordoned } => {
+                let named = [("NotReady", not_ready), ("cordoned", cordoned)];
+                let named = named.iter().filter(|(_, nodes)| !nodes.is_empty());
+                let named: Vec<String> =
+                    named.map(|(what, nodes)| format!("{what}: {}", nodes.join(", "))).collect();
+                let away = if named.is_empty() { String::new() } else { format!(" ({})", named.join("; ")) };
                 format!("{} as many nodes, {usable} can take one{away}", copies_need(*wanted))
             }
             Self::TooLittleSpace { wanted, size_bytes, with_room, largest_bytes } => format!(
@@ -110,6 +113,9 @@ impl NoPlace {
     /// What to do.
     pub const fn hint(&self) -> &'static str {
         match self {
+            Self::TooFewNodes { cordoned, .. } if !cordoned.is_empty() => {
+                "start more nodes, uncordon one, or ask for fewer copies"
+            }
             Self::TooFewNodes { .. } => "start more nodes, or ask for fewer copies",
             Self::TooLittleSpace { .. } => "add disks, delete volumes, or ask for less",
         }
@@ -142,7 +148,8 @@ pub fn place(
     let taken: BTreeSet<&str> = could_count.map(|member| member.node.as_str()).collect();
     let mut best: BTreeMap<&str, Candidate<'_>> = BTreeMap::new();
     for pool in view.pools.values().map(|pool| &pool.value) {
-        let usable = pool.state == PoolState::Online && view.is_ready(&pool.node);
+        let is_open = view.scheduling(&pool.node) == Scheduling::Enabled;
+        let usable = pool.state == PoolState::Online && view.is_ready(&pool.node) && is_open;
         if !usable || taken.contains(pool.node.as_str()) {
             continue;
         }
@@ -153,11 +160,19 @@ pub fn place(
         }
     }
     if best.len() < wanted {
-        let away = view.nodes.values().filter(|node| node.value.state == NodeState::NotReady);
+        let named = |is_so: &dyn Fn(&Node) -> bool| {
+            let nodes = view.nodes.values().map(|node| &node.value).filter(|node| is_so(node));
+            nodes.map(|node| node.name.clone()).collect()
+        };
+        let closed = |node: &Node| {
+            let free = view.is_ready(&node.name) && !taken.contains(node.name.as_str());
+            free && node.spec.scheduling != Scheduling::Enabled
+        };
         return Err(NoPlace::TooFewNodes {
             wanted,
             usable: best.len(),
-            not_ready: away.map(|node| node.value.name.clone()).collect(),
+            not_ready: named(&|node| node.state == NodeState::NotReady),
+            cordoned: named(&closed),
         });
     }
     let (mut candidates, without): (Vec<_>, Vec<_>) =
@@ -329,6 +344,23 @@ mod tests {
             3,
             "3 copies need as many nodes, 2 can take one (NotReady: n3); start more nodes, or ask for fewer copies",
         );
+    }
+
+    #[test]
+    fn nothing_is_placed_on_a_cordoned_node() {
+        let mut scene = Scene::with_nodes(4);
+        for scheduling in [Scheduling::Cordoned, Scheduling::Drained, Scheduling::Evacuated] {
+            scene.node_mut(2).spec.scheduling = scheduling;
+            assert_eq!(place_in(&scene, GIB, &[], 3).unwrap(), "n1 n3 n4", "{scheduling}");
+        }
+        scene.node_mut(3).state = NodeState::NotReady;
+        assert_eq!(
+            place_in(&scene, GIB, &[], 3).unwrap_err().to_string(),
+            "3 copies need as many nodes, 2 can take one (NotReady: n3; cordoned: n2); \
+             start more nodes, uncordon one, or ask for fewer copies"
+        );
+        scene.node_mut(2).spec.scheduling = Scheduling::Enabled;
+        assert_eq!(place_in(&scene, GIB, &[], 3).unwrap(), "n1 n2 n4");
     }
 
     #[test]

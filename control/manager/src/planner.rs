@@ -12,6 +12,7 @@
 use crate::{
     Action, Config, Objects, Observed, View,
     index::Index,
+    intent::MAINTENANCE,
     plan::{ACTIONS_MAX, Planning, expire},
 };
 use model::{Node, NodeReplicas, Object, Pool, ReplicaState, Stored, Volume, VolumeRecord, VolumeStatus};
@@ -265,11 +266,13 @@ impl Planner {
         for uuid in changed.volumes.iter().chain(&due) {
             observed.observe_closing(*uuid, volume_of(view, index, *uuid), view);
         }
-        let lost = config.replace_after;
         agenda.mark(due.iter().filter_map(|uuid| index.name(*uuid)));
-        agenda.mark(observed.lost_nodes(lost).flat_map(|node| index.on_node(node)));
-        agenda.mark(observed.lost_pools(lost).flat_map(|pool| index.in_pool(*pool)));
-        agenda.mark(observed.lost_replicas(lost).filter_map(|replica| index.of_replica(*replica)));
+        // How long a copy is awaited depends on its node.
+        for lost in [config.replace_after, config.replace_after.max(MAINTENANCE)] {
+            agenda.mark(observed.lost_nodes(lost).flat_map(|node| index.on_node(node)));
+            agenda.mark(observed.lost_pools(lost).flat_map(|pool| index.in_pool(*pool)));
+            agenda.mark(observed.lost_replicas(lost).filter_map(|replica| index.of_replica(*replica)));
+        }
     }
 }
 

@@ -2,8 +2,8 @@
 
 use crate::View;
 use model::{
-    Generation, MemberIntent, MemberRecord, MemberState, NexusState, Node, NodeReplicas, NodeState, Object,
-    Owner, Pool, PoolState, ReplicaReport, ReplicaState, Stored, Volume, VolumeIntent, VolumeRecord,
+    Generation, MemberIntent, MemberRecord, MemberState, NexusState, Node, NodeReplicas, NodeSpec, NodeState,
+    Object, Owner, Pool, PoolState, ReplicaReport, ReplicaState, Stored, Volume, VolumeIntent, VolumeRecord,
     VolumeSpec, VolumeStatus,
 };
 use uuid::Uuid;
@@ -22,6 +22,7 @@ impl Scene {
         for index in 1..=count {
             let node = Node {
                 name: format!("n{index}"),
+                spec: NodeSpec::default(),
                 state: NodeState::Ready,
                 address: "127.0.0.1:4420".into(),
                 metrics_address: None,

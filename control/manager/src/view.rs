@@ -1,8 +1,8 @@
 //! Everything that the manager knows: a copy of what the store holds, with revisions.
 
 use model::{
-    Node, NodeReplicas, NodeState, Object, Pool, PoolState, ReplicaState, Stored, Surroundings, Volume,
-    VolumeRecord, VolumeStatus,
+    Node, NodeReplicas, NodeState, Object, Pool, PoolState, ReplicaState, Scheduling, Stored, Surroundings,
+    Volume, VolumeRecord, VolumeStatus,
 };
 use std::collections::BTreeMap;
 use store::{Client, Result};
@@ -44,6 +44,11 @@ impl View {
     /// Whether the node's engine is there, as far as the store knows.
     pub fn is_ready(&self, node: &str) -> bool {
         self.nodes.get(node).is_some_and(|node| node.value.state == NodeState::Ready)
+    }
+
+    /// What its operator wishes of the node.
+    pub fn scheduling(&self, node: &str) -> Scheduling {
+        self.nodes.get(node).map_or_else(Scheduling::default, |node| node.value.spec.scheduling)
     }
 
     /// What `model::explain` and `model::view` look up.

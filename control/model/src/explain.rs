@@ -4,8 +4,8 @@
 
 use crate::{
     MemberPhase, MemberRecord, MemberState, NexusState, Node, NodeReplicas, NodeState, Pool, PoolState,
-    Rebuild, ReplicaReport, ReplicaState, SizeText, Volume, VolumeIntent, VolumeRecord, VolumeSpec,
-    VolumeStatus,
+    Rebuild, ReplicaReport, ReplicaState, Scheduling, SizeText, Volume, VolumeIntent, VolumeRecord,
+    VolumeSpec, VolumeStatus,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -82,6 +82,8 @@ pub struct Explanation {
 #[derive(Clone, Debug, Default)]
 pub struct Surroundings<'a> {
     ready: BTreeSet<&'a str>,
+    /// Nodes that are to be away, for a while or for good.
+    drained: BTreeSet<&'a str>,
     pools: BTreeMap<Uuid, &'a Pool>,
     /// (node, replica) as that node reports it.
     replicas: BTreeMap<(&'a str, Uuid), &'a ReplicaReport>,
@@ -94,19 +96,39 @@ impl<'a> Surroundings<'a> {
         pools: impl IntoIterator<Item = &'a Pool>,
         replicas: impl IntoIterator<Item = &'a NodeReplicas>,
     ) -> Self {
-        let ready = nodes.into_iter().filter(|node| node.state == NodeState::Ready);
+        let (mut ready, mut drained) = (BTreeSet::new(), BTreeSet::new());
+        for node in nodes {
+            if node.state == NodeState::Ready {
+                ready.insert(node.name.as_str());
+            }
+            if node.spec.scheduling >= Scheduling::Drained {
+                drained.insert(node.name.as_str());
+            }
+        }
         let reports = replicas
             .into_iter()
             .flat_map(|of| of.replicas.iter().map(|report| ((of.node.as_str(), report.replica), report)));
         Self {
-            ready: ready.map(|node| node.name.as_str()).collect(),
+            ready,
+            drained,
             pools: pools.into_iter().map(|pool| (pool.uuid, pool)).collect(),
             replicas: reports.collect(),
         }
     }
 
+    /// Whether the node is to be away, for a while or for good.
+    pub(crate) fn is_drained(&self, node: &str) -> bool {
+        self.drained.contains(node)
+    }
+
+    /// Whether its node has said that it is destroyed.
+    pub(crate) fn is_destroyed(&self, member: &MemberRecord) -> bool {
+        let report = self.replicas.get(&(member.node.as_str(), member.replica));
+        report.is_some_and(|report| report.state == ReplicaState::Destroyed)
+    }
+
     /// Why the copy cannot be used now, if its node, its pool or its replica is not there.
-    fn trouble(&self, member: &MemberRecord) -> Option<String> {
+    pub(crate) fn trouble(&self, member: &MemberRecord) -> Option<String> {
         let MemberRecord { node, pool, replica, state, .. } = member;
         if !self.ready.contains(node.as_str()) {
             return Some(format!("node {node} is NotReady"));
@@ -156,7 +178,10 @@ pub fn explain(
 }
 
 /// The status, unless it is of an epoch that is over.
-fn current<'a>(record: Option<&VolumeRecord>, status: Option<&'a VolumeStatus>) -> Option<&'a VolumeStatus> {
+pub(crate) fn current<'a>(
+    record: Option<&VolumeRecord>,
+    status: Option<&'a VolumeStatus>,
+) -> Option<&'a VolumeStatus> {
     status.filter(|status| record.is_some_and(|record| status.epoch == record.epoch))
 }
 
@@ -494,4 +519,4 @@ fn host_bytes(volume: &Volume, record: Option<&VolumeRecord>, status: Option<&Vo
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -9,7 +9,7 @@
 //! | kind | key | written by | holds |
 //! |---|---|---|---|
 //! | `ClusterInfo` | `cluster` | the controller, once | the cluster's UUID |
-//! | `Node` | name | its engine; the manager only turns `Ready` into `NotReady` | where the engine is, its heartbeat |
+//! | `Node` | name | its engine; the manager only turns `Ready` into `NotReady`; the API only `spec` | where the engine is, its heartbeat; what its operator wishes |
 //! | `Pool` | UUID | the engine of its node | space and state |
 //! | `Volume` | name | API and manager | `spec` (what the user wants) and `intent` (where it should live) |
 //! | `VolumeRecord` | volume UUID | the nexus; the manager makes it, and empties it while no nexus owns it | who may write |
@@ -18,6 +18,7 @@
 //! | `NodeReplicas` | node name | the engine of the node | which replicas it holds |
 
 mod disk;
+mod drain;
 mod explain;
 mod invalid;
 mod node;
@@ -26,11 +27,15 @@ mod record;
 mod volume;
 
 pub use disk::{Disk, DiskClass, DiskPartition, DiskState};
+pub use drain::{Held, NodeView, NodeWait, VolumeFacts, node_view};
 pub use explain::{
     Explanation, MemberView, Surroundings, VolumeState, VolumeView, VolumeViewStatus, explain, view,
 };
 pub use invalid::{Invalid, SizeText};
-pub use node::{ClusterInfo, Node, NodeReplicas, NodeState, Pool, PoolState, ReplicaReport, ReplicaState};
+pub use node::{
+    ClusterInfo, Node, NodeReplicas, NodeSpec, NodeState, Pool, PoolState, ReplicaReport, ReplicaState,
+    Scheduling,
+};
 pub use object::{Kind, Object, Stored, UnknownKind};
 pub use record::{Generation, HostRecord, MemberRecord, MemberState, Owner, VolumeRecord};
 pub use volume::{

@@ -1,6 +1,7 @@
 //! The cluster, its nodes, their pools, and the replicas that each node really holds.
 //!
-//! Nobody wishes anything of a node or a pool yet, so they have no `spec`: they are reports by the engine.
+//! A node has a `spec`: what its operator wishes. All the rest is the report of its engine, which keeps the wish that it
+//! finds. Nobody wishes anything of a pool.
 
 use crate::{
     invalid::{Invalid, check_name, check_uuid},
@@ -45,12 +46,63 @@ impl fmt::Display for NodeState {
     }
 }
 
+/// What may be on a node, each next one less than the one before.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+    ToSchema,
+)]
+pub enum Scheduling {
+    /// New copies and nexuses are placed on it.
+    #[default]
+    Enabled,
+    /// Nothing new is placed on it; what is there stays.
+    Cordoned,
+    /// It is to be away for a while: nexuses leave it, and what it holds has to be elsewhere too. Its copies stay.
+    Drained,
+    /// It is to be away for good: its copies are made elsewhere and then leave it, too.
+    Evacuated,
+}
+
+impl fmt::Display for Scheduling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Enabled => "Enabled",
+            Self::Cordoned => "Cordoned",
+            Self::Drained => "Drained",
+            Self::Evacuated => "Evacuated",
+        })
+    }
+}
+
+/// What its operator wishes of a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NodeSpec {
+    /// What may be on it.
+    #[serde(default)]
+    pub scheduling: Scheduling,
+}
+
 /// One node: an engine process and where it can be reached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Node {
     /// Unique in the cluster; a DNS label.
     pub name: String,
+    /// What its operator wishes; engines write it as they find it.
+    #[serde(default)]
+    pub spec: NodeSpec,
     /// Liveness only: what keeps data safe are epochs, never this.
     pub state: NodeState,
     /// `host:port` of its NVMe/TCP target.
@@ -222,5 +274,28 @@ impl Object for NodeReplicas {
 
     fn validate(&self) -> Result<(), Invalid> {
         check_name("node", &self.node)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_from_before_there_were_wishes_is_read() {
+        let old = r#"{"name": "n1", "state": "Ready", "address": "127.0.0.1:4420", "metricsAddress": null, "pid": 7,
+            "bootId": "00000000-0000-0000-0000-000000000001", "version": "0.1.0", "heartbeat": 9}"#;
+        let mut node: Node = serde_json::from_str(old).unwrap();
+        assert_eq!(node.spec.scheduling, Scheduling::Enabled);
+        node.spec.scheduling = Scheduling::Evacuated;
+        let json = serde_json::to_value(&node).unwrap();
+        assert_eq!(json["spec"], serde_json::json!({ "scheduling": "Evacuated" }));
+        assert_eq!(serde_json::from_value::<Node>(json).unwrap(), node);
+    }
+
+    #[test]
+    fn each_wish_leaves_less_on_a_node_than_the_one_before() {
+        use Scheduling::{Cordoned, Drained, Enabled, Evacuated};
+        assert!(Enabled < Cordoned && Cordoned < Drained && Drained < Evacuated);
     }
 }

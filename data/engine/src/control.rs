@@ -39,7 +39,7 @@ pub trait Control {
     /// The records of all volumes, read from the store itself.
     fn records_of_all(&self) -> ControlFuture<'_, Vec<VolumeRecord>>;
 
-    /// Writes this node's report.
+    /// Writes this node's report, all but its `spec`: what is wished of the node stays as it is in the store.
     fn report_node(&self, node: Node) -> ControlFuture<'_, ()>;
 
     /// Writes a pool's report.

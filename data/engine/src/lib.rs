@@ -38,7 +38,7 @@ use crate::target::Exports;
 use crate::volume::VolumeTask;
 use frontend::fuse::Holder;
 use futures_util::future::{FutureExt, LocalBoxFuture};
-use model::{Node, NodeState, PoolState};
+use model::{Node, NodeSpec, NodeState, PoolState};
 use rt::Task;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -241,6 +241,8 @@ impl State {
     fn node(&self, state: NodeState, heartbeat: u64) -> Node {
         Node {
             name: self.config.node.clone(),
+            // The wish that is there stays.
+            spec: NodeSpec::default(),
             state,
             address: self.address.to_string(),
             metrics_address: self.config.metrics_address.clone(),

@@ -4,7 +4,7 @@ use api::{ApiConfig, Server, serve};
 use http_body_util::{BodyExt, Full};
 use hyper::{HeaderMap, Request, body::Bytes};
 use hyper_util::{client::legacy::Client as HttpClient, rt::TokioExecutor};
-use model::{Disk, DiskClass, DiskState, Node, NodeState, Pool, PoolState};
+use model::{Disk, DiskClass, DiskState, Node, NodeSpec, NodeState, Pool, PoolState};
 use serde_json::Value;
 use std::net::SocketAddr;
 use store::{Client, Embedded};
@@ -96,6 +96,7 @@ pub(crate) async fn ask(
 pub(crate) fn node(index: u128) -> Node {
     Node {
         name: format!("n{index}"),
+        spec: NodeSpec::default(),
         state: NodeState::Ready,
         address: format!("127.0.0.1:{}", 4420 + index),
         metrics_address: None,

@@ -38,6 +38,7 @@ async fn nodes_and_pools_are_shown() {
     assert_eq!(nodes["items"][1]["state"], "Ready");
     assert_eq!(nodes["items"][1]["pid"], 4711);
     assert_eq!(nodes["items"][1]["address"], "127.0.0.1:4422");
+    assert_eq!(nodes["items"][1]["spec"], json!({"scheduling": "Enabled"}));
     assert_eq!(cluster.ask("GET", "/api/v1/nodes/n1", "").await.json()["name"], "n1");
     let pools = cluster.ask("GET", "/api/v1/pools", "").await.json();
     assert_eq!(pools["items"][0]["capacityBytes"], 4_u64 << 30);
@@ -161,6 +162,65 @@ async fn wishes_become_intent() {
     assert!(intent().await.deleting);
     assert_eq!(cluster.ask("DELETE", "/api/v1/volumes/data", "").await.status, 202, "asked for already");
     post("attach", "{}").await.is_problem(409, "is being deleted; wait until it is gone");
+    cluster.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_is_wished_to_be_drained() {
+    let cluster = Cluster::start(4).await;
+    let patch =
+        async |name: &str, body: &str| cluster.ask("PATCH", &format!("/api/v1/nodes/{name}"), body).await;
+    let wish = async |name: &str, scheduling: &str| {
+        patch(name, &json!({"spec": {"scheduling": scheduling}}).to_string()).await
+    };
+    let cordoned = wish("n4", "Cordoned").await;
+    assert_eq!((cordoned.status, &cordoned.json()["spec"]["scheduling"]), (200, &json!("Cordoned")));
+    let tag = cordoned.headers["etag"].to_str().unwrap().to_owned();
+    assert_eq!(wish("n4", "Cordoned").await.headers["etag"], tag.as_str(), "it is so already");
+    cluster.create("data").await;
+    let got = cluster.ask("GET", "/api/v1/nodes/n4", "").await;
+    assert_eq!(
+        (&got.json()["copies"], &got.json()["waitsFor"]),
+        (&json!([]), &json!([])),
+        "nothing is placed there"
+    );
+    assert_eq!(got.headers["etag"], format!("\"{}\"", got.json()["revision"]));
+
+    cluster.ask("POST", "/api/v1/volumes/data/attach", r#"{"node": "n1"}"#).await;
+    let drained = wish("n1", "Drained").await;
+    let node = drained.json();
+    assert_eq!(
+        (drained.status, &node["attached"], &node["copies"]),
+        (202, &json!(["data"]), &json!(["data"]))
+    );
+    let wait = &node["waitsFor"][0];
+    assert_eq!((&wait["volume"], &wait["held"]), (&json!("data"), &json!("Attachment")));
+    assert!(wait["message"].as_str().unwrap().contains("`orlop volume detach data`"), "{wait}");
+    let evacuated = wish("n2", "Evacuated").await;
+    assert_eq!((evacuated.status, &evacuated.json()["waitsFor"][0]["held"]), (202, &json!("Copy")));
+    let back = wish("n2", "Enabled").await;
+    assert_eq!((back.status, &back.json()["waitsFor"]), (200, &json!([])));
+
+    cluster.ask("POST", "/api/v1/volumes/data/detach", "").await;
+    cluster
+        .create("more")
+        .await
+        .is_problem(409, "2 can take one (cordoned: n1, n4); start more nodes, uncordon one");
+    wish("n1", "Enabled").await;
+    wish("n2", "Cordoned").await;
+    cluster.ask("POST", "/api/v1/volumes/data/attach", "{}").await;
+    let owner = cluster.client.get::<Volume>("data").await.unwrap().unwrap().value.intent.owner.unwrap();
+    assert!(owner != "n2" && owner != "n4", "{owner} is cordoned");
+
+    patch("n1", "{}").await.is_problem(400, "spec");
+    patch("n1", r#"{"spec": {}}"#).await.is_problem(400, "scheduling");
+    wish("n1", "Gone").await.is_problem(400, "Gone");
+    wish("none", "Drained").await.is_problem(404, "there is no node \"none\"");
+    let old = r#"{"spec": {"scheduling": "Drained"}}"#;
+    cluster
+        .ask_if("PATCH", "/api/v1/nodes/n3", old, Some("\"0\""))
+        .await
+        .is_problem(412, "read the object again");
     cluster.server.stop().await;
 }
 

@@ -100,6 +100,10 @@ fn room_is_counted_on_different_nodes() {
     nodes[2].state = NodeState::NotReady;
     pools[1].state = PoolState::Gone;
     assert_eq!(room(&nodes, &pools), [0, 4, 0, 0, 0]);
+    nodes[2].state = NodeState::Ready;
+    assert_eq!(room(&nodes, &pools), [0, 4, 3, 0, 0]);
+    nodes[2].spec.scheduling = Scheduling::Cordoned;
+    assert_eq!(room(&nodes, &pools), [0, 4, 0, 0, 0], "nothing is placed there");
     let place =
         |name: &str| Topology { segments: HashMap::from([(TOPOLOGY_KEY.to_owned(), name.to_owned())]) };
     assert!(is_one_of(&nodes, &place("n1")) && !is_one_of(&nodes, &place("n7")));

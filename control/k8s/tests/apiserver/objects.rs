@@ -4,7 +4,9 @@ use crate::Test;
 use crate::conformance::node;
 use crate::server::ControlPlane;
 use hyper::{Method, StatusCode};
-use model::{Attach, Kind, MemberIntent, Node, NodeReplicas, Object, Volume, VolumeIntent, VolumeSpec};
+use model::{
+    Attach, Kind, MemberIntent, Node, NodeReplicas, Object, Scheduling, Volume, VolumeIntent, VolumeSpec,
+};
 use serde_json::{Value, json};
 use store::{Change, Client, ErrorKind, Expect, Store};
 use uuid::Uuid;
@@ -12,6 +14,7 @@ use uuid::Uuid;
 pub(crate) const TESTS: &[Test] = &[
     ("definitions_are_applied_again", || Box::pin(definitions_are_applied_again())),
     ("a_volume_is_a_spec_and_a_status", || Box::pin(a_volume_is_a_spec_and_a_status())),
+    ("an_operator_and_an_engine_write_one_node", || Box::pin(an_operator_and_an_engine_write_one_node())),
     ("what_no_volume_may_be_is_refused", || Box::pin(what_no_volume_may_be_is_refused())),
     ("what_is_made_by_hand_is_absent_until_it_is_whole", || {
         Box::pin(what_is_made_by_hand_is_absent_until_it_is_whole())
@@ -64,6 +67,42 @@ async fn definitions_are_applied_again() {
     }
     let (status, columns) = plane.by_hand(Method::GET, &format!("{NODES}/n1"), &Value::Null).await;
     assert_eq!(status, StatusCode::OK, "{columns}");
+}
+
+/// `kubectl edit onode/n1`, while its engine reports every second.
+async fn an_operator_and_an_engine_write_one_node() {
+    let plane = ControlPlane::installed().await;
+    let client = plane.client().await;
+    let path = format!("{NODES}/n1");
+    let wish = async |scheduling: &str| {
+        let wish = json!({ "spec": { "scheduling": scheduling } });
+        plane.by_hand(Method::PATCH, &path, &wish).await
+    };
+    client.create(&node("n1", 1)).await.unwrap();
+    let (_, object) = plane.by_hand(Method::GET, &path, &Value::Null).await;
+    assert_eq!(object["spec"], json!({ "scheduling": "Enabled" }));
+    assert!(object["status"].get("spec").is_none(), "{object}");
+
+    let before = client.get::<Node>("n1").await.unwrap().unwrap();
+    assert_eq!(wish("Drained").await.0, StatusCode::OK);
+    let late = client.replace(&node("n1", 2), before.revision).await.unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::Conflict, "a report must not take the wish back");
+    let found = client.get::<Node>("n1").await.unwrap().unwrap();
+    assert_eq!(found.value.spec.scheduling, Scheduling::Drained);
+    let report = Node { heartbeat: 2, ..found.value };
+    client.replace(&report, found.revision).await.unwrap();
+    assert_eq!(get::<Node>(&client, "n1").await, report);
+    let (status, answer) = wish("Gone").await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{answer}");
+
+    // It is wished before its engine has ever run: the engine knows nothing of it.
+    let applied = json!({
+        "apiVersion": "orlop.io/v1alpha1", "kind": "Node", "metadata": { "name": "n2" },
+        "spec": { "scheduling": "Cordoned" },
+    });
+    assert_eq!(plane.by_hand(Method::POST, NODES, &applied).await.0, StatusCode::CREATED);
+    client.create(&node("n2", 1)).await.unwrap();
+    assert_eq!(get::<Node>(&client, "n2").await.spec.scheduling, Scheduling::Cordoned);
 }
 
 async fn a_volume_is_a_spec_and_a_status() {

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::testing::Scene;
-use model::{Attach, Generation, MemberStatus, Pool, PoolState, Rebuild, ReplicaState, VolumeIntent};
+use model::{
+    Attach, Generation, MemberStatus, Pool, PoolState, Rebuild, ReplicaState, Scheduling, VolumeIntent,
+};
 use std::collections::BTreeSet;
 
 const STALE: MemberState = MemberState::Stale { since: Generation::ZERO };
@@ -311,4 +313,130 @@ fn a_volume_is_deleted_from_the_record_down() {
     assert!(matches!(plan_after(&scene, 0)[..], [Action::DeleteRecord(_)]));
     scene.view.records.clear();
     assert!(matches!(plan_after(&scene, 0)[..], [Action::DeleteVolume(_)]));
+}
+
+fn wish(scene: &mut Scene, node: u128, scheduling: Scheduling) {
+    scene.node_mut(node).spec.scheduling = scheduling;
+}
+
+#[test]
+fn a_cordoned_node_keeps_what_it_has() {
+    let mut scene = Scene::with_nodes(4);
+    scene.recorded("a", 3, &[1, 2, 3], MemberState::InSync);
+    wish(&mut scene, 1, Scheduling::Cordoned);
+    assert_eq!(wish_after(&scene, 0), "unchanged");
+    scene.record_mut("a").members[2].state = STALE;
+    assert_eq!(wish_after(&scene, 0), "n1 n2 n3 / n2 / -", "no new nexus goes there");
+    scene.volume_mut("a").intent.owner = Some("n1".into());
+    serve(&mut scene, "n1");
+    assert_eq!(wish_after(&scene, 0), "unchanged", "one that is there stays");
+    scene.volume_mut("a").intent.owner = None;
+    scene.record_mut("a").owner = None;
+    wish(&mut scene, 2, Scheduling::Cordoned);
+    assert_eq!(wish_after(&scene, 0), "n1 n2 n3 / n3 / -", "rather to the one whose copy is stale");
+    wish(&mut scene, 3, Scheduling::Cordoned);
+    assert_eq!(wish_after(&scene, 0), "n1 n2 n3 / n1 / -", "work is done");
+}
+
+#[test]
+fn a_nexus_leaves_a_drained_node_in_order() {
+    let mut scene = Scene::with_nodes(3);
+    scene.recorded("a", 3, &[1, 2, 3], MemberState::InSync);
+    scene.record_mut("a").members[2].state = STALE;
+    scene.volume_mut("a").intent.owner = Some("n1".into());
+    serve(&mut scene, "n1");
+    wish(&mut scene, 1, Scheduling::Drained);
+    assert_eq!(wish_after(&scene, 0), "n1 n2 n3 / - / -", "it is closed first");
+    scene.volume_mut("a").intent.owner = None;
+    assert_eq!(wish_after(&scene, 0), "unchanged", "it is closing");
+    assert_eq!(wish_after(&scene, 11), "n1 n2 n3 / n2 / -", "nothing waits for ever");
+    scene.record_mut("a").owner = None;
+    scene.record_mut("a").clean = true;
+    assert_eq!(wish_after(&scene, 0), "n1 n2 n3 / n2 / -");
+
+    scene.volume_mut("a").intent.owner = Some("n1".into());
+    serve(&mut scene, "n1");
+    wish(&mut scene, 2, Scheduling::Drained);
+    wish(&mut scene, 3, Scheduling::Evacuated);
+    assert_eq!(wish_after(&scene, 0).split(" / ").nth(1), Some("n1"), "there is nowhere better to go");
+    wish(&mut scene, 2, Scheduling::Enabled);
+    attach(&mut scene, "n1");
+    assert_eq!(wish_after(&scene, 0).split(" / ").nth(1), Some("n1"), "whoever uses the device decides");
+}
+
+#[test]
+fn a_copy_leaves_an_evacuated_node_when_another_is_made() {
+    let mut scene = Scene::with_nodes(4);
+    scene.recorded("a", 3, &[1, 2, 3], MemberState::InSync);
+    attach(&mut scene, "n3");
+    serve(&mut scene, "n3");
+    wish(&mut scene, 3, Scheduling::Drained);
+    assert_eq!(wish_after(&scene, 0), "unchanged", "the copies of a node that comes back stay");
+    wish(&mut scene, 3, Scheduling::Evacuated);
+    assert_eq!(wish_after(&scene, 0), "n1 n2 n3 n4 / n3 / -");
+
+    let spare = MemberRecord::new(Uuid::from_u128(77), Uuid::from_u128(24), "n4".into());
+    scene.add_member("a", &spare);
+    assert_eq!(wish_after(&scene, 0), "unchanged", "the new copy is not there yet");
+    scene.record_mut("a").members[3].state = MemberState::Rebuilding { since: Generation::ZERO };
+    assert_eq!(wish_after(&scene, 0), "unchanged");
+    scene.record_mut("a").members[3].state = MemberState::InSync;
+    scene.node_mut(1).state = NodeState::NotReady;
+    assert_eq!(wish_after(&scene, 0), "unchanged", "one that is away does not count");
+    scene.node_mut(1).state = NodeState::Ready;
+    assert_eq!(wish_after(&scene, 0), "n1 n2 n4 / n3 / -", "also where its nexus is");
+    wish(&mut scene, 3, Scheduling::Enabled);
+    assert_eq!(wish_after(&scene, 0), "n3 n1 n2 / n3 / -", "the wish was taken back: the new one goes");
+}
+
+#[test]
+fn a_copy_that_has_nowhere_to_go_stays_and_says_so() {
+    let mut scene = Scene::with_nodes(3);
+    scene.recorded("a", 3, &[1, 2, 3], MemberState::InSync);
+    wish(&mut scene, 3, Scheduling::Evacuated);
+    let says = "n1 n2 n3 / - / copy on n3 is to leave; no place for a new copy: 1 copy needs as many nodes, \
+                0 can take one; start more nodes, or ask for fewer copies";
+    assert_eq!(wish_after(&scene, 0), says);
+
+    // Two are to leave, and there is a place for one.
+    let mut scene = Scene::with_nodes(4);
+    scene.recorded("a", 3, &[1, 2, 3], MemberState::InSync);
+    scene.volume_mut("a").intent.owner = Some("n1".into());
+    serve(&mut scene, "n1");
+    wish(&mut scene, 2, Scheduling::Evacuated);
+    wish(&mut scene, 3, Scheduling::Evacuated);
+    let says = wish_after(&scene, 0);
+    assert!(says.starts_with("n1 n2 n3 n4 / n1 / copy on n2, n3 is to leave; no place"), "{says}");
+    let spare = MemberRecord::new(Uuid::from_u128(77), Uuid::from_u128(24), "n4".into());
+    scene.add_member("a", &spare);
+    scene.volume_mut("a").message = says.split(" / ").nth(2).map(str::to_owned);
+    scene.record_mut("a").members[3].state = MemberState::Rebuilding { since: Generation::ZERO };
+    let says = wish_after(&scene, 0);
+    assert!(
+        says.starts_with("n1 n2 n3 n4 / n1 / "),
+        "neither the new one nor an old one is given up: {says}"
+    );
+    scene.record_mut("a").members[3].state = MemberState::InSync;
+    assert_eq!(wish_after(&scene, 0), "n1 n4 n2 / n1 / -", "one has left");
+}
+
+/// A node that is drained comes back: a reboot is no reason to copy everything.
+#[test]
+fn a_copy_on_a_drained_node_is_awaited_for_an_hour() {
+    let mut scene = Scene::with_nodes(4);
+    scene.recorded("a", 3, &[1, 2, 3], MemberState::InSync);
+    wish(&mut scene, 3, Scheduling::Drained);
+    scene.node_mut(3).state = NodeState::NotReady;
+    assert_eq!(wish_after(&scene, 3599), "unchanged");
+    assert_eq!(wish_after(&scene, 3600), "n1 n2 n3 n4 / n1 / -");
+    wish(&mut scene, 3, Scheduling::Enabled);
+    assert_eq!(wish_after(&scene, 60), "n1 n2 n3 n4 / n1 / -");
+}
+
+#[test]
+fn what_is_not_made_yet_is_placed_elsewhere() {
+    let mut scene = Scene::with_nodes(4);
+    scene.volume("a", 3, &[1, 2, 3]);
+    wish(&mut scene, 3, Scheduling::Evacuated);
+    assert_eq!(wish_after(&scene, 0), "n1 n2 n4 / - / -");
 }

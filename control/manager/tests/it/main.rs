@@ -6,7 +6,7 @@ mod scale;
 
 use manager::{Config, Mandate, ensure_cluster, start};
 use model::{
-    MemberIntent, MemberState, Node, NodeReplicas, NodeState, ReplicaReport, ReplicaState, Volume,
+    MemberIntent, MemberState, Node, NodeReplicas, NodeSpec, NodeState, ReplicaReport, ReplicaState, Volume,
     VolumeIntent, VolumeRecord, VolumeSpec,
 };
 use std::time::Duration;
@@ -22,6 +22,7 @@ fn store() -> (Client, TempDir) {
 fn node() -> Node {
     Node {
         name: "n1".into(),
+        spec: NodeSpec::default(),
         state: NodeState::Ready,
         address: "127.0.0.1:4420".into(),
         metrics_address: None,

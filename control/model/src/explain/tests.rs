@@ -1,27 +1,27 @@
 //! The answers, one table row per situation that a user can be in.
 
 use super::*;
-use crate::{Attach, Generation, MemberIntent, MemberRecord, MemberStatus, Owner};
+use crate::{Attach, Generation, MemberIntent, MemberRecord, MemberStatus, NodeSpec, Owner};
 use VolumeState::{
     Attached, Attaching, Available, Creating, Degraded, Deleting, Detaching, Pending, Stalled,
 };
 
-struct Scene {
-    volume: Volume,
-    record: Option<VolumeRecord>,
-    status: Option<VolumeStatus>,
-    nodes: Vec<Node>,
-    pools: Vec<Pool>,
+pub(crate) struct Scene {
+    pub(crate) volume: Volume,
+    pub(crate) record: Option<VolumeRecord>,
+    pub(crate) status: Option<VolumeStatus>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) pools: Vec<Pool>,
     replicas: Vec<NodeReplicas>,
 }
 
 impl Scene {
-    fn around(&self) -> Surroundings<'_> {
+    pub(crate) fn around(&self) -> Surroundings<'_> {
         Surroundings::new(&self.nodes, &self.pools, &self.replicas)
     }
 
     /// What node `n{index}` says of its copy.
-    fn report(&mut self, index: u128, state: ReplicaState) {
+    pub(crate) fn report(&mut self, index: u128, state: ReplicaState) {
         let report = ReplicaReport {
             replica: Uuid::from_u128(10 + index),
             volume: self.volume.uuid,
@@ -39,7 +39,7 @@ fn name(index: u128) -> String {
 }
 
 /// Three nodes, three copies in sync, attached to n1.
-fn attached() -> Scene {
+pub(crate) fn attached() -> Scene {
     let ids = 1..=3_u128;
     Scene {
         volume: Volume {
@@ -101,6 +101,7 @@ fn attached() -> Scene {
             .clone()
             .map(|id| Node {
                 name: name(id),
+                spec: NodeSpec::default(),
                 state: NodeState::Ready,
                 address: "127.0.0.1:4420".into(),
                 metrics_address: None,
@@ -141,7 +142,7 @@ fn check(what: &str, change: impl FnOnce(&mut Scene), state: VolumeState, says: 
     }
 }
 
-fn detach(scene: &mut Scene) {
+pub(crate) fn detach(scene: &mut Scene) {
     scene.volume.intent.attach = None;
     scene.volume.intent.owner = None;
     scene.record.as_mut().unwrap().owner = None;

@@ -4,7 +4,7 @@
 //! All test programs of stores use this file; `conforms` is the one judge.
 
 use crate::proxy::Proxy;
-use model::{ClusterInfo, Node, NodeReplicas, NodeState, Stored};
+use model::{ClusterInfo, Node, NodeReplicas, NodeSpec, NodeState, Scheduling, Stored};
 use std::{
     collections::BTreeMap,
     sync::{
@@ -21,6 +21,7 @@ use uuid::Uuid;
 pub(crate) async fn conforms(client: &Client, proxy: Option<&Proxy>) {
     compare_and_swap(client).await;
     a_new_object_has_a_new_revision(client).await;
+    a_wish_and_a_report_are_one_object(client).await;
     lists_are_ordered_and_of_one_kind(client).await;
     bad_objects_are_refused(client).await;
     big_objects_are_kept_whole(client).await;
@@ -40,6 +41,7 @@ pub(crate) async fn conforms(client: &Client, proxy: Option<&Proxy>) {
 pub(crate) fn node(name: &str, heartbeat: u64) -> Node {
     Node {
         name: name.into(),
+        spec: NodeSpec::default(),
         state: NodeState::Ready,
         address: "127.0.0.1:4420".into(),
         metrics_address: None,
@@ -75,6 +77,25 @@ async fn compare_and_swap(client: &Client) {
     client.delete::<Node>("n1", replaced).await.unwrap();
     assert_eq!(kind_of(client.delete::<Node>("n1", replaced).await), ErrorKind::NotFound);
     assert_eq!(client.get::<Node>("n1").await.unwrap(), None);
+}
+
+/// Of a node, two write: its operator the wish, its engine all the rest. Neither loses what the other wrote.
+async fn a_wish_and_a_report_are_one_object(client: &Client) {
+    let wished = |scheduling, heartbeat| Node { spec: NodeSpec { scheduling }, ..node("n1", heartbeat) };
+    let first = client.create(&wished(Scheduling::Enabled, 1)).await.unwrap();
+    let wish = client.replace(&wished(Scheduling::Drained, 1), first).await.unwrap();
+    assert_ne!(wish, first, "a wish alone is a change");
+    assert_eq!(kind_of(client.replace(&wished(Scheduling::Enabled, 2), first).await), ErrorKind::Conflict);
+    let mut last = wish;
+    for next in
+        [wished(Scheduling::Drained, 2), wished(Scheduling::Evacuated, 3), wished(Scheduling::Enabled, 4)]
+    {
+        let revision = client.replace(&next, last).await.unwrap();
+        assert_ne!(revision, last);
+        assert_eq!(client.get("n1").await.unwrap(), Some(Stored { revision, value: next }));
+        last = revision;
+    }
+    client.delete::<Node>("n1", last).await.unwrap();
 }
 
 async fn a_new_object_has_a_new_revision(client: &Client) {
