@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use device::ByteCount;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Replicated block storage: volumes with copies on several nodes, in one program.
 #[derive(Debug, Parser)]
@@ -120,6 +121,19 @@ Examples:
   orlop sim --seed 4711              one, twice: a replay must be exact
   ORLOP_LOG=info orlop sim --seed 4711   with what it logs";
 
+const DRAIN_HELP: &str = "\
+Nothing new is placed on the node, and nexuses that run there for work move elsewhere.
+A volume that is attached there stays: detach it, or let Kubernetes move its pods first.
+The copies stay too, for a node that comes back, and are not made anew elsewhere for an hour; the drain ends
+when each of them has another one in sync on a node that stays.
+With --evacuate the copies leave as well: another one is made first.
+
+Exit code 1: the time is over, and what is left is said; the wish stays, and is worked on.
+
+Examples:
+  orlop node drain node-1                     before a reboot; afterwards: orlop node uncordon node-1
+  orlop node drain node-1 --evacuate --timeout 2h     before it goes for good";
+
 const COMPLETION_EXAMPLES: &str = "\
 Examples:
   source <(orlop completion bash)
@@ -198,6 +212,18 @@ pub(crate) enum Node {
         #[command(flatten)]
         output: Output,
     },
+    /// Shows one node: what is on it, what is wished of it, and what its drain waits for.
+    #[command(after_help = "Example:\n  orlop node get node-1")]
+    Get(NodeName),
+    /// Places nothing new on a node; what is there stays. Ends a drain.
+    #[command(after_help = "Example:\n  orlop node cordon node-1")]
+    Cordon(NodeName),
+    /// Makes a node ready to be taken away, and waits until it is.
+    #[command(after_help = DRAIN_HELP)]
+    Drain(NodeDrain),
+    /// Takes back what cordon or drain has wished.
+    #[command(after_help = "Example:\n  orlop node uncordon node-1")]
+    Uncordon(NodeName),
     /// The process of one node.
     #[command(hide = true)]
     Run(NodeRun),
@@ -275,6 +301,42 @@ pub(crate) enum Volume {
     /// Makes a volume larger.
     #[command(after_help = "Example:\n  orlop volume resize data --size 2GiB")]
     Resize(VolumeResize),
+}
+
+/// A node by its name.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct NodeName {
+    /// The node.
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) api: Api,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// Options of `orlop node drain`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct NodeDrain {
+    /// The node.
+    pub(crate) name: String,
+    /// Make its copies elsewhere, and give them up here: it is to go for good.
+    #[arg(long)]
+    pub(crate) evacuate: bool,
+    /// How long to wait, such as 30s, 10m or 2h; 0 only writes the wish.
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) api: Api,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// Longer than anybody waits.
+const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let known = api::parse_duration(text).filter(|duration| *duration <= DURATION_MAX);
+    known.ok_or_else(|| "use one such as 30s, 10m or 2h".into())
 }
 
 /// A volume by its name.

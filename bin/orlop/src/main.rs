@@ -59,6 +59,10 @@ fn run(command: Command) -> Outcome {
         Command::Dev(arguments) => wait_for(dev::run(&arguments)),
         Command::Demo(arguments) => wait_for(demo::run(&arguments)),
         Command::Node(Node::List { api, output }) => wait_for(commands::inventory::list_nodes(&api, &output)),
+        Command::Node(Node::Get(arguments)) => wait_for(commands::node::get(&arguments)),
+        Command::Node(Node::Cordon(arguments)) => wait_for(commands::node::cordon(&arguments)),
+        Command::Node(Node::Drain(arguments)) => wait_for(commands::node::drain(&arguments)),
+        Command::Node(Node::Uncordon(arguments)) => wait_for(commands::node::uncordon(&arguments)),
         Command::Pool(Pool::List { api, output }) => wait_for(commands::inventory::list_pools(&api, &output)),
         Command::Disk(Disk::List { api, output }) => wait_for(commands::inventory::list_disks(&api, &output)),
         Command::Disk(Disk::Get { name, api, output }) => {

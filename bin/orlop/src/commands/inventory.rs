@@ -12,10 +12,16 @@ pub(crate) async fn list_nodes(api: &Api, output: &Output) -> Outcome {
     let nodes = Client::new(&api.api)?.nodes().await?;
     output::show(output.output, &nodes, |nodes| {
         let row = |node: &Node| {
-            vec![node.name.clone(), node.state.to_string(), node.pid.to_string(), node.address.clone()]
+            vec![
+                node.name.clone(),
+                node.state.to_string(),
+                node.spec.scheduling.to_string(),
+                node.pid.to_string(),
+                node.address.clone(),
+            ]
         };
         let rows = nodes.iter().map(row).collect();
-        output::table(&["NAME", "STATE", "PID", "ADDRESS"], rows, "no nodes")
+        output::table(&["NAME", "STATE", "SCHEDULING", "PID", "ADDRESS"], rows, "no nodes")
     })
 }
 

@@ -4,6 +4,7 @@
 //! Invariants:
 //! 1. A write whose answer is unknown is reported as unknown, never as refused.
 //! 2. A volume's status is never replaced by one of a lower epoch.
+//! 3. What is wished of the node is written as it was found: a report never takes a wish back.
 
 use engine::{Control, ControlError, ControlFuture};
 use model::{Node, NodeReplicas, Object, Pool, Stored, Volume, VolumeRecord, VolumeStatus};
@@ -54,18 +55,14 @@ impl StoreControl {
     }
 
     fn report<T: Object + PartialEq>(&self, object: T) -> ControlFuture<'_, ()> {
-        self.report_unless(object, |_, _| false)
+        self.report_over(object, |_, new| Some(new))
     }
 
-    /// Writes a report, unless `outdated(there, new)` holds for what is there.
-    fn report_unless<T: Object + PartialEq>(
-        &self,
-        object: T,
-        outdated: fn(&T, &T) -> bool,
-    ) -> ControlFuture<'_, ()> {
+    /// Writes a report; where there is one, what `over(there, new)` makes of both, if anything.
+    fn report_over<T: Object + PartialEq>(&self, object: T, over: Over<T>) -> ControlFuture<'_, ()> {
         let client = self.client.clone();
         Box::pin(async move {
-            let put = self.ask(async move { put(&client, &object, outdated).await });
+            let put = self.ask(async move { put(&client, &object, over).await });
             put.await.ok_or_else(gone)?.map_err(failed)
         })
     }
@@ -83,16 +80,17 @@ fn watch<T: Object>(runtime: &Handle, client: &Client, changed: &mailbox::Sender
     });
 }
 
-async fn put<T: Object + PartialEq>(
-    client: &Client,
-    object: &T,
-    outdated: fn(&T, &T) -> bool,
-) -> Result<(), store::Error> {
+/// What a report becomes where there is one already; none: what is there stays.
+type Over<T> = fn(there: &T, new: T) -> Option<T>;
+
+async fn put<T: Object + PartialEq>(client: &Client, object: &T, over: Over<T>) -> Result<(), store::Error> {
     let mut last = None;
     for _ in 0..ATTEMPTS_MAX {
         let result = match client.get::<T>(&object.key()).await? {
-            Some(Stored { value, .. }) if outdated(&value, object) || value == *object => return Ok(()),
-            Some(Stored { revision, .. }) => client.replace(object, revision).await,
+            Some(Stored { revision, value }) => match over(&value, object.clone()) {
+                Some(next) if next != value => client.replace(&next, revision).await,
+                _ => return Ok(()),
+            },
             None => client.create(object).await,
         };
         match result {
@@ -104,6 +102,9 @@ async fn put<T: Object + PartialEq>(
     }
     last.map_or(Ok(()), Err)
 }
+
+/// Invariant 3.
+const KEEP_WISH: Over<Node> = |there, new| Some(Node { spec: there.spec, ..new });
 
 fn gone() -> ControlError {
     ControlError("this process is ending".into())
@@ -136,7 +137,7 @@ impl Control for StoreControl {
     }
 
     fn report_node(&self, node: Node) -> ControlFuture<'_, ()> {
-        self.report(node)
+        self.report_over(node, KEEP_WISH)
     }
 
     fn report_pool(&self, pool: Pool) -> ControlFuture<'_, ()> {
@@ -148,7 +149,7 @@ impl Control for StoreControl {
     }
 
     fn report_volume(&self, status: VolumeStatus) -> ControlFuture<'_, ()> {
-        self.report_unless(status, |there, new| there.epoch > new.epoch)
+        self.report_over(status, |there, new| (there.epoch <= new.epoch).then_some(new))
     }
 
     fn changed(&self) -> Pin<Box<dyn Future<Output = ()> + '_>> {
@@ -193,5 +194,40 @@ fn record_error(error: store::Error) -> RecordError {
             }
             RecordError::Unreachable
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::{NodeSpec, NodeState, Scheduling};
+    use store::Embedded;
+
+    fn node(heartbeat: u64) -> Node {
+        Node {
+            name: "n1".into(),
+            spec: NodeSpec::default(),
+            state: NodeState::Ready,
+            address: "127.0.0.1:4420".into(),
+            metrics_address: None,
+            pid: 1,
+            boot_id: Uuid::from_u128(1),
+            version: "0.1.0".into(),
+            heartbeat,
+        }
+    }
+
+    /// An engine that has just started knows of no wish.
+    #[tokio::test]
+    async fn a_report_never_takes_a_wish_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let client = Client::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
+        put(&client, &node(1), KEEP_WISH).await.unwrap();
+        let Stored { revision, mut value } = client.get::<Node>("n1").await.unwrap().unwrap();
+        value.spec.scheduling = Scheduling::Drained;
+        client.replace(&value, revision).await.unwrap();
+        put(&client, &node(2), KEEP_WISH).await.unwrap();
+        let there = client.get::<Node>("n1").await.unwrap().unwrap().value;
+        assert_eq!((there.spec.scheduling, there.heartbeat), (Scheduling::Drained, 2));
     }
 }

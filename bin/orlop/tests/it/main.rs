@@ -9,6 +9,7 @@ mod dev;
 mod docs;
 mod help;
 mod metrics;
+mod node;
 mod preflight;
 mod program;
 mod replace;
