@@ -12,7 +12,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 /// How often a node that is drained is looked at.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_secs(1);
 /// How often it is said how far something is, where nobody watches.
 const SAY: Duration = Duration::from_secs(10);
 /// The most reasons in one line.

@@ -3,9 +3,9 @@
 
 use manager::{Planner, Told};
 use model::{
-    Attach, Generation, MemberIntent, MemberRecord, MemberState, NexusState, Node, NodeReplicas, NodeState,
-    Owner, Pool, PoolState, ReplicaReport, ReplicaState, Stored, Volume, VolumeIntent, VolumeRecord,
-    VolumeSpec, VolumeStatus,
+    Attach, Generation, MemberIntent, MemberRecord, MemberState, NexusState, Node, NodeReplicas, NodeSpec,
+    NodeState, Owner, Pool, PoolState, ReplicaReport, ReplicaState, Stored, Volume, VolumeIntent,
+    VolumeRecord, VolumeSpec, VolumeStatus,
 };
 use std::ops::Range;
 use store::Change;
@@ -76,6 +76,7 @@ pub(crate) fn is_attached(volume: u32) -> bool {
 pub(crate) fn node(index: u32, heartbeat: u64) -> Node {
     Node {
         name: node_name(index),
+        spec: NodeSpec::default(),
         state: if RACK.contains(&index) { NodeState::NotReady } else { NodeState::Ready },
         address: format!("10.0.{}.{}:4420", index / 256, index % 256),
         metrics_address: None,
