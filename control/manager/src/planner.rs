@@ -1,7 +1,7 @@
 //! The same plan without looking at everything: what is told of an object marks the volumes that it touches, and a pass
 //! examines those that are marked.
 //!
-//! 1. A plan is the one that [`crate::plan`] makes of the whole view: every volume for which that has a step is marked.
+//! 1. A plan is the one that [`plan()`](crate::plan()) makes of the whole view: every volume for which that has a step is marked.
 //!    What a step depends on is its volume, record and status; the nodes, pools and replicas that these name, and for
 //!    how long they have been absent; and, only where a copy needs a place, the room that there is anywhere.
 //! 2. A mark is removed when there is nothing to do for the volume, never because something was tried: a write that was
