@@ -241,7 +241,8 @@ impl<'a> Writer<'a> {
     pub(super) fn moves_away(&mut self, lab: &Lab<'_>, arguments: &[&str]) -> Result<Duration> {
         let began = Instant::now();
         lab.kubectl(arguments, 3 * MINUTE)?;
-        self.arrived(lab, self.last()?, 3 * MINUTE)?;
+        // The next one may have been on its way.
+        self.arrived(lab, self.last()? + 1, 3 * MINUTE)?;
         Ok(began.elapsed())
     }
 
