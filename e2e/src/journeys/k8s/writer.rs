@@ -241,8 +241,12 @@ impl<'a> Writer<'a> {
     pub(super) fn moves_away(&mut self, lab: &Lab<'_>, arguments: &[&str]) -> Result<Duration> {
         let began = Instant::now();
         lab.kubectl(arguments, 3 * MINUTE)?;
-        // The next one may have been on its way.
-        self.arrived(lab, self.last()? + 1, 3 * MINUTE)?;
+        // One without grace is gone for Kubernetes before it is on its node, and writes for a moment.
+        for condition in ["create", "condition=Ready"] {
+            let wait = ["wait", &format!("--for={condition}"), "pod/writer-0", "--timeout=120s"];
+            lab.kubectl(&wait, 3 * MINUTE)?;
+        }
+        self.arrived(lab, self.last()?, 3 * MINUTE)?;
         Ok(began.elapsed())
     }
 
