@@ -87,24 +87,27 @@ pub(crate) async fn until(
     }
     let mut closing = app.closing.clone();
     let mut live = app.live().await?;
+    let mut told = true;
     loop {
         let before = live.stamp(name);
-        seen = look(app, name, Some(&live)).await?;
-        if wished(seen.as_ref()) {
+        // What was not told may be about a node or a pool, or a watch is behind: then the store is asked for all of it.
+        seen = look(app, name, told.then_some(&live)).await?;
+        if told && wished(seen.as_ref()) {
             // Invariant 2.
             seen = look(app, name, None).await?;
-            if wished(seen.as_ref()) {
-                return Ok((seen, true));
-            }
+        }
+        if wished(seen.as_ref()) {
+            return Ok((seen, true));
         }
         let changed = async {
             live.changed(name, before).await;
             sleep(GATHER).await;
         };
-        let woken = tokio::select! {
-            _ = closing.wait_for(|closing| *closing) => true,
-            () = changed => false,
-            () = sleep_until(deadline.min(Instant::now() + LOOK_MAX)) => false,
+        let woken;
+        (woken, told) = tokio::select! {
+            _ = closing.wait_for(|closing| *closing) => (true, false),
+            () = changed => (false, true),
+            () = sleep_until(deadline.min(Instant::now() + LOOK_MAX)) => (false, false),
         };
         if woken || Instant::now() >= deadline {
             return Ok((seen, false));
