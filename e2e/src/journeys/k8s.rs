@@ -14,7 +14,7 @@ use writer::{Recorder, Word, Writer, total_kib};
 const MINUTE: Duration = Duration::from_secs(60);
 const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
 /// How often the writer's node dies, or stands still, and nobody says so.
-const KILLS: usize = 6;
+const KILLS: usize = 5;
 const STANDSTILLS: usize = 2;
 /// How long the pod may take to be elsewhere then.
 const FAILOVER: Duration = Duration::from_secs(30);

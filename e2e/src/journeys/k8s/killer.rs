@@ -14,13 +14,13 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// How many kills, and how many claims, at least.
-const KILLS: usize = 200;
-const CLAIMS: usize = 200;
+const KILLS: usize = 60;
+const CLAIMS: usize = 60;
 /// Claims of one pod; every other one is a raw block device.
 const GROUP: usize = 10;
 /// Groups at the same time.
-const GROUPS: usize = 8;
-const LIMIT: Duration = Duration::from_secs(1200);
+const GROUPS: usize = 6;
+const LIMIT: Duration = Duration::from_secs(900);
 /// What is killed, by a part of its command line, and how often of all. After the death of what leads, another one leads
 /// only when its lease has ended: killed more often nothing would ever be decided.
 const VICTIMS: [(&str, &str, usize); 3] = [
