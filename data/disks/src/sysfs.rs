@@ -20,6 +20,8 @@ const ODD_KINDS: [&str; 15] = [
 
 /// The name of the file that Orlop's front-end serves under a loop device.
 const OWN_FILE: &str = "volume";
+/// Where the kubelet binds raw block volumes.
+const KUBELET_FOLDER: &str = "/volumeDevices/";
 
 /// A partition, and what else sysfs says of it.
 #[derive(Clone, Debug)]
@@ -64,14 +66,15 @@ impl Block {
         self.number("hidden") == Some(1)
     }
 
-    /// Whether it is a volume of Orlop, or may be: the loop driver does not always say which file is under it.
+    /// Whether it is a volume of Orlop, or may be: the loop driver does not always say which file is under it, and the
+    /// kubelet puts another loop device over a raw block volume.
     pub(crate) fn is_own(&self) -> bool {
         if !self.name.starts_with("loop") {
             return false;
         }
         let Some(file) = self.text("loop/backing_file") else { return true };
         let file = file.strip_suffix(" (deleted)").unwrap_or(&file);
-        Path::new(file).file_name().is_none_or(|name| name == OWN_FILE)
+        Path::new(file).file_name().is_none_or(|name| name == OWN_FILE) || file.contains(KUBELET_FOLDER)
     }
 
     /// Why it is no common disk, if it is none.

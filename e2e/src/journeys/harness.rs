@@ -36,7 +36,7 @@ pub(crate) const FRONTEND: Journey = Journey {
 /// Disks on the real kernel: their own test.
 pub(crate) const DISKS: Journey = Journey {
     name: "disks",
-    what: "a loop device that is blank, formatted, mounted, swap, mapped, gone: what is said of it; the test of data/disks",
+    what: "a loop device that is blank, formatted, mounted, swap, gone: what is said of it; the test of data/disks",
     run: disks,
 };
 
@@ -66,12 +66,7 @@ fn frontend(trip: &Trip) -> Result<()> {
 }
 
 fn disks(trip: &Trip) -> Result<()> {
-    need(&[
-        ("mkfs.ext4", "e2fsprogs"),
-        ("mkswap", "util-linux"),
-        ("dmsetup", "dmsetup"),
-        ("losetup", "mount"),
-    ])?;
+    need(&[("mkfs.ext4", "e2fsprogs"), ("mkswap", "util-linux"), ("losetup", "mount")])?;
     tests_of_a_crate(trip, "loops", None, "the test of the disks")
 }
 

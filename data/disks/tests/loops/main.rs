@@ -1,4 +1,4 @@
-//! A loop device of the real kernel through what a disk goes through: blank, formatted, mounted, swap, held, gone.
+//! A loop device of the real kernel through what a disk goes through: blank, formatted, mounted, swap, gone.
 //!
 //! Needs root, so it runs only when told to: `cargo test -p orlop-disks --test loops -- --run`, which is what the journey
 //! `disks` of `cargo xtask e2e` does. Without that it says so and succeeds. A guard removes what it made on any exit.
@@ -32,7 +32,7 @@ fn a_disk_through_its_life() {
     let (device, place) = (bench.device.as_str(), bench.place());
     // What was read is kept until the kernel has counted a write.
     let mut is = |state: DiskState, says: &str| {
-        sh("sync", &[]);
+        sh("sync", &[device]);
         let disk = found(&mut scanner).expect("it is there");
         let message = disk.message.clone().unwrap_or_default();
         assert!(disk.state == state && message.contains(says), "{state} {says:?}: {disk:?}");
@@ -58,10 +58,6 @@ fn a_disk_through_its_life() {
     sh("swapoff", &[device]);
 
     sh("blkdiscard", &["--zeroout", device]);
-    let mapped = bench.mapped();
-    sh("dmsetup", &["create", &mapped, "--table", &format!("0 2048 linear {device} 0")]);
-    is(DiskState::InUse, &format!("{device} is part of {mapped} (dm-"));
-    sh("dmsetup", &["remove", &mapped]);
     is(DiskState::Available, "");
 
     sh("losetup", &["--detach", device]);
@@ -97,24 +93,24 @@ impl Bench {
     fn place(&self) -> String {
         self.folder.path().join("mount").to_str().expect("UTF-8").to_owned()
     }
-
-    /// A name that no other test has.
-    fn mapped(&self) -> String {
-        let name = self.folder.path().file_name().and_then(|name| name.to_str()).expect("UTF-8");
-        format!("orlop-test-{}", name.trim_start_matches('.'))
-    }
 }
 
 impl Drop for Bench {
     fn drop(&mut self) {
-        let (mapped, place) = (self.mapped(), self.place());
-        // Whatever is there no more makes its command fail.
+        let name = self.device.trim_start_matches("/dev/");
+        let under =
+            std::fs::read_to_string(format!("/sys/block/{name}/loop/backing_file")).unwrap_or_default();
+        // Once it is let go it may be anybody's.
+        if Path::new(under.trim_end()) != self.folder.path().join("disk") {
+            return;
+        }
+        let place = self.place();
         for (program, arguments) in [
-            ("dmsetup", &["remove", &mapped][..]),
-            ("swapoff", &[&self.device]),
-            ("umount", &[&place]),
-            ("losetup", &["--detach", &self.device]),
+            ("swapoff", &[self.device.as_str()][..]),
+            ("umount", &[place.as_str()]),
+            ("losetup", &["--detach", self.device.as_str()]),
         ] {
+            // It is not swap, or not mounted: then there is nothing to undo.
             drop(Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status());
         }
     }
