@@ -138,7 +138,7 @@ impl Cluster {
             nexus: nexus::Config { planted: self.planted, ..nexus::Config::default() },
             fuse: None,
         };
-        let control = Rc::new(NodeControl { store: self.store.clone(), node: machine.name.clone() });
+        let control = Rc::new(NodeControl::new(self.store.clone(), machine.name.clone()));
         loop {
             match Engine::start(config.clone(), Rc::clone(&control) as Rc<dyn engine::Control>).await {
                 Ok(engine) => {

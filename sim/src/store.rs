@@ -4,19 +4,24 @@
 //! It also watches every change of a record and notes what the nexuses did, for the totals, and what they never may do.
 
 use crate::totals::Totals;
-use engine::{Control, ControlError, ControlFuture};
-use model::{MemberState, Node, NodeReplicas, Volume, VolumeRecord, VolumeStatus};
+use engine::{Control, ControlError, ControlFuture, Known};
+use model::{MemberState, Node, NodeReplicas, Stored, Volume, VolumeRecord, VolumeStatus};
 use nexus::{RecordError, RecordFuture, Records, Versioned};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// How often an engine is told that something may have changed.
-const CHANGED: Duration = Duration::from_millis(100);
+/// How often an engine is told what has changed, if its watch is not behind.
+const TOLD: Duration = Duration::from_millis(100);
+/// Of as many times, one begins a time in which a watch is behind.
+const BEHIND_ONE_IN: u64 = 50;
+/// For so many times of telling at most.
+const BEHIND_MAX: u64 = 60;
 /// How long a client waits for a store that is away.
 const AWAY: Duration = Duration::from_millis(500);
 
@@ -152,14 +157,41 @@ impl Store {
 }
 
 /// One node's way to the store.
+#[derive(Clone)]
 pub(crate) struct NodeControl {
-    pub(crate) store: Store,
-    pub(crate) node: String,
+    store: Store,
+    node: String,
+    known: Rc<RefCell<Option<Arc<Known>>>>,
+    /// For how many more times its watch tells nothing.
+    behind: Rc<Cell<u64>>,
 }
 
 impl NodeControl {
+    /// The way of a node that was told nothing yet.
+    pub(crate) fn new(store: Store, node: String) -> Self {
+        Self { store, node, known: Rc::default(), behind: Rc::default() }
+    }
+
     async fn travel(&self) -> Result<(), RecordError> {
         self.store.travel(&self.node).await
+    }
+
+    /// What a watch that is not behind tells now.
+    fn look(&self) -> Known {
+        let volumes = self.store.0.volumes.borrow();
+        let volumes = volumes.values().filter(|volume| Known::has_volume(&self.node, volume));
+        let records = self.store.0.records.borrow();
+        let records = records.values().filter(|found| Known::has_record(&self.node, &found.record));
+        Known {
+            volumes: volumes
+                .map(|value| (value.name.clone(), Stored { revision: 1, value: value.clone() }))
+                .collect(),
+            records: records
+                .map(|Versioned { record, revision }| {
+                    (record.volume.to_string(), Stored { revision: *revision, value: record.clone() })
+                })
+                .collect(),
+        }
     }
 }
 
@@ -196,13 +228,13 @@ impl Records for NodeControl {
 
 impl Control for NodeControl {
     fn records(&self) -> Rc<dyn Records> {
-        Rc::new(Self { store: self.store.clone(), node: self.node.clone() })
+        Rc::new(self.clone())
     }
 
-    fn nodes(&self) -> ControlFuture<'_, Vec<Node>> {
+    fn node<'a>(&'a self, name: &'a str) -> ControlFuture<'a, Option<Node>> {
         Box::pin(async move {
             self.travel().await.map_err(away)?;
-            Ok(self.store.0.nodes.borrow().values().cloned().collect())
+            Ok(self.store.0.nodes.borrow().get(name).cloned())
         })
     }
 
@@ -211,18 +243,15 @@ impl Control for NodeControl {
         Box::pin(async move { self.travel().await.map_err(away).map(|()| Vec::new()) })
     }
 
-    fn volumes(&self) -> ControlFuture<'_, Vec<Volume>> {
+    fn volume<'a>(&'a self, name: &'a str) -> ControlFuture<'a, Option<Volume>> {
         Box::pin(async move {
             self.travel().await.map_err(away)?;
-            Ok(self.store.0.volumes.borrow().values().cloned().collect())
+            Ok(self.store.0.volumes.borrow().values().find(|volume| volume.name == name).cloned())
         })
     }
 
-    fn records_of_all(&self) -> ControlFuture<'_, Vec<VolumeRecord>> {
-        Box::pin(async move {
-            self.travel().await.map_err(away)?;
-            Ok(self.store.0.records.borrow().values().map(|versioned| versioned.record.clone()).collect())
-        })
+    fn known(&self) -> Option<Arc<Known>> {
+        self.known.borrow().clone()
     }
 
     fn report_node(&self, node: Node) -> ControlFuture<'_, ()> {
@@ -251,7 +280,22 @@ impl Control for NodeControl {
         Box::pin(async move { self.travel().await.map_err(away) })
     }
 
+    /// A watch tells late, and nothing while its node does not reach the store; what it tells is never undone.
     fn changed(&self) -> Pin<Box<dyn Future<Output = ()> + '_>> {
-        Box::pin(rt::sleep(CHANGED))
+        Box::pin(async move {
+            loop {
+                rt::sleep(TOLD).await;
+                if self.behind.get() > 0 {
+                    self.behind.set(self.behind.get() - 1);
+                } else if rt::random_u64().is_multiple_of(BEHIND_ONE_IN) {
+                    self.behind.set(rt::random_u64() % BEHIND_MAX);
+                } else if self.travel().await.is_ok() {
+                    let known = Some(Arc::new(self.look()));
+                    if self.known.replace(known.clone()) != known {
+                        return;
+                    }
+                }
+            }
+        })
     }
 }

@@ -99,6 +99,11 @@ impl Client {
         Ok(self.get::<NodeList>("/api/v1/nodes").await?.items)
     }
 
+    /// Whether the API can use its store.
+    pub async fn health(&self) -> Result<(), Error> {
+        self.exchange(Method::GET, "/healthz", None, None).await.map(drop)
+    }
+
     /// One node, and what its drain waits for.
     pub async fn node(&self, name: &str) -> Result<NodeView, Error> {
         self.get(&path("node", name)?).await

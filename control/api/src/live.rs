@@ -2,7 +2,7 @@
 //! to look again. Nothing is asked of the store for it, however many requests wait.
 //!
 //! 1. It is made when it is first needed: a process that answers only questions about single volumes watches nothing.
-//! 2. It never says that something is as wished: whoever waits looks into the store itself when something has changed.
+//! 2. It never says of a volume that it is as wished: whoever waits looks into the store itself when something has changed.
 
 use crate::{App, Problem};
 use manager::View;
@@ -10,7 +10,7 @@ use model::{Object, Stored, Volume};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use store::{Change, Client, Watch};
+use store::{Client, Watch};
 use tokio::sync::{OnceCell, watch};
 use tokio::time::timeout;
 
@@ -49,6 +49,11 @@ impl Lazy {
             return Err(Problem::unavailable("the store does not tell what it holds"));
         }
         Ok(live)
+    }
+
+    /// The view, if somebody has needed it and everything is in it.
+    pub(crate) fn ready(&self) -> Option<Live> {
+        self.0.get().filter(|live| live.0.borrow().listed == KINDS).cloned()
     }
 }
 
@@ -125,16 +130,7 @@ async fn next<T: Object>(
     objects: impl FnOnce(&mut Seen) -> &mut BTreeMap<String, Stored<T>>,
 ) -> bool {
     let Some(change) = watch.next().await else { return false };
-    sender.send_modify(|seen| {
-        let objects = objects(seen);
-        match change {
-            Change::Relist(items) => {
-                *objects = items.into_iter().map(|item| (item.value.key(), item)).collect();
-            }
-            Change::Put(item) => drop(objects.insert(item.value.key(), item)),
-            Change::Delete(key) => drop(objects.remove(&key)),
-        }
-    });
+    sender.send_if_modified(|seen| change.apply(objects(seen)));
     true
 }
 

@@ -64,6 +64,13 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, "conflict", "The state of the object forbids it", detail, hint)
     }
 
+    pub(crate) fn node_full(object: &str, node: &str, there: usize) -> Self {
+        let detail =
+            format!("{object}: node {node} has {there} volumes attached, which is as many as it takes");
+        let hint = "choose another node, or detach a volume there first";
+        Self::new(StatusCode::CONFLICT, "node-full", "The node takes no more volumes", detail, hint)
+    }
+
     pub(crate) fn precondition(detail: impl Into<String>) -> Self {
         let hint = "read the object again and decide anew";
         Self::new(StatusCode::PRECONDITION_FAILED, "changed", "The object has changed", detail, hint)

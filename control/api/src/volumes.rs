@@ -19,7 +19,7 @@ use axum::{
 use manager::{Promised, View, check_growth, place};
 use model::{
     Attach, MemberIntent, MemberState, Object, Scheduling, Stored, Volume, VolumeIntent, VolumeSpec,
-    VolumeState, VolumeView,
+    VolumeState, VolumeView, limits,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -331,6 +331,14 @@ fn attach(view: &View, volume: &mut Volume, node: String, take: bool) -> Result<
     if !view.is_ready(&node) {
         let detail = format!("{}: node {node} is NotReady", object(name));
         return Err(Problem::in_the_way(detail, "start its engine, or choose another node"));
+    }
+    let on_node = |other: &&Stored<Volume>| {
+        other.value.name != *name
+            && other.value.intent.attach.as_ref().is_some_and(|there| there.node == node)
+    };
+    let there = view.volumes.values().filter(on_node).count();
+    if there >= limits::ATTACHED_MAX {
+        return Err(Problem::node_full(&object(name), &node, there));
     }
     volume.intent.owner = Some(node.clone());
     volume.intent.attach = Some(Attach { node });

@@ -1,15 +1,19 @@
 //! What a volume or a node looks like now, and waiting until it looks as wished.
 //!
 //! 1. Whoever waits asks the store when something about the volume has changed, and not all the time.
-//! 2. That it is as wished is said of what the store itself has told, never of what a watch has.
+//! 2. What is said of a volume is what the store itself has told of its own objects, never what a watch has. The nodes,
+//!    pools and replicas around it may be as watches have told them, where something follows these anyway.
+//! 3. A question about one volume costs the same however many there are.
 
-use crate::{App, Problem, live::Live, nodes};
+use crate::{App, Problem, nodes};
+use futures_util::future::try_join_all;
 use manager::View;
 use model::{
-    Node, NodeReplicas, NodeView, Pool, Stored, Surroundings, Volume, VolumeFacts, VolumeRecord,
+    Node, NodeReplicas, NodeView, Object, Pool, Stored, Surroundings, Volume, VolumeFacts, VolumeRecord,
     VolumeStatus, VolumeView, node_view,
 };
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
+use store::Client;
 use tokio::time::{Instant, sleep, sleep_until};
 
 /// Changes come in groups.
@@ -20,12 +24,9 @@ const LOOK_MIN: Duration = Duration::from_millis(50);
 const LOOK_MAX: Duration = Duration::from_secs(2);
 
 /// The volume as it is; none if there is none.
-async fn look(app: &App, name: &str, live: Option<&Live>) -> Result<Option<VolumeView>, Problem> {
+async fn look(app: &App, name: &str) -> Result<Option<VolumeView>, Problem> {
     match nodes::find::<Volume>(&app.client, "volume", name).await {
-        Ok(volume) => match live {
-            Some(live) => Ok(Some(hearsay(app, volume, live).await?)),
-            None => Ok(Some(complete(app, volume).await?)),
-        },
+        Ok(volume) => complete(app, volume).await.map(Some),
         Err(problem) if problem.status == 404 => Ok(None),
         Err(problem) => Err(problem),
     }
@@ -33,31 +34,52 @@ async fn look(app: &App, name: &str, live: Option<&Live>) -> Result<Option<Volum
 
 /// The volume with all that is known of it.
 pub(crate) async fn complete(app: &App, volume: Stored<Volume>) -> Result<VolumeView, Problem> {
-    let (record, status) = about(app, &volume).await?;
-    let nodes: Vec<Node> = nodes::values(app.client.list().await?);
-    let pools: Vec<Pool> = nodes::values(app.client.list().await?);
-    let replicas: Vec<NodeReplicas> = nodes::values(app.client.list().await?);
-    let around = Surroundings::new(&nodes, &pools, &replicas);
-    Ok(model::view(&volume.value, volume.revision, record.as_ref(), status.as_ref(), &around))
-}
-
-/// The same with nodes and pools as watches have told them.
-async fn hearsay(app: &App, volume: Stored<Volume>, live: &Live) -> Result<VolumeView, Problem> {
-    let (record, status) = about(app, &volume).await?;
-    Ok(live.see(|view| {
-        let around = view.surroundings();
-        model::view(&volume.value, volume.revision, record.as_ref(), status.as_ref(), &around)
-    }))
-}
-
-async fn about(
-    app: &App,
-    volume: &Stored<Volume>,
-) -> Result<(Option<VolumeRecord>, Option<VolumeStatus>), Problem> {
     let key = volume.value.uuid.to_string();
     let record = app.client.get(&key).await?.map(|record| record.value);
     let status = app.client.get(&key).await?.map(|status| status.value);
-    Ok((record, status))
+    let view = |around: &Surroundings<'_>| {
+        model::view(&volume.value, volume.revision, record.as_ref(), status.as_ref(), around)
+    };
+    if let Some(live) = app.live.ready() {
+        return Ok(live.see(|seen| view(&seen.surroundings())));
+    }
+    let around = Around::of(&app.client, &volume.value, record.as_ref(), status.as_ref()).await?;
+    Ok(view(&Surroundings::new(&around.nodes, &around.pools, &around.replicas)))
+}
+
+/// What one volume has to do with.
+struct Around {
+    nodes: Vec<Node>,
+    pools: Vec<Pool>,
+    replicas: Vec<NodeReplicas>,
+}
+
+impl Around {
+    async fn of(
+        client: &Client,
+        volume: &Volume,
+        record: Option<&VolumeRecord>,
+        status: Option<&VolumeStatus>,
+    ) -> Result<Self, Problem> {
+        let members = record.map_or(&[][..], |record| &record.members);
+        let of_members: BTreeSet<String> = members.iter().map(|member| member.node.clone()).collect();
+        let owner = record.and_then(|record| record.owner.as_ref()).map(|owner| &owner.node);
+        let attach = volume.intent.attach.as_ref().map(|attach| &attach.node);
+        let others = [owner, attach, status.map(|status| &status.node)];
+        let nodes = of_members.iter().chain(others.into_iter().flatten()).cloned().collect();
+        let pools = members.iter().map(|member| member.pool.to_string()).collect();
+        Ok(Self {
+            nodes: some(client, &nodes).await?,
+            pools: some(client, &pools).await?,
+            replicas: some(client, &of_members).await?,
+        })
+    }
+}
+
+/// Those of these objects that there are.
+async fn some<T: Object>(client: &Client, keys: &BTreeSet<String>) -> Result<Vec<T>, Problem> {
+    let found = try_join_all(keys.iter().map(|key| client.get::<T>(key))).await?;
+    Ok(nodes::values(found.into_iter().flatten().collect()))
 }
 
 /// The node with all that is on it, and what its drain waits for.
@@ -80,22 +102,16 @@ pub(crate) async fn until(
     wished: impl Fn(Option<&VolumeView>) -> bool,
 ) -> Result<(Option<VolumeView>, bool), Problem> {
     let deadline = Instant::now() + patience.unwrap_or_default();
-    let mut seen = look(app, name, None).await?;
+    let mut seen = look(app, name).await?;
     if wished(seen.as_ref()) || patience.is_none() {
         let as_wished = wished(seen.as_ref());
         return Ok((seen, as_wished));
     }
     let mut closing = app.closing.clone();
     let mut live = app.live().await?;
-    let mut told = true;
     loop {
         let before = live.stamp(name);
-        // What was not told may be about a node or a pool, or a watch is behind: then the store is asked for all of it.
-        seen = look(app, name, told.then_some(&live)).await?;
-        if told && wished(seen.as_ref()) {
-            // Invariant 2.
-            seen = look(app, name, None).await?;
-        }
+        seen = look(app, name).await?;
         if wished(seen.as_ref()) {
             return Ok((seen, true));
         }
@@ -103,13 +119,12 @@ pub(crate) async fn until(
             live.changed(name, before).await;
             sleep(GATHER).await;
         };
-        let woken;
-        (woken, told) = tokio::select! {
-            _ = closing.wait_for(|closing| *closing) => (true, false),
-            () = changed => (false, true),
-            () = sleep_until(deadline.min(Instant::now() + LOOK_MAX)) => (false, false),
+        let closed = tokio::select! {
+            _ = closing.wait_for(|closing| *closing) => true,
+            () = changed => false,
+            () = sleep_until(deadline.min(Instant::now() + LOOK_MAX)) => false,
         };
-        if woken || Instant::now() >= deadline {
+        if closed || Instant::now() >= deadline {
             return Ok((seen, false));
         }
     }

@@ -55,7 +55,7 @@ impl Identity for Plugin {
 
     /// Ready while the API answers: all else waits for it.
     async fn probe(&self, _: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
-        let ready = self.api.nodes().await.is_ok();
+        let ready = self.api.health().await.is_ok();
         Ok(Response::new(ProbeResponse { ready: Some(ready) }))
     }
 }

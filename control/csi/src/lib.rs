@@ -52,8 +52,6 @@ pub mod v1 {
 pub const DRIVER: &str = "csi.orlop.io";
 /// The label under which a node is known to schedulers.
 pub const TOPOLOGY_KEY: &str = "topology.csi.orlop.io/node";
-/// How many volumes one node takes: each has a loop device and a FUSE mount of its own.
-pub const VOLUMES_MAX: usize = 256;
 
 /// What a plugin needs.
 #[derive(Clone, Debug)]

@@ -20,12 +20,13 @@ pub(crate) fn of_api(error: &Error) -> Status {
 
 /// The code by which an orchestrator decides whether to try again.
 fn code(error: &Error) -> Code {
-    let no_room = ["urn:orlop:problem:too-few-nodes", "urn:orlop:problem:too-little-space"];
+    let no_room = ["too-few-nodes", "too-little-space", "node-full"];
+    let problem = error.problem.strip_prefix("urn:orlop:problem:").unwrap_or_default();
     match error.kind {
         ErrorKind::Usage => Code::InvalidArgument,
         ErrorKind::Unreachable => Code::Unavailable,
         ErrorKind::Garbled => Code::Internal,
-        ErrorKind::Refused(_) if no_room.contains(&error.problem.as_str()) => Code::ResourceExhausted,
+        ErrorKind::Refused(_) if no_room.contains(&problem) => Code::ResourceExhausted,
         ErrorKind::Refused(status) => match status {
             400 | 422 => Code::InvalidArgument,
             404 => Code::NotFound,

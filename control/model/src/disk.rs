@@ -4,7 +4,7 @@
 //!    object there, and one that vanished is `Missing`, with all that was known of it.
 
 use crate::{
-    invalid::{Invalid, check_name, check_uuid},
+    invalid::{Invalid, check_name, check_node_name, check_uuid},
     object::{Kind, Object},
 };
 use schemars::JsonSchema;
@@ -126,7 +126,7 @@ impl Object for Disk {
 
     fn validate(&self) -> Result<(), Invalid> {
         check_name("disk", &self.name)?;
-        check_name("node", &self.node)?;
+        check_node_name(&self.node)?;
         let object = format!("disk \"{}\"", self.name);
         match (self.state, self.pool) {
             (DiskState::Pool, None) => Err(Invalid::new(

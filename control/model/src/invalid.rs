@@ -49,6 +49,20 @@ pub(crate) fn check_name(noun: &str, name: &str) -> Result<(), Invalid> {
     ))
 }
 
+/// Checks the name of a node, which Kubernetes may have given: DNS labels with dots between them. It becomes the value of
+/// a label, which has no more than 63 characters.
+pub(crate) fn check_node_name(name: &str) -> Result<(), Invalid> {
+    if name.len() <= 63 && name.split('.').all(|label| check_name("node", label).is_ok()) {
+        return Ok(());
+    }
+    let shown: String = name.chars().take(80).collect();
+    Err(Invalid::new(
+        format!("node {shown:?}"),
+        "not a valid name",
+        "use 1 to 63 of a-z, 0-9, '-' and '.', with a letter or digit at both ends of each part between dots",
+    ))
+}
+
 /// Checks that `uuid` is not nil: a nil UUID is a forgotten one.
 pub(crate) fn check_uuid(object: &str, field: &str, uuid: Uuid) -> Result<(), Invalid> {
     if uuid.is_nil() {
@@ -96,6 +110,17 @@ mod tests {
         }
         let long = check_name("volume", &"x y".repeat(1000)).unwrap_err().to_string();
         assert!(long.len() < 250, "{long}");
+    }
+
+    #[test]
+    fn names_of_nodes_may_have_dots() {
+        for good in ["n1", "ip-10-0-0-1.ec2.internal", "a.b", &"a".repeat(63)] {
+            assert_eq!(check_node_name(good), Ok(()), "{good}");
+        }
+        for bad in ["", ".", "a.", ".a", "a..b", "a.-b", "A.b", "a/b", &format!("{}.a", "a".repeat(62))] {
+            assert!(check_node_name(bad).is_err(), "{bad}");
+        }
+        assert!(check_node_name(&"x y".repeat(1000)).unwrap_err().to_string().len() < 300);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! finds. Nobody wishes anything of a pool.
 
 use crate::{
-    invalid::{Invalid, check_name, check_uuid},
+    invalid::{Invalid, check_name, check_node_name, check_uuid},
     object::{Kind, Object},
 };
 use schemars::JsonSchema;
@@ -237,7 +237,7 @@ impl Object for Node {
     }
 
     fn validate(&self) -> Result<(), Invalid> {
-        check_name("node", &self.name)
+        check_node_name(&self.name)
     }
 }
 
@@ -250,7 +250,7 @@ impl Object for Pool {
 
     fn validate(&self) -> Result<(), Invalid> {
         check_name("pool", &self.name)?;
-        check_name("node", &self.node)?;
+        check_node_name(&self.node)?;
         let object = format!("pool \"{}\" of node \"{}\"", self.name, self.node);
         check_uuid(&object, "uuid", self.uuid)?;
         let known = self.used_bytes.checked_add(self.free_bytes);
@@ -273,7 +273,7 @@ impl Object for NodeReplicas {
     }
 
     fn validate(&self) -> Result<(), Invalid> {
-        check_name("node", &self.node)
+        check_node_name(&self.node)
     }
 }
 

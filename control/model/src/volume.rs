@@ -8,7 +8,7 @@
 
 use crate::{
     Generation, MemberState, VolumeRecord,
-    invalid::{Invalid, SizeText, check_name, check_uuid},
+    invalid::{Invalid, SizeText, check_name, check_node_name, check_uuid},
     object::{Kind, Object},
 };
 use schemars::JsonSchema;
@@ -29,6 +29,8 @@ pub mod limits {
     pub const STRIPES_MAX: u32 = 1;
     /// The most hosts that a record remembers.
     pub const HOSTS_MAX: usize = 64;
+    /// The most volumes that are attached on one node: each has a loop device and a FUSE mount of its own.
+    pub const ATTACHED_MAX: usize = 256;
     /// The logical block sizes.
     pub const BLOCK_SIZES_BYTES: [u32; 2] = [512, 4096];
 }
@@ -344,7 +346,7 @@ impl Object for VolumeStatus {
 
     fn validate(&self) -> Result<(), Invalid> {
         check_uuid("status of a volume", "volume", self.volume)?;
-        check_name("node", &self.node)
+        check_node_name(&self.node)
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{
 };
 use model::{Kind, Object, Stored};
 use serde_json::Value;
-use std::{fmt, marker::PhantomData, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, fmt, marker::PhantomData, sync::Arc, time::Instant};
 
 /// A typed and measured view of a [`Store`].
 #[derive(Clone)]
@@ -164,6 +164,39 @@ pub enum Change<T> {
     Delete(String),
 }
 
+impl<T: Object> Change<T> {
+    /// The change as somebody sees it whom only those objects concern that `concerns` says: others are as if deleted.
+    #[must_use]
+    pub fn only(self, concerns: impl Fn(&T) -> bool) -> Self {
+        match self {
+            Self::Relist(items) => {
+                Self::Relist(items.into_iter().filter(|item| concerns(&item.value)).collect())
+            }
+            Self::Put(item) if !concerns(&item.value) => Self::Delete(item.value.key()),
+            other => other,
+        }
+    }
+
+    /// Takes it into `objects`, by key; whether that makes them others than they were.
+    pub fn apply(self, objects: &mut BTreeMap<String, Stored<T>>) -> bool {
+        match self {
+            Self::Relist(items) => {
+                let new: BTreeMap<_, _> = items.into_iter().map(|item| (item.value.key(), item)).collect();
+                let state = |(key, item): (&String, &Stored<T>)| (key.clone(), item.revision);
+                let same = new.iter().map(state).eq(objects.iter().map(state));
+                *objects = new;
+                !same
+            }
+            Self::Put(item) => {
+                let revision = item.revision;
+                let before = objects.insert(item.value.key(), item);
+                before.is_none_or(|before| before.revision != revision)
+            }
+            Self::Delete(key) => objects.remove(&key).is_some(),
+        }
+    }
+}
+
 /// A typed watch.
 #[derive(Debug)]
 pub struct Watch<T> {
@@ -192,4 +225,48 @@ impl<T: Object> Watch<T> {
 
 fn parse_or_log<T: Object>(raw: Stored<Value>) -> Option<Stored<T>> {
     parse(raw).map_err(|error| tracing::error!(%error, "object left out of a watch")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::VolumeRecord;
+    use uuid::Uuid;
+
+    fn at(revision: u64, volume: u128, size_bytes: u64) -> Stored<VolumeRecord> {
+        let value = VolumeRecord::new(Uuid::from_u128(volume), size_bytes, 4096, Vec::new());
+        Stored { revision, value }
+    }
+
+    fn sizes(objects: &BTreeMap<String, Stored<VolumeRecord>>) -> Vec<u64> {
+        objects.values().map(|item| item.value.size_bytes).collect()
+    }
+
+    #[test]
+    fn changes_are_applied_and_tell_whether_they_are_any() {
+        let mut objects = BTreeMap::new();
+        assert!(!Change::Relist(Vec::new()).apply(&mut objects));
+        assert!(Change::Relist(vec![at(1, 1, 10), at(2, 2, 20)]).apply(&mut objects));
+        assert!(!Change::Relist(vec![at(2, 2, 20), at(1, 1, 10)]).apply(&mut objects));
+        assert!(!Change::Put(at(2, 2, 20)).apply(&mut objects));
+        assert!(Change::Put(at(3, 2, 30)).apply(&mut objects));
+        assert!(Change::Put(at(4, 3, 40)).apply(&mut objects));
+        assert_eq!(sizes(&objects), [10, 30, 40]);
+        let key = at(1, 1, 10).value.key();
+        assert!(Change::<VolumeRecord>::Delete(key.clone()).apply(&mut objects));
+        assert!(!Change::<VolumeRecord>::Delete(key).apply(&mut objects));
+        assert!(Change::Relist(vec![at(4, 3, 40)]).apply(&mut objects));
+        assert_eq!(sizes(&objects), [40]);
+    }
+
+    /// An object that moves out of sight is gone for whom it concerned.
+    #[test]
+    fn what_concerns_nobody_here_is_as_if_deleted() {
+        let small = |record: &VolumeRecord| record.size_bytes < 100;
+        let mut objects = BTreeMap::new();
+        assert!(Change::Relist(vec![at(1, 1, 10), at(2, 2, 200)]).only(small).apply(&mut objects));
+        assert!(!Change::Put(at(3, 2, 300)).only(small).apply(&mut objects));
+        assert!(Change::Put(at(4, 1, 400)).only(small).apply(&mut objects));
+        assert_eq!(sizes(&objects), [0; 0]);
+    }
 }

@@ -55,8 +55,8 @@ async fn connect(state: &Rc<State>, member: MemberRecord) -> Result<Leg, Status>
 
 /// Where a node listens, by the store or, while that is away, as it was last known.
 async fn address_of(state: &State, node: &str) -> Result<SocketAddr, Status> {
-    if let Ok(nodes) = state.control.nodes().await {
-        state.learn_addresses(&nodes);
+    if let Ok(Some(node)) = state.control.node(node).await {
+        state.learn_address(&node);
     }
     state.known_address(node).ok_or(Status::Gone)
 }

@@ -2,16 +2,18 @@
 //! reads from the store, and writes what it sees there.
 //!
 //! ```text
-//! store --> converge -+-> replicas: made while the record says New, destroyed when it says Removed
-//!                     +-> volumes: one task each while the intent names this node as the owner
-//!                            open nexus -> serve on the target -> attach as a device -> report
+//! watches of the store --> converge -+-> replicas: made while the record says New, destroyed when it says Removed
+//!                                    +-> volumes: one task each while the intent names this node as the owner
+//!                                           open nexus -> serve on the target -> attach as a device -> report
 //! ```
 //!
 //! # Invariants
 //! 1. A replica is made only for a member in state `New`, and destroyed only when the record, read from the store itself,
-//!    says `Removed`. Absence is never an order.
+//!    says `Removed`. Absence is never an order: a volume ends when the store itself says that it is not there.
 //! 2. At most one nexus of a volume runs in an engine.
 //! 3. Nothing here is needed for safety across nodes: epochs, the record and the ports of replicas see to that.
+//! 4. What watches have told may be old. It says where to look; every act is decided by one object read from the store
+//!    itself. An engine whose watches are behind takes no volume from the node to which it has moved.
 
 mod config;
 mod control;
@@ -26,7 +28,7 @@ mod target;
 mod volume;
 
 pub use config::{Config, FuseConfig, PoolConfig};
-pub use control::{Control, ControlError, ControlFuture};
+pub use control::{Control, ControlError, ControlFuture, Known};
 pub use keys::volume_key;
 pub use meter::IoMetrics;
 pub use metrics::{EngineMetrics, VolumeMetrics};
@@ -38,20 +40,22 @@ use crate::target::Exports;
 use crate::volume::VolumeTask;
 use frontend::fuse::Holder;
 use futures_util::future::{FutureExt, LocalBoxFuture};
-use model::{Node, NodeSpec, NodeState, PoolState};
+use model::{Node, NodeSpec, NodeState, PoolState, Volume};
 use rt::Task;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// How often the engine looks at the store although nothing seems to have changed.
-const RELIST: Duration = Duration::from_secs(2);
+/// How often the engine looks at its replicas although the store has told nothing, and tries again what has failed.
+const LOOK: Duration = Duration::from_secs(2);
 /// How often it says that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// After so many heartbeats it reports its pools although they are as before: somebody may have deleted the objects.
+const POOLS_AGAIN: u64 = 8;
 
 /// How long an orderly end waits for volumes: one whose copies are away cannot be closed in order.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
@@ -218,22 +222,17 @@ impl State {
         }
     }
 
-    /// Notes where nodes listen.
-    pub(crate) fn learn_addresses(&self, nodes: &[Node]) {
-        let mut addresses = self.addresses.borrow_mut();
-        for node in nodes {
-            match node.address.parse() {
-                Ok(address) => {
-                    addresses.insert(node.name.clone(), address);
-                }
-                Err(_) => {
-                    tracing::warn!(node = node.name, address = node.address, "node has no usable address");
-                }
+    /// Notes where a node listens.
+    pub(crate) fn learn_address(&self, node: &Node) {
+        match node.address.parse() {
+            Ok(address) => drop(self.addresses.borrow_mut().insert(node.name.clone(), address)),
+            Err(_) => {
+                tracing::warn!(node = node.name, address = node.address, "node has no usable address");
             }
         }
     }
 
-    /// Where a node listened when the store was last read.
+    /// Where a node listened when it was last read from the store.
     pub(crate) fn known_address(&self, node: &str) -> Option<SocketAddr> {
         self.addresses.borrow().get(node).copied()
     }
@@ -256,6 +255,7 @@ impl State {
     /// Says that this node is alive, again and again, and what its pools are like.
     async fn beat(self: Rc<Self>) {
         let mut heartbeat = rt::random_u64() >> 1;
+        let mut told = Vec::new();
         loop {
             // Before this node is there for new copies.
             if !self.gone_told.get() {
@@ -269,13 +269,24 @@ impl State {
                 tracing::debug!(node = self.config.node, %error, "heartbeat not written");
             }
             self.pools.revive(&self.config).await;
-            for pool in self.pools.reports(&self.config) {
-                if let Err(error) = self.control.report_pool(pool).await {
-                    tracing::debug!(node = self.config.node, %error, "pool report not written");
-                }
+            if heartbeat.is_multiple_of(POOLS_AGAIN) {
+                told.clear();
             }
+            self.tell_pools(&mut told).await;
             rt::sleep(HEARTBEAT).await;
         }
+    }
+
+    /// Says what the pools are like that are not as they were `told`.
+    async fn tell_pools(&self, told: &mut Vec<model::Pool>) {
+        let pools = self.pools.reports(&self.config);
+        for pool in pools.iter().filter(|pool| !told.contains(pool)) {
+            if let Err(error) = self.control.report_pool(pool.clone()).await {
+                tracing::debug!(node = self.config.node, %error, "pool report not written");
+                return told.clear();
+            }
+        }
+        *told = pools;
     }
 
     /// Says which pools of this node this engine was started without: nobody else can know (docs/decisions/0009).
@@ -293,37 +304,54 @@ impl State {
 
     async fn converge_for_ever(self: Rc<Self>) {
         loop {
-            if let Err(error) = self.converge().await {
-                tracing::debug!(node = self.config.node, %error, "the store cannot be read");
+            if let Some(known) = self.control.known() {
+                self.converge(&known).await;
             }
-            rt::race(self.control.changed(), rt::sleep(RELIST)).await;
+            rt::race(self.control.changed(), rt::sleep(LOOK)).await;
         }
     }
 
     /// Makes this node what the store wants it to be, as far as that needs no waiting.
-    async fn converge(self: &Rc<Self>) -> Result<(), ControlError> {
-        let volumes = self.control.volumes().await?;
-        let records = self.control.records_of_all().await?;
-        self.replicas.converge(self, &volumes, &records).await;
+    async fn converge(self: &Rc<Self>, known: &Known) {
+        self.replicas.converge(self, known).await;
         if self.ending.get() {
-            return Ok(());
+            return;
         }
-        let mine = |volume: &model::Volume| volume.intent.owner.as_deref() == Some(self.config.node.as_str());
-        for volume in &volumes {
-            let running = self.volumes.borrow().contains_key(&volume.uuid);
-            if mine(volume) && !running {
+        for volume in known.volumes.values().map(|item| &item.value) {
+            if let Some(task) = self.volumes.borrow().get(&volume.uuid) {
+                task.wish(volume, self.owns(volume));
+                continue;
+            }
+            if self.owns(volume) {
                 let task = VolumeTask::start(self, volume.clone());
                 self.volumes.borrow_mut().insert(volume.uuid, task);
-            } else if running {
-                self.volumes.borrow()[&volume.uuid].wish(volume, mine(volume));
             }
         }
-        let known = |uuid: &Uuid| volumes.iter().any(|volume| volume.uuid == *uuid);
-        let orphans: Vec<Uuid> = self.volumes.borrow().keys().copied().filter(|uuid| !known(uuid)).collect();
-        for uuid in orphans {
-            self.volumes.borrow()[&uuid].unwish();
-        }
+        self.look_for_gone(known).await;
         self.volumes.borrow_mut().retain(|_, task| !task.is_over());
-        Ok(())
+    }
+
+    /// Whether a volume's nexus is wished to be here.
+    pub(crate) fn owns(&self, volume: &Volume) -> bool {
+        volume.intent.owner.as_deref() == Some(self.config.node.as_str())
+    }
+
+    /// Ends the volumes that concern this node no more, or are not there any more, if the store itself says so.
+    async fn look_for_gone(&self, known: &Known) {
+        let uuids: BTreeSet<Uuid> = known.volumes.values().map(|item| item.value.uuid).collect();
+        let gone = |(uuid, _): &(&Uuid, &VolumeTask)| !uuids.contains(uuid);
+        let gone: Vec<(Uuid, String)> =
+            self.volumes.borrow().iter().filter(gone).map(|(uuid, task)| (*uuid, task.name())).collect();
+        for (uuid, name) in gone {
+            let found = self.control.volume(&name).await;
+            let tasks = self.volumes.borrow();
+            let Some(task) = tasks.get(&uuid) else { continue };
+            match found {
+                Ok(Some(volume)) if volume.uuid == uuid => task.wish(&volume, self.owns(&volume)),
+                // Another one may have its name by now.
+                Ok(_) => task.unwish(),
+                Err(error) => tracing::debug!(volume = name, %error, "it is not known whether it is gone"),
+            }
+        }
     }
 }

@@ -1,9 +1,9 @@
 //! One volume whose owner this node is wished to be: opens its nexus, serves it, and reports.
 
-use crate::State;
 use crate::device_node::DeviceNode;
 use crate::dial::dial;
 use crate::meter::Meter;
+use crate::{ControlError, State};
 use device::Status;
 use model::{Generation, MemberPhase, MemberRecord, MemberStatus, NexusState, Rebuild, Volume, VolumeStatus};
 use nexus::{Nexus, NexusStatus};
@@ -123,20 +123,43 @@ impl VolumeTask {
 
 impl Running {
     async fn run(self: Rc<Self>, state: Rc<State>) {
-        let uuid = self.wish.borrow().uuid;
         while self.wanted.get() {
-            let config = nexus::Config { node: state.config.node.clone(), ..state.config.nexus.clone() };
-            let opening = nexus::open(config, state.control.records(), dial(&state), uuid);
-            match opening.await {
-                Ok(nexus) => self.serve(&state, nexus).await,
+            match self.is_wanted_still(&state).await {
+                Ok(true) => self.open(&state).await,
+                Ok(false) => self.wanted.set(false),
                 Err(error) => {
-                    self.report_unopened(&state, &error.to_string()).await;
-                    rt::race(self.changed.wait(), rt::sleep(REOPEN)).await;
+                    tracing::debug!(volume = self.wish.borrow().name, %error, "the volume waits for the store");
+                    self.pause().await;
                 }
             }
         }
         self.over.set(true);
         self.changed.notify();
+    }
+
+    /// Whether the store itself says that the volume is to be here. What is known may be from before it has moved, and
+    /// to open it is to take it from whoever has it.
+    async fn is_wanted_still(&self, state: &State) -> Result<bool, ControlError> {
+        let (name, uuid) = (self.wish.borrow().name.clone(), self.wish.borrow().uuid);
+        let found = state.control.volume(&name).await?;
+        Ok(found.is_some_and(|volume| volume.uuid == uuid && state.owns(&volume)))
+    }
+
+    async fn open(&self, state: &Rc<State>) {
+        let uuid = self.wish.borrow().uuid;
+        let config = nexus::Config { node: state.config.node.clone(), ..state.config.nexus.clone() };
+        match nexus::open(config, state.control.records(), dial(state), uuid).await {
+            Ok(nexus) => self.serve(state, nexus).await,
+            Err(error) => {
+                self.report_unopened(state, &error.to_string()).await;
+                self.pause().await;
+            }
+        }
+    }
+
+    /// Before it is tried again.
+    async fn pause(&self) {
+        rt::race(self.changed.wait(), rt::sleep(REOPEN)).await;
     }
 
     /// Serves an open nexus until it is fenced or not wanted any more.

@@ -1,5 +1,6 @@
 //! Orlop in a real Kubernetes: the chart is installed, a pod asks for a volume and gets it, and its node dies.
 
+mod killer;
 mod writer;
 
 use crate::journey::{Journey, Trip, need};
@@ -62,6 +63,7 @@ fn k8s(trip: &Trip) -> Result<()> {
     failover(trip, &mut lab, &mut writer)?;
     faults(trip, &mut lab, &writer)?;
     maintenance(trip, &mut lab, &mut writer)?;
+    stranger(trip, &lab, &writer)?;
     applied_again(trip, &lab, &mut writer)?;
     writer.delete(&lab)?;
     refusals(trip, &lab)?;
@@ -69,6 +71,7 @@ fn k8s(trip: &Trip) -> Result<()> {
     many(trip, &lab)?;
     raw(trip, &lab)?;
     pressure(trip, &lab)?;
+    killer::killer(trip, &mut lab)?;
     nothing_left(trip, &mut lab, &before)?;
 
     lab.helm(&["uninstall", "orlop", "--wait"])?;
@@ -396,6 +399,50 @@ fn maintenance(trip: &Trip, lab: &mut Lab<'_>, writer: &mut Writer<'_>) -> Resul
          in sync",
         took.as_secs_f64(),
         writer.last()? - last
+    ));
+    Ok(())
+}
+
+/// A pod that asks the engines, for a volume that is in use, gets nothing; nor does it reach the API of a controller.
+fn stranger(trip: &Trip, lab: &Lab<'_>, writer: &Writer<'_>) -> Result<()> {
+    let orlop = ["--namespace", chart::NAMESPACE, "get"];
+    let image = ["daemonset/orlop-node", "--output=jsonpath={.spec.template.spec.containers[0].image}"];
+    let image = lab.kubectl(&[&orlop[..], &image].concat(), MINUTE)?;
+    let (_, volume) = writer.volume(lab)?;
+    let status = format!("volumestatus/{}", volume["spec"]["uuid"].as_str().context("it has no UUID")?);
+    let target = lab.kubectl(&["get", &status, "--output=jsonpath={.status.target}"], MINUTE)?;
+    ensure!(target.starts_with("nvme+tcp://"), "the volume in use is served at {target:?}");
+    let nodes = lab.kubectl(&["get", "onode", "--output=jsonpath={.items[*].status.address}"], MINUTE)?;
+    let targets = nodes.split_whitespace().map(|node| format!("nvme+tcp://{node}")).chain([target.clone()]);
+    let mut containers: Vec<Value> = targets
+        .enumerate()
+        .map(|(number, url)| {
+            json!({ "name": format!("target-{number}"), "image": image, "command": ["orlop", "probe", url] })
+        })
+        .collect();
+    ensure!(containers.len() == NODES.len() + 1, "the nodes listen at {nodes:?}");
+    let controllers = ["pods", "--selector=app.kubernetes.io/component=controller"];
+    let addresses = "--output=jsonpath={.items[*].status.podIP}";
+    let controllers = lab.kubectl(&[&orlop[..], &controllers, &[addresses]].concat(), MINUTE)?;
+    ensure!(!controllers.is_empty(), "no controller has an address");
+    let line = format!("for ip in {controllers}; do ! wget -T 3 -O- http://$ip:7070/healthz || exit 1; done");
+    containers.push(json!({ "name": "api", "image": BUSYBOX, "command": ["/bin/sh", "-c", line] }));
+    let pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": { "name": "stranger" },
+        "spec": { "restartPolicy": "Never", "containers": containers },
+    });
+    lab.apply(&pod.to_string())?;
+    lab.wait_for("pod/stranger", ".status.phase", "Succeeded", MINUTE)?;
+    let said = lab.kubectl(&["logs", "stranger", "--all-containers"], MINUTE)?;
+    ensure!(
+        said.matches("connect: success").count() == NODES.len() + 1,
+        "it did not come to the targets: {said}"
+    );
+    lab.kubectl(&["delete", "pod/stranger"], MINUTE)?;
+    trip.checked(format!(
+        "a pod without the secret connects to the three engines and to {target}, and gets nothing; it does not reach the API"
     ));
     Ok(())
 }

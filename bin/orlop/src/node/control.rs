@@ -1,18 +1,19 @@
 //! The engine's view of the control plane, over the store's client: questions go to the tokio threads, answers come back
-//! to the reactor through a mailbox.
+//! to the reactor through a mailbox. What concerns this node is known by watches: nothing is listed again and again.
 //!
 //! Invariants:
 //! 1. A write whose answer is unknown is reported as unknown, never as refused.
 //! 2. A volume's status is never replaced by one of a lower epoch.
 //! 3. What is wished of the node is written as it was found: a report never takes a wish back.
 
-use engine::{Control, ControlError, ControlFuture};
+use engine::{Control, ControlError, ControlFuture, Known};
 use model::{Node, NodeReplicas, Object, Pool, Stored, Volume, VolumeRecord, VolumeStatus};
 use nexus::{RecordError, RecordFuture, Records, Versioned};
 use rt::mailbox;
 use std::pin::Pin;
 use std::rc::Rc;
-use store::{Client, ErrorKind};
+use std::sync::{Arc, Mutex, PoisonError};
+use store::{Change, Client, ErrorKind};
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
@@ -25,15 +26,39 @@ pub(super) struct StoreControl {
     runtime: Handle,
     client: Client,
     changed: mailbox::Receiver<()>,
+    told: Arc<Mutex<Told>>,
+    /// This node as it was written last: the next heartbeat replaces it without a look.
+    written: Arc<Mutex<Option<Stored<Node>>>>,
+}
+
+/// What the watches have told so far.
+#[derive(Default)]
+struct Told {
+    known: Arc<Known>,
+    volumes_listed: bool,
+    records_listed: bool,
 }
 
 impl StoreControl {
-    /// Asks through `client`, on the threads of `runtime`.
-    pub(super) fn new(runtime: Handle, client: Client) -> Self {
+    /// Asks for `node` through `client`, on the threads of `runtime`.
+    pub(super) fn new(runtime: Handle, client: Client, node: &str) -> Self {
         let (sender, changed) = mailbox::bounded(1);
-        watch::<Volume>(&runtime, &client, &sender);
-        watch::<VolumeRecord>(&runtime, &client, &sender);
-        Self { runtime, client, changed }
+        let told: Arc<Mutex<Told>> = Arc::default();
+        let (here, taken) = (node.to_owned(), Arc::clone(&told));
+        follow::<Volume>(&runtime, &client, &sender, move |change| {
+            let Told { known, volumes_listed, .. } = &mut *lock(&taken);
+            let first = !std::mem::replace(volumes_listed, true);
+            let change = change.only(|volume| Known::has_volume(&here, volume));
+            change.apply(&mut Arc::make_mut(known).volumes) || first
+        });
+        let (here, taken) = (node.to_owned(), Arc::clone(&told));
+        follow::<VolumeRecord>(&runtime, &client, &sender, move |change| {
+            let Told { known, records_listed, .. } = &mut *lock(&taken);
+            let first = !std::mem::replace(records_listed, true);
+            let change = change.only(|record| Known::has_record(&here, record));
+            change.apply(&mut Arc::make_mut(known).records) || first
+        });
+        Self { runtime, client, changed, told, written: Arc::default() }
     }
 
     /// Runs `work` on the tokio threads and waits for it on the reactor; none if the threads are gone.
@@ -46,11 +71,11 @@ impl StoreControl {
         answer.recv().await.ok()
     }
 
-    fn list<T: Object>(&self) -> ControlFuture<'_, Vec<T>> {
-        let client = self.client.clone();
+    fn get<'a, T: Object>(&'a self, key: &str) -> ControlFuture<'a, Option<T>> {
+        let (client, key) = (self.client.clone(), key.to_owned());
         Box::pin(async move {
-            let items = self.ask(async move { client.list::<T>().await }).await.ok_or_else(gone)?;
-            Ok(items.map_err(failed)?.into_iter().map(|item| item.value).collect())
+            let found = self.ask(async move { client.get::<T>(&key).await }).await.ok_or_else(gone)?;
+            Ok(found.map_err(failed)?.map(|item| item.value))
         })
     }
 
@@ -63,44 +88,86 @@ impl StoreControl {
         let client = self.client.clone();
         Box::pin(async move {
             let put = self.ask(async move { put(&client, &object, over).await });
-            put.await.ok_or_else(gone)?.map_err(failed)
+            put.await.ok_or_else(gone)?.map_err(failed).map(drop)
         })
     }
 }
 
-/// Tells `changed` whenever an object of this kind changes; one message stands for many.
-fn watch<T: Object>(runtime: &Handle, client: &Client, changed: &mailbox::Sender<()>) {
+/// Lets `take` take in what changes of one kind, and tells `changed` when that says that something has changed; one message
+/// stands for many.
+fn follow<T: Object>(
+    runtime: &Handle,
+    client: &Client,
+    changed: &mailbox::Sender<()>,
+    take: impl Fn(Change<T>) -> bool + Send + 'static,
+) {
     let (client, changed) = (client.clone(), changed.clone());
     runtime.spawn(async move {
         let mut watch = client.watch::<T>();
-        while watch.next().await.is_some() {
-            // Full means that the engine has not looked yet: it will see this change as well.
-            let _full = changed.try_send(());
+        while let Some(change) = watch.next().await {
+            if take(change) {
+                // Full means that the engine has not looked yet: it will see this change as well.
+                let _full = changed.try_send(());
+            }
         }
     });
+}
+
+/// Nothing panics while it holds one of these locks.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Writes that the node is alive, over what was `written` last; what was written is known only after an answer.
+async fn beat(
+    client: &Client,
+    written: &Mutex<Option<Stored<Node>>>,
+    node: Node,
+) -> Result<(), store::Error> {
+    let last = lock(written).take();
+    if let Some(Stored { revision, value: last }) = last {
+        let next = Node { spec: last.spec, ..node.clone() };
+        match client.replace(&next, revision).await {
+            Ok(revision) => {
+                *lock(written) = Some(Stored { revision, value: next });
+                return Ok(());
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let put = put(client, &node, KEEP_WISH).await?;
+    *lock(written) = put;
+    Ok(())
 }
 
 /// What a report becomes where there is one already; none: what is there stays.
 type Over<T> = fn(there: &T, new: T) -> Option<T>;
 
-async fn put<T: Object + PartialEq>(client: &Client, object: &T, over: Over<T>) -> Result<(), store::Error> {
+/// Answers what is there now, if that was written here.
+async fn put<T: Object + PartialEq>(
+    client: &Client,
+    object: &T,
+    over: Over<T>,
+) -> Result<Option<Stored<T>>, store::Error> {
     let mut last = None;
     for _ in 0..ATTEMPTS_MAX {
-        let result = match client.get::<T>(&object.key()).await? {
+        let (written, value) = match client.get::<T>(&object.key()).await? {
             Some(Stored { revision, value }) => match over(&value, object.clone()) {
-                Some(next) if next != value => client.replace(&next, revision).await,
-                _ => return Ok(()),
+                Some(next) if next != value => (client.replace(&next, revision).await, next),
+                _ => return Ok(None),
             },
-            None => client.create(object).await,
+            None => (client.create(object).await, object.clone()),
         };
-        match result {
+        match written {
+            Ok(revision) => return Ok(Some(Stored { revision, value })),
             Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::NotFound) => {
                 last = Some(error);
             }
-            other => return other.map(|_| ()),
+            Err(error) => return Err(error),
         }
     }
-    last.map_or(Ok(()), Err)
+    last.map_or(Ok(None), Err)
 }
 
 /// Invariant 3.
@@ -120,24 +187,33 @@ impl Control for StoreControl {
         Rc::new(self.clone())
     }
 
-    fn nodes(&self) -> ControlFuture<'_, Vec<Node>> {
-        self.list()
+    fn node<'a>(&'a self, name: &'a str) -> ControlFuture<'a, Option<Node>> {
+        self.get(name)
     }
 
     fn pools(&self) -> ControlFuture<'_, Vec<Pool>> {
-        self.list()
+        let client = self.client.clone();
+        Box::pin(async move {
+            let pools = self.ask(async move { client.list::<Pool>().await }).await.ok_or_else(gone)?;
+            Ok(pools.map_err(failed)?.into_iter().map(|pool| pool.value).collect())
+        })
     }
 
-    fn volumes(&self) -> ControlFuture<'_, Vec<Volume>> {
-        self.list()
+    fn volume<'a>(&'a self, name: &'a str) -> ControlFuture<'a, Option<Volume>> {
+        self.get(name)
     }
 
-    fn records_of_all(&self) -> ControlFuture<'_, Vec<VolumeRecord>> {
-        self.list()
+    fn known(&self) -> Option<Arc<Known>> {
+        let told = lock(&self.told);
+        (told.volumes_listed && told.records_listed).then(|| Arc::clone(&told.known))
     }
 
     fn report_node(&self, node: Node) -> ControlFuture<'_, ()> {
-        self.report_over(node, KEEP_WISH)
+        let (client, written) = (self.client.clone(), Arc::clone(&self.written));
+        Box::pin(async move {
+            let beat = self.ask(async move { beat(&client, &written, node).await });
+            beat.await.ok_or_else(gone)?.map_err(failed)
+        })
     }
 
     fn report_pool(&self, pool: Pool) -> ControlFuture<'_, ()> {
@@ -200,7 +276,7 @@ fn record_error(error: store::Error) -> RecordError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{NodeSpec, NodeState, Scheduling};
+    use model::{NodeSpec, NodeState, Scheduling, VolumeIntent};
     use store::Embedded;
 
     fn node(heartbeat: u64) -> Node {
@@ -229,5 +305,61 @@ mod tests {
         put(&client, &node(2), KEEP_WISH).await.unwrap();
         let there = client.get::<Node>("n1").await.unwrap().unwrap().value;
         assert_eq!((there.spec.scheduling, there.heartbeat), (Scheduling::Drained, 2));
+    }
+
+    /// A heartbeat that remembers what it wrote is no exception.
+    #[tokio::test]
+    async fn a_heartbeat_replaces_what_was_written_last_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let client = Client::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
+        let written = Mutex::default();
+        let there = async || client.get::<Node>("n1").await.unwrap().unwrap();
+        beat(&client, &written, node(1)).await.unwrap();
+        beat(&client, &written, node(2)).await.unwrap();
+        assert_eq!(there().await.value.heartbeat, 2);
+        let Stored { revision, mut value } = there().await;
+        value.spec.scheduling = Scheduling::Drained;
+        value.state = NodeState::NotReady;
+        client.replace(&value, revision).await.unwrap();
+        beat(&client, &written, node(3)).await.unwrap();
+        let Node { spec, state, heartbeat, .. } = there().await.value;
+        assert_eq!((spec.scheduling, state, heartbeat), (Scheduling::Drained, NodeState::Ready, 3));
+        let revision = there().await.revision;
+        client.delete::<Node>("n1", revision).await.unwrap();
+        beat(&client, &written, node(4)).await.unwrap();
+        assert_eq!(there().await.value.heartbeat, 4);
+    }
+
+    /// Waits until what the control plane knows is as `wanted`.
+    async fn until(control: &StoreControl, wanted: impl Fn(&Known) -> bool) -> Arc<Known> {
+        loop {
+            if let Some(known) = control.known().filter(|known| wanted(known)) {
+                return known;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_concerns_other_nodes_is_not_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let client = Client::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
+        let control = StoreControl::new(Handle::current(), client.clone(), "n1");
+        let empty = until(&control, |_| true).await;
+        assert_eq!(*empty, Known::default());
+        let volume = |number: u128, owner: &str| Volume {
+            name: format!("v{number}"),
+            uuid: Uuid::from_u128(number),
+            spec: serde_json::from_str(r#"{"sizeBytes": 1048576}"#).unwrap(),
+            intent: VolumeIntent { owner: Some(owner.into()), ..VolumeIntent::default() },
+            message: None,
+        };
+        client.create(&volume(2, "n2")).await.unwrap();
+        let revision = client.create(&volume(1, "n1")).await.unwrap();
+        let known = until(&control, |known| !known.volumes.is_empty()).await;
+        assert_eq!(known.volumes.keys().collect::<Vec<_>>(), ["v1"]);
+        client.replace(&volume(1, "n2"), revision).await.unwrap();
+        until(&control, |known| known.volumes.is_empty()).await;
+        assert_eq!(empty.volumes.len(), 0, "what was given out does not change");
     }
 }

@@ -52,7 +52,7 @@ pub(crate) fn run(arguments: &NodeRun) -> Outcome {
         disks::watch(name.clone(), cluster, allow, client.clone()).map(|()| cluster)
     })?;
     let config = config(arguments, cluster)?;
-    let control = Rc::new(StoreControl::new(runtime.handle().clone(), client));
+    let control = Rc::new(StoreControl::new(runtime.handle().clone(), client, &arguments.node.name));
     let reactor =
         rt::os::Reactor::new(rt::os::Config::default()).or_fail(|| "cannot start the I/O engine".into())?;
     reactor.run(async move {

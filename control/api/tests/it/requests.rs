@@ -2,8 +2,8 @@
 
 use crate::cluster::{Cluster, ask, disk, node};
 use model::{
-    Generation, MemberIntent, MemberRecord, MemberState, NexusState, Node, NodeState, Owner, Stored, Volume,
-    VolumeRecord, VolumeStatus,
+    Attach, Generation, MemberIntent, MemberRecord, MemberState, NexusState, Node, NodeState, Owner, Stored,
+    Volume, VolumeIntent, VolumeRecord, VolumeSpec, VolumeStatus, limits,
 };
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -162,6 +162,32 @@ async fn wishes_become_intent() {
     assert!(intent().await.deleting);
     assert_eq!(cluster.ask("DELETE", "/api/v1/volumes/data", "").await.status, 202, "asked for already");
     post("attach", "{}").await.is_problem(409, "is being deleted; wait until it is gone");
+    cluster.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_takes_so_many_volumes_and_no_more() {
+    let cluster = Cluster::start(1).await;
+    let spec = VolumeSpec { size_bytes: 1 << 20, copies: 1, stripes: 1, block_size: 4096 };
+    for number in 0..=limits::ATTACHED_MAX {
+        let attach = (number > 0).then(|| Attach { node: "n1".into() });
+        let owner = attach.as_ref().map(|attach| attach.node.clone());
+        let volume = Volume {
+            name: format!("v{number}"),
+            uuid: Uuid::new_v4(),
+            spec: spec.clone(),
+            intent: VolumeIntent { attach, owner, ..VolumeIntent::default() },
+            message: None,
+        };
+        cluster.client.create(&volume).await.unwrap();
+    }
+    let full = cluster.ask("POST", "/api/v1/volumes/v0/attach", r#"{"node": "n1"}"#).await;
+    assert_eq!((full.status, full.json()["type"].as_str()), (409, Some("urn:orlop:problem:node-full")));
+    let again = cluster.ask("POST", "/api/v1/volumes/v1/attach", r#"{"node": "n1"}"#).await;
+    assert_eq!(again.status, 202, "it is there already: {:?}", again.body);
+    assert_eq!(cluster.ask("POST", "/api/v1/volumes/v2/detach", "").await.status, 200);
+    let fits = cluster.ask("POST", "/api/v1/volumes/v0/attach", r#"{"node": "n1"}"#).await;
+    assert_eq!(fits.status, 202, "{:?}", fits.body);
     cluster.server.stop().await;
 }
 

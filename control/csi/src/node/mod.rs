@@ -11,7 +11,7 @@ mod options;
 mod tool;
 
 use crate::{
-    TOPOLOGY_KEY, VOLUMES_MAX,
+    TOPOLOGY_KEY,
     capability::{Access, Kind},
     controller::{FILESYSTEM_KEY, MKFS_OPTIONS_KEY, condition, find, signed},
     filesystem::{Filesystem, MkfsOptions},
@@ -31,6 +31,7 @@ use crate::{
 };
 use api::client::Client;
 use device::Attached;
+use model::limits;
 use mounts::{Mounts, block_device};
 use std::{
     collections::HashMap,
@@ -182,7 +183,7 @@ impl Node for Machine {
         let segments = HashMap::from([(TOPOLOGY_KEY.to_owned(), self.node.clone())]);
         Ok(Response::new(NodeGetInfoResponse {
             node_id: self.node.clone(),
-            max_volumes_per_node: i64::try_from(VOLUMES_MAX).unwrap_or(0),
+            max_volumes_per_node: i64::try_from(limits::ATTACHED_MAX).unwrap_or(0),
             accessible_topology: Some(Topology { segments }),
         }))
     }

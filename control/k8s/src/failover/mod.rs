@@ -15,14 +15,14 @@ mod scene;
 use crate::kubernetes::Kubernetes;
 use crate::server::Verb;
 use k8s_openapi::api::core::v1;
-use model::{Node, NodeState, Volume};
+use model::{Node, NodeState, Stored, Volume};
 use plan::{Pod, Step};
 use scene::{is_own_word, taints};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use store::{Change, Client, Error, ErrorKind, OPERATION_TIMEOUT, Result, Watch};
+use store::{Client, Error, ErrorKind, OPERATION_TIMEOUT, Result, Watch};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
@@ -55,7 +55,7 @@ pub struct Failover {
     client: Client,
     config: Config,
     until: watch::Receiver<Instant>,
-    nodes: BTreeMap<String, Node>,
+    nodes: BTreeMap<String, Stored<Node>>,
     /// Since when each node that is `NotReady` was seen so.
     away: BTreeMap<String, Instant>,
     /// Those that carry our mark, or may.
@@ -125,17 +125,11 @@ impl Failover {
 
     /// Takes in what has changed; false once the store is closed.
     async fn next(&mut self, watch: &mut Watch<Node>) -> bool {
-        match watch.next().await {
-            None => return false,
-            Some(Change::Relist(nodes)) => {
-                self.nodes = nodes.into_iter().map(|node| (node.value.name.clone(), node.value)).collect();
-            }
-            Some(Change::Put(node)) => drop(self.nodes.insert(node.value.name.clone(), node.value)),
-            Some(Change::Delete(name)) => drop(self.nodes.remove(&name)),
-        }
+        let Some(change) = watch.next().await else { return false };
+        change.apply(&mut self.nodes);
         let now = Instant::now();
-        let away =
-            self.nodes.values().filter(|node| node.state == NodeState::NotReady).map(|node| &node.name);
+        let nodes = self.nodes.values().map(|node| &node.value);
+        let away = nodes.filter(|node| node.state == NodeState::NotReady).map(|node| &node.name);
         self.away = away.map(|name| (name.clone(), self.away.get(name).copied().unwrap_or(now))).collect();
         true
     }
@@ -176,7 +170,7 @@ impl Failover {
 
     /// Looks at one node and does what is next; whether something is under way.
     async fn attend(&mut self, name: &str) -> Result<bool> {
-        let ready = self.nodes.get(name).is_some_and(|node| node.state == NodeState::Ready);
+        let ready = self.nodes.get(name).is_some_and(|node| node.value.state == NodeState::Ready);
         let looked = scene::look(&self.kubernetes, &self.client, name, self.is_lost(name), ready).await?;
         let Some((mut node, scene)) = looked else {
             // Its pods are free with it.
