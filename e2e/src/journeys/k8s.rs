@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use writer::{Recorder, Word, Writer, total_kib};
 
 const MINUTE: Duration = Duration::from_secs(60);
-const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
+const NODES: [&str; 3] = ["node-1.lab", "node-2.lab", "node-3.lab"];
 /// How often the writer's node dies, or stands still, and nobody says so.
 const KILLS: usize = 5;
 const STANDSTILLS: usize = 2;

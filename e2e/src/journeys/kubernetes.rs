@@ -19,11 +19,11 @@ pub(crate) const LAB: Journey = Journey {
 fn lab(trip: &Trip) -> Result<()> {
     let mut lab = Lab::start(trip, 2, &[])?;
     let server =
-        pod("server", "node-2", "Always", "mkdir /www; echo it is me >/www/hello; httpd -f -p 8080 -h /www");
+        pod("server", "node-2.lab", "Always", "mkdir /www; echo it is me >/www/hello; httpd -f -p 8080 -h /www");
     lab.apply(&server.to_string())?;
     lab.kubectl(&["wait", "--for=condition=Ready", "pod/server", "--timeout=60s"], 2 * MINUTE)?;
     trip.checked("a server runs on node-2");
-    for (name, node) in [("near", "node-2"), ("far", "node-1")] {
+    for (name, node) in [("near", "node-2.lab"), ("far", "node-1.lab")] {
         fetch(&lab, name, node)?;
         trip.checked(format!("a pod on {node} fetched a page from it, and completed"));
     }
@@ -32,7 +32,7 @@ fn lab(trip: &Trip) -> Result<()> {
     trip.checked("kubectl exec reaches into it");
 
     let began = Instant::now();
-    let node = lab.node("node-2")?;
+    let node = lab.node("node-2.lab")?;
     let killed = node.processes().len();
     node.kill()?;
     node.start()?;
@@ -41,17 +41,17 @@ fn lab(trip: &Trip) -> Result<()> {
     trip.checked(format!("{killed} processes of node-2 killed: its pod serves again after {seconds:.1} s"));
 
     let began = Instant::now();
-    let node = lab.node("node-2")?;
+    let node = lab.node("node-2.lab")?;
     node.power_off()?;
     ensure!(node.processes().is_empty(), "node-2 is off, and runs {:?}", node.processes());
     let off = began.elapsed().as_secs_f64();
-    lab.node("node-2")?.power_on()?;
+    lab.node("node-2.lab")?.power_on()?;
     serves_again(&lab, "2")?;
     trip.checked(format!(
         "node-2 lost power ({off:.1} s), booted, and serves again {:.1} s later",
         began.elapsed().as_secs_f64() - off
     ));
-    fetch(&lab, "again", "node-1")?;
+    fetch(&lab, "again", "node-1.lab")?;
     trip.checked("a pod on node-1 fetched its page again");
 
     let began = Instant::now();

@@ -39,7 +39,7 @@ impl<'a> Node<'a> {
 
     /// A new node with an empty disk and these images.
     pub(super) fn boot(site: Rc<Site<'a>>, number: u8, images: &[PathBuf]) -> Result<Self> {
-        let name = format!("node-{number}");
+        let name = format!("node-{number}.lab");
         site.pki.client(site.trip, &name, &format!("/O=system:nodes/CN=system:node:{name}"))?;
         site.pki.kubeconfig(&name, &format!("https://{HEAD}:6443"))?;
         let disk = site.folder.join(&name);
