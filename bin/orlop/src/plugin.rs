@@ -13,6 +13,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 
+/// Those that would make a file in the pod.
+const BUNDLE_EXAMPLES: &str = "  orlop support bundle
+  orlop support bundle --file /tmp/orlop.tar --logs ./orlop-data/log
+";
 /// By what name kubectl finds it.
 const NAME: &str = "kubectl-orlop";
 
@@ -85,7 +89,8 @@ fn command() -> Command {
 }
 
 fn renamed(command: Command) -> Command {
-    let help = command.get_after_help().map(|help| help.to_string().replace("  orlop ", "  kubectl orlop "));
+    let help = command.get_after_help().map(ToString::to_string);
+    let help = help.map(|help| help.replace(BUNDLE_EXAMPLES, "").replace("  orlop ", "  kubectl orlop "));
     let command = match help {
         Some(help) => command.after_help(help),
         None => command,
@@ -154,5 +159,11 @@ mod tests {
             }
         }
         check(&command(), "kubectl orlop");
+        let mut command = command();
+        let bundle =
+            command.find_subcommand_mut("support").and_then(|noun| noun.find_subcommand_mut("bundle"));
+        let help =
+            bundle.and_then(|bundle| bundle.get_after_help()).map(ToString::to_string).unwrap_or_default();
+        assert_eq!(help.matches("kubectl orlop").count(), 1, "{help}");
     }
 }

@@ -52,11 +52,9 @@ impl Bundle {
 
     /// Writes the archive.
     pub(super) fn write(mut self, out: impl Write) -> Result<()> {
-        let mut missing: String = self.missing.iter().map(|line| format!("{line}\n")).collect();
-        if missing.is_empty() {
-            "nothing\n".clone_into(&mut missing);
-        }
-        self.files.insert(MISSING.to_owned(), missing);
+        let missing = self.missing();
+        let missing = if missing.is_empty() { "nothing".to_owned() } else { missing.join("\n") };
+        self.files.insert(MISSING.to_owned(), missing + "\n");
         let mut archive = Builder::new(out);
         for (name, text) in &self.files {
             let mut header = Header::new_gnu();

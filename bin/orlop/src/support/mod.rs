@@ -72,8 +72,9 @@ fn make(path: &Path) -> Outcome<File> {
 }
 
 fn table(report: &Report) -> String {
-    let missing: String = report.missing.iter().map(|line| format!("\nmissing: {line}")).collect();
-    format!("{}: {} files{missing}", report.file, report.files.len())
+    let made = format!("{}: {} files", report.file, report.files.len());
+    let missing = report.missing.iter().map(|line| format!("missing: {line}"));
+    std::iter::once(made).chain(missing).collect::<Vec<_>>().join("\n")
 }
 
 /// Versions, and what the machine allows.
@@ -159,7 +160,9 @@ fn logs(bundle: &mut Bundle, folder: &Path) {
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         // A link may lead to what is no log.
-        if name.ends_with(".log") && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+        if entry.path().extension().is_some_and(|kind| kind == "log")
+            && entry.file_type().is_ok_and(|kind| kind.is_file())
+        {
             found = true;
             let text = end_of(&entry.path(), LOG_MAX_BYTES).map_err(|error| error.to_string());
             bundle.add(&format!("logs/{name}"), text);

@@ -77,7 +77,7 @@ fn by_user(line: &str) -> String {
     clean
 }
 
-/// Removes what has the form of a secret: keys of NVMe, JSON Web Tokens, long base64.
+/// Removes what has the form of a secret: keys of `NVMe`, JSON Web Tokens, long base64.
 fn by_form(line: &str) -> String {
     let line = replace(
         line,
@@ -202,10 +202,9 @@ fn word_len(line: &str) -> usize {
             Some(_) if c == '\\' => escaped = true,
             Some(open) if c == open && line.starts_with(open) => return at + 1,
             Some(open) if c == open => quote = None,
-            Some(_) => {}
             None if matches!(c, '"' | '\'') => quote = Some(c),
             None if c.is_whitespace() || ",;)}]&".contains(c) => return at,
-            None => {}
+            Some(_) | None => {}
         }
     }
     line.len()
