@@ -2,11 +2,13 @@
 
 use crate::failure::{EXIT_CODES, Failure, Kind};
 use crate::output::Format;
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use device::ByteCount;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+use uuid::Uuid;
 
 /// Replicated block storage: volumes with copies on several nodes, in one program.
 #[derive(Debug, Parser)]
@@ -38,12 +40,18 @@ pub(crate) enum Command {
     /// Volumes: create, attach, look, delete.
     #[command(subcommand)]
     Volume(Volume),
+    /// Support: what somebody else needs to see to help.
+    #[command(subcommand)]
+    Support(Support),
     /// Measures a device, a target or a volume.
     #[command(after_help = BENCH_EXAMPLES)]
     Bench(Bench),
     /// Verifies a pool that no node has open; writes nothing.
     #[command(after_help = CHECK_EXAMPLES)]
     Check(Check),
+    /// Makes a disk blank that is a pool which no node has open: its copies of volumes are gone for good.
+    #[command(after_help = WIPE_HELP)]
+    Wipe(Wipe),
     /// Shows what this machine allows, what is missing, and what to do about it.
     #[command(after_help = PREFLIGHT_EXAMPLES)]
     Preflight(Preflight),
@@ -103,10 +111,30 @@ To connect with it (both keys are the same: host and target prove themselves to 
   nvme connect -t tcp -a ADDRESS -s 4420 -n nqn.2026-11.io.orlop:volume:data \\
     --dhchap-secret KEY --dhchap-ctrl-secret KEY";
 
+const SUPPORT_BUNDLE_HELP: &str = "\
+Objects, metrics of the controller and of all nodes, versions, what this machine allows, and logs if
+their folder is named. What does not answer is listed in missing.txt.
+Values behind the names of secrets, keys and tokens, and what looks like one, are removed. Names of
+volumes, nodes and disks, and addresses, are in it: look through it before you give it away.
+
+Examples:
+  orlop support bundle
+  orlop support bundle --file /tmp/orlop.tar --logs ./orlop-data/log
+  orlop support bundle --file - > orlop.tar";
+
 const CHECK_EXAMPLES: &str = "\
 Examples:
   orlop check file:///srv/orlop/node-1/disk
   orlop check disk:///dev/disk/by-id/nvme-example -o json";
+
+const WIPE_HELP: &str = "\
+Without --yes-destroy it says which pool that is and of which volumes copies are on it, and destroys
+nothing. Both ends of the disk are made zero, so that another pool can be made there. What was written
+between stays readable for who reads the disk itself, until it is overwritten.
+
+Examples:
+  orlop wipe disk:///dev/disk/by-id/nvme-example
+  orlop wipe disk:///dev/disk/by-id/nvme-example --yes-destroy 0c7d8d8e-4a4e-4d0a-9a3f-b1f3c2f7a001";
 
 const PREFLIGHT_EXAMPLES: &str = "\
 Examples:
@@ -303,6 +331,29 @@ pub(crate) enum Volume {
     Resize(VolumeResize),
 }
 
+/// Verbs of `orlop support`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Support {
+    /// Makes a tar of everything that can be asked, without secrets.
+    #[command(after_help = SUPPORT_BUNDLE_HELP)]
+    Bundle(SupportBundle),
+}
+
+/// Options of `orlop support bundle`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SupportBundle {
+    /// The file to make, which must not be there yet; - is standard output.
+    #[arg(long, value_name = "FILE", default_value = "orlop-support.tar")]
+    pub(crate) file: PathBuf,
+    /// A folder with logs: the end of each NAME.log in it is taken along.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) logs: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) api: Api,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
 /// A node by its name.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct NodeName {
@@ -466,6 +517,18 @@ pub(crate) struct Check {
     pub(crate) output: Output,
 }
 
+/// Options of `orlop wipe`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Wipe {
+    /// The device, as a URI.
+    pub(crate) uri: String,
+    /// The UUID of the pool: it, and no other, is destroyed.
+    #[arg(long, value_name = "UUID")]
+    pub(crate) yes_destroy: Option<Uuid>,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
 /// Options of `orlop preflight`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Preflight {
@@ -606,6 +669,11 @@ pub(crate) struct NodeOptions {
     /// A file with the secret of the cluster: without it everybody who reaches the target may use it.
     #[arg(long, value_name = "FILE")]
     pub(crate) secret: Option<PathBuf>,
+}
+
+/// Whether what clap says is what was asked for, such as the help.
+pub(crate) fn is_answer(error: &clap::Error) -> bool {
+    error.exit_code() == 0 || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
 }
 
 /// What clap says in paragraphs, as one line: the error, then its tip or where the help is.

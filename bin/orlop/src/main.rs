@@ -12,6 +12,7 @@ mod failure;
 mod node;
 mod opened;
 mod output;
+mod plugin;
 mod preflight;
 mod probe;
 mod process;
@@ -19,9 +20,10 @@ mod restarts;
 mod secrets;
 mod sim;
 mod stores;
+mod support;
+mod wipe;
 
-use arguments::{Arguments, Command, Disk, Node, Pool, Volume};
-use clap::error::ErrorKind;
+use arguments::{Arguments, Command, Disk, Node, Pool, Support, Volume};
 use clap::{CommandFactory, Parser};
 use failure::{OrFail, Outcome};
 use std::process::ExitCode;
@@ -35,15 +37,15 @@ fn main() -> ExitCode {
             Err(_) => ExitCode::FAILURE,
         };
     }
-    let outcome = match Arguments::try_parse() {
-        Ok(arguments) => run(arguments.command),
-        Err(error)
-            if error.exit_code() == 0
-                || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand =>
-        {
-            error.exit()
+    let mut raw = std::env::args_os();
+    let outcome = if plugin::is_called(raw.next().as_deref()) {
+        plugin::run(&raw.collect::<Vec<_>>())
+    } else {
+        match Arguments::try_parse() {
+            Ok(arguments) => run(arguments.command),
+            Err(error) if arguments::is_answer(&error) => error.exit(),
+            Err(error) => Err(arguments::refusal(&error)),
         }
-        Err(error) => Err(arguments::refusal(&error)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -69,6 +71,7 @@ fn run(command: Command) -> Outcome {
             wait_for(commands::inventory::get_disk(&name, &api, &output))
         }
         Command::Volume(verb) => wait_for(volume(verb)),
+        Command::Support(Support::Bundle(arguments)) => wait_for(support::bundle(&arguments)),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Node(Node::Run(arguments)) => node::run(&arguments),
         Command::Node(Node::Serve(arguments)) => wait_for(node::serve(&arguments)),
@@ -76,6 +79,7 @@ fn run(command: Command) -> Outcome {
         Command::Csi(arguments) => csi::run(&arguments),
         Command::Probe { url } => probe::run(&url),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Wipe(arguments) => wipe::run(&arguments),
         Command::Preflight(arguments) => preflight::run(&arguments),
         Command::Sim(arguments) => sim::run(&arguments),
         Command::Completion { shell } => {

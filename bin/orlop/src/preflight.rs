@@ -9,7 +9,7 @@ use std::path::Path;
 
 /// One feature, as programs see it.
 #[derive(Debug, Serialize)]
-struct Checked {
+pub(crate) struct Checked {
     feature: &'static str,
     ok: bool,
     need: &'static str,
@@ -37,6 +37,11 @@ fn find(data: Option<&Path>) -> Vec<Finding> {
     let mut findings = rt::preflight::check();
     findings.extend(data.map(rt::preflight::check_folder));
     findings
+}
+
+/// All of it without a folder, for the bundle of support.
+pub(crate) fn checked() -> Vec<Checked> {
+    find(None).into_iter().map(Checked::from).collect()
 }
 
 /// Runs `orlop preflight`.

@@ -175,6 +175,12 @@ impl Client {
         self.send(Method::POST, &path, None, Some(encode(wish)?)).await
     }
 
+    /// What is at `path`, such as `/metrics`, as it is.
+    pub async fn text(&self, path: &str) -> Result<String, Error> {
+        let bytes = self.exchange(Method::GET, path, None, None).await?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
         self.send(Method::GET, path, None, None).await
     }

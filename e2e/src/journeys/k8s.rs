@@ -37,7 +37,7 @@ fn k8s(trip: &Trip) -> Result<()> {
     trip.checked("the images are made");
     let before = loops(trip)?;
     let mut lab = Lab::start(trip, 3, &images)?;
-    let commands = chart::quickstart()?;
+    let [commands] = chart::commands("README.md")?;
     ensure!(commands.len() > 3, "the README has few commands: {commands:?}");
     // The nodes share a kernel, which is the developer's.
     lab.documented(&format!("{} --set-json 'node.disksAllow=[]'", commands[0]))?;
@@ -57,6 +57,7 @@ fn k8s(trip: &Trip) -> Result<()> {
     let recorder = Recorder::start(trip, &lab)?;
     let mut writer = Writer::start(&lab, &recorder)?;
     trip.checked(format!("a StatefulSet's pod writes to a claim with three copies, on {}", writer.node));
+    plugin(trip, &lab)?;
     writer.survives_its_node(trip, &mut lab, Word::Operator)?;
     writer.survives_a_standstill(trip, &mut lab, Word::Operator)?;
     writer.survives_a_reboot(trip, &mut lab)?;
@@ -74,25 +75,61 @@ fn k8s(trip: &Trip) -> Result<()> {
     killer::killer(trip, &mut lab)?;
     nothing_left(trip, &mut lab, &before)?;
 
-    lab.helm(&["uninstall", "orlop", "--wait"])?;
+    uninstall(trip, &mut lab)?;
+    lab.stop()
+}
+
+/// The program as a plugin of kubectl: it answers what the one in the controller's pod does.
+fn plugin(trip: &Trip, lab: &Lab<'_>) -> Result<()> {
+    lab.install_plugin()?;
+    let [commands] = chart::commands("docs/guides/install.md")?;
+    for command in &commands {
+        let output = lab.documented(command)?;
+        ensure!(output.contains("pvc-"), "{command} does not show the writer's volume: {output}");
+    }
+    trip.checked("kubectl orlop: the commands of the guide show the writer's volume");
+    Ok(())
+}
+
+/// By the guide: first the programs only, then the records, then the disks.
+fn uninstall(trip: &Trip, lab: &mut Lab<'_>) -> Result<()> {
+    let [programs, records] = chart::commands("docs/guides/uninstall.md")?;
+    for command in &programs {
+        lab.documented(command)?;
+    }
     let kept = lab.kubectl(&["get", "onode", "--output=name"], MINUTE)?;
     ensure!(kept.lines().count() == 3, "an uninstall took records with it: {kept:?} are left");
+    let mut pools = Vec::new();
     for node in NODES {
-        let disk = lab.node(node)?.disk().to_owned();
+        let uri = format!("file://{}/var/lib/orlop/disk", lab.node(node)?.disk().display());
         let mut check = trip.command(trip.orlop()?);
-        check.args(["check", &format!("file://{}/var/lib/orlop/disk", disk.display()), "-o", "json"]);
+        check.args(["check", &uri, "-o", "json"]);
         let report: Value = serde_json::from_str(&trip.run(check, MINUTE)?.success("orlop check")?)?;
         let clean = report["replicas"] == json!([]) && report["problems"] == json!([]);
         ensure!(clean, "the pool of {node} is not empty and sound: {report}");
+        pools.push((uri, report["pool"].as_str().context("a pool has a UUID")?.to_owned()));
     }
     trip.checked("the chart is uninstalled: nodes and definitions are still there; `orlop check` finds no replica and no piece without owner");
-    lab.stop()
+    for command in &records {
+        lab.documented(command)?;
+    }
+    let left = lab.kubectl(&["get", "crd", "--output=name"], MINUTE)?;
+    ensure!(!left.contains("orlop.io"), "definitions are left: {left}");
+    for (uri, pool) in &pools {
+        let mut wipe = trip.command(trip.orlop()?);
+        wipe.args(["wipe", uri, "--yes-destroy", pool]);
+        trip.run(wipe, MINUTE)?.success("orlop wipe")?;
+    }
+    trip.checked("the definitions are deleted, with all records, and the pools are wiped");
+    Ok(())
 }
 
 /// The chart is told to free the pods of lost nodes, and does so again and again; a pod that has not opted in stays.
 fn failover(trip: &Trip, lab: &mut Lab<'_>, writer: &mut Writer<'_>) -> Result<()> {
-    let upgrade = "helm upgrade orlop deploy/chart --namespace orlop --reuse-values --set failover.automatic=true --wait";
-    lab.documented(upgrade)?;
+    let [upgrade] = chart::commands("docs/guides/lose-a-node.md")?;
+    for command in &upgrade {
+        lab.documented(command)?;
+    }
     writer.goes_on()?;
     trip.checked(
         "the chart was upgraded under the writer: nodes that are lost are given up without an operator",
@@ -380,18 +417,20 @@ fn enlarge(lab: &Lab<'_>, claim: &str, size: &str) -> Result<()> {
     lab.wait_for(claim, ".status.capacity.storage", size, 2 * MINUTE).map(drop)
 }
 
-/// The writer's node is drained, its engine replaced as an upgrade does it, and the node used again.
+/// The writer's node is drained, its engine replaced as the guide for upgrades says, and the node used again.
 fn maintenance(trip: &Trip, lab: &mut Lab<'_>, writer: &mut Writer<'_>) -> Result<()> {
     let node = writer.node.clone();
-    let took = writer.moves_away(lab, &["drain", &node, "--ignore-daemonsets", "--delete-emptydir-data"])?;
+    let [commands] = chart::commands("docs/guides/upgrade.md")?;
+    let commands: Vec<String> = commands.iter().map(|command| command.replace("NODE", &node)).collect();
+    let (drain, others) = commands.split_first().context("the guide has no commands")?;
+    let drain = drain.strip_prefix("kubectl ").context("first the pods leave")?;
+    let took = writer.moves_away(lab, &drain.split_whitespace().collect::<Vec<_>>())?;
     ensure!(writer.node != node, "the pod is on {node}, which is drained");
-    let of_node = format!("--field-selector=spec.nodeName={node}");
-    let engines = "--selector=app.kubernetes.io/component=node";
     let last = writer.last()?;
-    lab.kubectl(&["--namespace", chart::NAMESPACE, "delete", "pod", engines, &of_node], 3 * MINUTE)?;
+    for command in others {
+        lab.documented(command)?;
+    }
     lab.wait_orlop()?;
-    lab.wait_for(&format!("onode/{node}"), ".status.state", "Ready", MINUTE)?;
-    lab.kubectl(&["uncordon", &node], MINUTE)?;
     writer.in_sync(lab)?;
     writer.verify(lab)?;
     trip.checked(format!(

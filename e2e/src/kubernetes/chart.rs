@@ -4,10 +4,9 @@ use super::Lab;
 use super::image::archive;
 use super::programs::built;
 use crate::journey::Trip;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 /// Building an image reads and hashes a hundred megabytes.
@@ -15,8 +14,8 @@ const IMAGE_LIMIT: Duration = Duration::from_secs(300);
 const HELM_LIMIT: Duration = Duration::from_secs(240);
 /// The release's namespace.
 pub(crate) const NAMESPACE: &str = "orlop";
-/// In front of the commands.
-const QUICKSTART: &str = "<!-- not run: the journey `k8s` runs this";
+/// In the line before a block of commands that the journey takes from a document.
+const RUN_HERE: &str = "the journey `k8s` runs th";
 /// The programs beside Orlop's in its pods, and the tags that the chart gives their images.
 const SIDECARS: [(&str, &str); 4] = [
     ("csi-provisioner", "v6.3.0"),
@@ -55,20 +54,24 @@ pub(crate) fn images(trip: &Trip) -> Result<Vec<PathBuf>> {
 }
 
 impl Lab<'_> {
-    /// Runs Helm as the administrator.
-    pub(crate) fn helm(&self, arguments: &[&str]) -> Result<String> {
-        let mut command: Command = self.site.trip.command(built("helm")?);
-        command.args(arguments).args(["--namespace", NAMESPACE, "--kubeconfig"]).arg(&self.kubeconfig);
-        super::direct(&mut command);
-        self.site.trip.run(command, HELM_LIMIT)?.success(&format!("helm {}", arguments.join(" ")))
+    /// Puts the program where kubectl finds it as a plugin.
+    pub(crate) fn install_plugin(&self) -> Result<()> {
+        fs::create_dir_all(self.plugins())?;
+        std::os::unix::fs::symlink(self.site.trip.orlop()?, self.plugins().join("kubectl-orlop"))
+            .context("link kubectl-orlop")
     }
 
-    /// Runs a command of the documentation: in the project's folder, with `helm` and `kubectl` in the path.
+    fn plugins(&self) -> PathBuf {
+        self.site.folder.join("plugins")
+    }
+
+    /// Runs a command of the documentation: in the project's folder, with `helm`, `kubectl` and its plugins in the path.
     pub(crate) fn documented(&self, line: &str) -> Result<String> {
         let mut command = self.site.trip.command("bash");
         command.args(["-e", "-o", "pipefail", "-c", line]).current_dir(project());
         let programs = [built("helm")?, built("kubectl")?];
         let folders = programs.iter().filter_map(|program| program.parent()).map(Path::to_owned);
+        let folders = folders.chain([self.plugins()]);
         let path = std::env::var_os("PATH").unwrap_or_default();
         command.env("PATH", std::env::join_paths(folders.chain(std::env::split_paths(&path)))?);
         command.env("KUBECONFIG", &self.kubeconfig);
@@ -103,12 +106,17 @@ impl Lab<'_> {
     }
 }
 
-/// The commands of the README for Kubernetes.
-pub(crate) fn quickstart() -> Result<Vec<String>> {
-    let text = fs::read_to_string(project().join("README.md")).context("read the README")?;
-    let (_, rest) = text.split_once(QUICKSTART).context("the README has no commands for Kubernetes")?;
-    let block = rest.split("```").nth(1).unwrap_or_default();
-    Ok(block.lines().filter_map(|line| line.strip_prefix("$ ")).map(str::to_owned).collect())
+/// The commands of a document that say that the journey runs them, block by block; there have to be so many blocks.
+pub(crate) fn commands<const BLOCKS: usize>(document: &str) -> Result<[Vec<String>; BLOCKS]> {
+    let text = fs::read_to_string(project().join(document)).with_context(|| format!("read {document}"))?;
+    let block = |rest: &str| -> Vec<String> {
+        let block = rest.split("```").nth(1).unwrap_or_default();
+        block.lines().filter_map(|line| line.strip_prefix("$ ")).map(str::to_owned).collect()
+    };
+    let blocks: Vec<_> = text.split(RUN_HERE).skip(1).map(block).collect();
+    blocks.try_into().map_err(|found: Vec<_>| {
+        anyhow!("{document} has {} blocks of commands for the journey, not {BLOCKS}", found.len())
+    })
 }
 
 fn project() -> &'static Path {

@@ -43,6 +43,8 @@ fn every_command_explains_itself() {
         "pool list",
         "preflight",
         "sim",
+        "support bundle",
+        "wipe",
     ] {
         assert!(names.iter().any(|name| name == expected), "{expected} is missing in {names:?}");
     }
