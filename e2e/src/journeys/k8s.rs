@@ -1,6 +1,5 @@
 //! Orlop in a real Kubernetes: the chart is installed, a pod asks for a volume and gets it, and its node dies.
 
-mod near;
 mod writer;
 
 use crate::journey::{Journey, Trip, need};
@@ -40,8 +39,7 @@ fn k8s(trip: &Trip) -> Result<()> {
     let commands = chart::quickstart()?;
     ensure!(commands.len() > 3, "the README has few commands: {commands:?}");
     // The nodes share a kernel, which is the developer's.
-    let values = format!("--set-json 'node.disksAllow=[]' {}", near::VALUES);
-    lab.documented(&format!("{} {values}", commands[0]))?;
+    lab.documented(&format!("{} --set-json 'node.disksAllow=[]'", commands[0]))?;
     lab.wait_orlop()?;
     for node in NODES {
         lab.wait_for(&format!("onode/{node}"), ".status.state", "Ready", MINUTE)?;
@@ -67,7 +65,6 @@ fn k8s(trip: &Trip) -> Result<()> {
     applied_again(trip, &lab, &mut writer)?;
     writer.delete(&lab)?;
     refusals(trip, &lab)?;
-    near::near(trip, &lab)?;
     grow(trip, &lab)?;
     many(trip, &lab)?;
     raw(trip, &lab)?;

@@ -28,7 +28,11 @@ use hyper_util::{
 use known::Known;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use store::Client;
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle, time::timeout};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::{JoinHandle, JoinSet},
+    time::{sleep, timeout},
+};
 use wire::{FilterResult, HostPriority, Question};
 
 /// A scheduler holds one, or as many as it has pods on their way.
@@ -82,28 +86,30 @@ fn router(known: Known) -> Router {
         .layer(middleware::from_fn(bounded))
 }
 
-/// Invariant 2.
+/// Invariant 2. The connections end with this future.
 async fn serve(listener: TcpListener, router: Router) {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
     loop {
-        let Ok(permit) = connections.clone().acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let accepted = tokio::select! {
+            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => accepted,
+            Some(_) = connections.join_next() => continue,
+        };
+        match accepted {
+            Ok((stream, _)) => drop(connections.spawn(connection(stream, router.clone()))),
             Err(error) => {
                 tracing::warn!(%error, "a connection of the scheduler is not taken");
-                tokio::time::sleep(RETRY).await;
-                continue;
+                sleep(RETRY).await;
             }
-        };
-        let service = TowerToHyperService::new(router.clone());
-        tokio::spawn(async move {
-            let mut http = http1::Builder::new();
-            http.timer(TokioTimer::new()).header_read_timeout(HEAD);
-            if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
-                tracing::debug!(%error, "a connection of the scheduler has ended");
-            }
-            drop(permit);
-        });
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, router: Router) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD);
+    let service = TowerToHyperService::new(router);
+    if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!(%error, "a connection of the scheduler has ended");
     }
 }
 

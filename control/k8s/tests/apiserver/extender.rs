@@ -8,7 +8,7 @@ use hyper::{Method, Request, StatusCode, body::Bytes};
 use hyper_util::{client::legacy::Client as Http, rt::TokioExecutor};
 use k8s::Extender;
 use model::{
-    Generation, MemberRecord, MemberState, NodeState, Scheduling, Volume, VolumeIntent, VolumeRecord,
+    Generation, MemberRecord, MemberState, Node, NodeState, Scheduling, Volume, VolumeIntent, VolumeRecord,
     VolumeSpec,
 };
 use serde_json::{Value, json};
@@ -17,8 +17,10 @@ use std::time::Duration;
 use store::Client;
 use uuid::Uuid;
 
-pub(crate) const TESTS: &[Test] =
-    &[("nodes_with_a_copy_come_first", || Box::pin(nodes_with_a_copy_come_first()))];
+pub(crate) const TESTS: &[Test] = &[
+    ("nodes_with_a_copy_come_first", || Box::pin(nodes_with_a_copy_come_first())),
+    ("a_scheduler_asks_and_goes_on_alone", || Box::pin(a_scheduler_asks_and_goes_on_alone())),
+];
 
 const SIZE_BYTES: u64 = 1 << 30;
 
@@ -71,6 +73,107 @@ async fn nodes_with_a_copy_come_first() {
     control.go_on();
 }
 
+/// A real kube-scheduler, configured as the documentation says. The pods prefer n2, which has no copy in sync: only the
+/// extender outweighs that, so each pod by its own tells whether it was asked.
+async fn a_scheduler_asks_and_goes_on_alone() {
+    let control = ControlPlane::installed().await;
+    let client = control.client().await;
+    for name in ["n1", "n2", "n3"] {
+        client.create(&node(name, 1)).await.unwrap();
+        kubernetes_node(&control, name).await;
+    }
+    volume(&client).await;
+    claim(&control, "ours", "csi.orlop.io").await;
+    let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "default" } });
+    let (status, answer) =
+        control.by_hand(Method::POST, "/api/v1/namespaces/default/serviceaccounts", &account).await;
+    assert_eq!(status, StatusCode::CREATED, "{answer}");
+
+    let start = async |at: SocketAddr| loop {
+        match Extender::start(at, control.store().await, client.clone()).await {
+            Ok(extender) => return extender,
+            // The one before has been dropped just now.
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    };
+    let extender = start("127.0.0.1:0".parse().unwrap()).await;
+    let at = extender.address();
+    drop(extender);
+    let _scheduler = control.scheduler(at);
+    assert_eq!(lands_on(&control, "before").await, "n2", "nobody answers");
+
+    let extender = start(at).await;
+    while scores(at, &["n1", "n2", "n3"], &["ours"]).await != [10, 1, 10] {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for name in ["near-1", "near-2", "near-3"] {
+        let there = lands_on(&control, name).await;
+        assert!(["n1", "n3"].contains(&there.as_str()), "{name} is on {there}");
+    }
+    for (away, other) in [("n1", "n3"), ("n3", "n2")] {
+        let mut stored = client.get::<Node>(away).await.unwrap().unwrap();
+        stored.value.state = NodeState::NotReady;
+        client.replace(&stored.value, stored.revision).await.unwrap();
+        while ask(at, "filter", &[away, "n2"], &["ours"]).await["NodeNames"] != json!(["n2"]) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(lands_on(&control, &format!("without-{away}")).await, other);
+    }
+    drop(extender);
+    assert_eq!(lands_on(&control, "after").await, "n2", "nobody answers any more");
+}
+
+/// A node that takes pods, as far as a scheduler sees.
+async fn kubernetes_node(control: &ControlPlane, name: &str) {
+    let node = json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": { "name": name, "labels": { "kubernetes.io/hostname": name } },
+    });
+    let room = json!({ "cpu": "4", "memory": "8Gi", "pods": "110" });
+    let ready = json!({ "type": "Ready", "status": "True" });
+    let status = json!({ "status": { "capacity": room, "allocatable": room, "conditions": [ready] } });
+    // A new node is tainted until a controller sees that it is ready, and there is none.
+    let untainted = json!({ "spec": { "taints": null } });
+    let path = format!("/api/v1/nodes/{name}");
+    for (method, path, body) in [
+        (Method::POST, "/api/v1/nodes".to_owned(), node),
+        (Method::PATCH, format!("{path}/status"), status),
+        (Method::PATCH, path, untainted),
+    ] {
+        let (status, answer) = control.by_hand(method, &path, &body).await;
+        assert!(status.is_success(), "{answer}");
+    }
+}
+
+/// Makes a pod with the claim that prefers n2; where the scheduler puts it.
+async fn lands_on(control: &ControlPlane, name: &str) -> String {
+    let preference = json!({ "matchExpressions": [{ "key": "kubernetes.io/hostname", "operator": "In", "values": ["n2"] }] });
+    let preferred = json!([{ "weight": 100, "preference": preference }]);
+    let pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": { "name": name },
+        "spec": {
+            "automountServiceAccountToken": false,
+            "affinity": { "nodeAffinity": { "preferredDuringSchedulingIgnoredDuringExecution": preferred } },
+            "containers": [{ "name": "main", "image": "none" }],
+            "volumes": [{ "name": "data", "persistentVolumeClaim": { "claimName": "ours" } }],
+        },
+    });
+    let pods = "/api/v1/namespaces/default/pods";
+    let (status, answer) = control.by_hand(Method::POST, pods, &pod).await;
+    assert_eq!(status, StatusCode::CREATED, "{answer}");
+    for _ in 0..600 {
+        let (_, pod) = control.by_hand(Method::GET, &format!("{pods}/{name}"), &Value::Null).await;
+        if let Some(node) = pod["spec"]["nodeName"].as_str() {
+            return node.to_owned();
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{name} is on no node; the scheduler says {}", control.scheduler_log());
+}
+
 /// With a copy in sync on n1 and n3, and a stale one on n2.
 async fn volume(client: &Client) {
     let volume = Volume {
@@ -109,7 +212,8 @@ async fn claim(control: &ControlPlane, name: &str, driver: &str) {
     let claim = json!({
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
-        "metadata": { "name": name },
+        // What Kubernetes's controller manager writes when both know each other.
+        "metadata": { "name": name, "annotations": { "pv.kubernetes.io/bind-completed": "yes" } },
         "spec": {
             "storageClassName": "",
             "accessModes": ["ReadWriteOnce"],
