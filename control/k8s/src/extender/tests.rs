@@ -67,7 +67,7 @@ async fn connections_are_kept() {
     let client = Client::new(Embedded::open(&folder.path().join("store")).unwrap());
     let kubernetes = Kubernetes::new(&Config::new("http://127.0.0.1:9".parse().unwrap())).unwrap();
     let extender = Extender::start("127.0.0.1:0".parse().unwrap(), kubernetes, client).await.unwrap();
-    let mut stream = tokio::net::TcpStream::connect(extender.address()).await.unwrap();
+    let mut stream = TcpStream::connect(extender.address()).await.unwrap();
     for _ in 0..2 {
         let body = json!({ "Pod": {}, "NodeNames": ["only-one"] }).to_string();
         let head = format!("POST /prioritize HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
