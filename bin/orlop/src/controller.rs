@@ -8,7 +8,7 @@
 use crate::arguments::Controller;
 use crate::failure::{Failure, Kind, OrFail, Outcome};
 use crate::{process, stores};
-use k8s::{Election, Failover, FailoverConfig, Kubernetes, Term};
+use k8s::{Election, Extender, Failover, FailoverConfig, Kubernetes, Term};
 use manager::Mandate;
 use std::path::Path;
 use std::time::Duration;
@@ -45,6 +45,7 @@ async fn serve(arguments: &Controller) -> Outcome {
     let config = api::ApiConfig { listen: arguments.listen, client: client.clone(), overcommit };
     let server = api::serve(config).await.map_err(|error| Failure::new(error.to_string()))?;
     tracing::info!(address = %server.address(), cluster = %cluster.uuid, "controller runs");
+    let _extender = extender(arguments, &client, kubernetes.as_ref()).await?;
     let leader = Leader { client, kubernetes, failover: failover(arguments) };
     match leader.election(arguments)? {
         None => {
@@ -70,6 +71,24 @@ fn patience(arguments: &Controller) -> manager::Config {
 fn failover(arguments: &Controller) -> Option<FailoverConfig> {
     let after = Duration::from_secs(arguments.failover_after);
     arguments.failover.then_some(FailoverConfig { after, share_percent: arguments.failover_share })
+}
+
+/// What answers the scheduler, if that is wished.
+async fn extender(
+    arguments: &Controller,
+    client: &Client,
+    kubernetes: Option<&Kubernetes>,
+) -> Outcome<Option<Extender>> {
+    let Some(listen) = arguments.extender else { return Ok(None) };
+    let kubernetes = kubernetes.ok_or_else(|| {
+        Failure::new("--extender needs a Kubernetes as the store")
+            .kind(Kind::Usage)
+            .hint("leave it out where no kube-scheduler asks")
+    })?;
+    let extender = Extender::start(listen, kubernetes.clone(), client.clone()).await;
+    let extender = extender.or_fail(|| format!("cannot listen on {listen} for the scheduler"))?;
+    tracing::info!(address = %extender.address(), "the scheduler can ask");
+    Ok(Some(extender))
 }
 
 /// What the one that decides needs.

@@ -20,9 +20,11 @@
 //!    So the definitions are updated before the programs.
 
 mod adopt;
+mod claim;
 mod crd;
 mod election;
 mod event;
+mod extender;
 mod failover;
 mod install;
 mod kubernetes;
@@ -32,5 +34,6 @@ mod watch;
 
 pub use crd::{GROUP, VERSION, crds};
 pub use election::{Election, Term};
+pub use extender::Extender;
 pub use failover::{Config as FailoverConfig, Failover};
 pub use kubernetes::Kubernetes;

@@ -78,6 +78,8 @@ fn etcd(trip: &Trip) -> Result<()> {
 fn kubernetes_store(trip: &Trip) -> Result<()> {
     need(&[("etcd", "etcd-server"), ("openssl", "openssl")])?;
     let apiserver = crate::kubernetes::programs::built("kube-apiserver")?;
+    // It lies beside that.
+    crate::kubernetes::programs::built("kube-scheduler")?;
     let named = Some(("ORLOP_KUBE_APISERVER", apiserver.as_path()));
     tests_of_a_crate(trip, "apiserver", named, "the tests of the store in Kubernetes")
 }

@@ -26,8 +26,6 @@ use store::{Client, Error, ErrorKind, OPERATION_TIMEOUT, Result, Watch};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-/// The driver whose volumes are fenced.
-const DRIVER: &str = "csi.orlop.io";
 /// On a node from which volumes were taken: nothing is scheduled there until it is back and has let go of them.
 const MARK: &str = "orlop.io/failed-over";
 /// What Kubernetes takes for the word that a node is off.
@@ -63,14 +61,6 @@ pub struct Failover {
 }
 
 impl Kubernetes {
-    pub(crate) async fn ask<T: DeserializeOwned>(&self, verb: &Verb, path: &str) -> Result<T> {
-        self.server.ask(verb, path, Instant::now() + OPERATION_TIMEOUT).await
-    }
-
-    async fn one<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
-        self.ask(&Verb::Get, path).await
-    }
-
     async fn some<T: DeserializeOwned>(&self, path: &str, selector: &str) -> Result<Vec<T>> {
         let listing = self.server.select(path, selector, Instant::now() + OPERATION_TIMEOUT).await?;
         Ok(listing.items)

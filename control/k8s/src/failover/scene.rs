@@ -6,15 +6,17 @@
 //!    elsewhere, and has not opted in.
 
 use super::{
-    DRIVER, MARK, OUT_OF_SERVICE, OWN,
+    MARK, OUT_OF_SERVICE, OWN,
     plan::{Place, Pod, Presence, Scene, Used},
 };
-use crate::kubernetes::Kubernetes;
+use crate::{
+    claim::{claim_of, source_of},
+    kubernetes::Kubernetes,
+};
 use k8s_openapi::api::core::v1;
 use model::{NexusState, Volume, VolumeRecord, VolumeStatus};
-use serde::de::DeserializeOwned;
 use std::collections::BTreeSet;
-use store::{Client, ErrorKind, Result};
+use store::{Client, Result};
 
 /// Of a pod: `automatic` or `manual`.
 const ANNOTATION: &str = "orlop.io/failover";
@@ -32,7 +34,7 @@ pub(super) async fn look(
     lost: bool,
     engine_ready: bool,
 ) -> Result<Option<(v1::Node, Scene)>> {
-    let Some(node) = get::<v1::Node>(kubernetes, &format!("/api/v1/nodes/{name}")).await? else {
+    let Some(node) = kubernetes.one::<v1::Node>(&format!("/api/v1/nodes/{name}")).await? else {
         return Ok(None);
     };
     let listed =
@@ -119,12 +121,6 @@ async fn pod_of(kubernetes: &Kubernetes, client: &Client, pod: &v1::Pod, node: &
     }))
 }
 
-/// The claim behind a volume of a pod.
-fn claim_of(pod: &str, volume: &v1::Volume) -> Option<String> {
-    let claim = volume.persistent_volume_claim.as_ref().map(|source| source.claim_name.clone());
-    claim.or_else(|| volume.ephemeral.as_ref().map(|_| format!("{pod}-{}", volume.name)))
-}
-
 /// Whether it is of the node or read only: nothing that another pod elsewhere could write at the same time.
 fn holds_nothing_shared(volume: &v1::Volume) -> bool {
     volume.empty_dir.is_some()
@@ -139,28 +135,6 @@ fn holds_nothing_shared(volume: &v1::Volume) -> bool {
 fn is_automatic(source: &v1::CSIPersistentVolumeSource) -> bool {
     let attributes = source.volume_attributes.as_ref();
     attributes.and_then(|all| all.get(PARAMETER)).is_some_and(|word| word == AUTOMATIC)
-}
-
-/// What of Orlop a claim stands for; none if it is not bound, or another driver's.
-async fn source_of(
-    kubernetes: &Kubernetes,
-    namespace: &str,
-    claim: &str,
-) -> Result<Option<v1::CSIPersistentVolumeSource>> {
-    let path = format!("/api/v1/namespaces/{namespace}/persistentvolumeclaims/{claim}");
-    let Some(claim) = get::<v1::PersistentVolumeClaim>(kubernetes, &path).await? else { return Ok(None) };
-    let Some(volume) = claim.spec.and_then(|spec| spec.volume_name) else { return Ok(None) };
-    let path = format!("/api/v1/persistentvolumes/{volume}");
-    let volume = get::<v1::PersistentVolume>(kubernetes, &path).await?;
-    Ok(volume.and_then(|volume| volume.spec?.csi).filter(|source| source.driver == DRIVER))
-}
-
-async fn get<T: DeserializeOwned>(kubernetes: &Kubernetes, path: &str) -> Result<Option<T>> {
-    match kubernetes.one(path).await {
-        Ok(object) => Ok(Some(object)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 /// Where the volume is, seen from this node.
@@ -280,8 +254,5 @@ mod tests {
         };
         assert!(holds_nothing_shared(&volume(json!({ "emptyDir": {} }))));
         assert!(!holds_nothing_shared(&volume(json!({ "nfs": { "server": "s", "path": "/" } }))));
-        let claim = volume(json!({ "persistentVolumeClaim": { "claimName": "c" } }));
-        assert_eq!(claim_of("pod", &claim), Some("c".into()));
-        assert_eq!(claim_of("pod", &volume(json!({ "ephemeral": {} }))), Some("pod-data".into()));
     }
 }

@@ -10,6 +10,7 @@
 
 #[path = "../../../store/tests/it/conformance.rs"]
 mod conformance;
+mod extender;
 mod faults;
 mod leaders;
 mod objects;
@@ -54,7 +55,7 @@ fn main() -> ExitCode {
 fn run_tests(filter: &str) -> ExitCode {
     let mut failed = Vec::new();
     let mut passed = 0;
-    let tests = faults::TESTS.iter().chain(objects::TESTS).chain(leaders::TESTS);
+    let tests = faults::TESTS.iter().chain(objects::TESTS).chain(leaders::TESTS).chain(extender::TESTS);
     for (name, test) in tests.filter(|(name, _)| name.contains(filter)) {
         print!("test {name} ... ");
         drop(std::io::Write::flush(&mut std::io::stdout()));

@@ -50,7 +50,7 @@ pub(crate) struct ControlPlane {
 
 /// A program that runs, or none.
 #[derive(Default)]
-struct Program(Option<Child>);
+pub(crate) struct Program(Option<Child>);
 
 impl Drop for Program {
     fn drop(&mut self) {
@@ -166,6 +166,32 @@ impl ControlPlane {
 
     pub(crate) fn kill(&mut self) {
         self.apiserver.kill();
+    }
+
+    /// Starts the kube-scheduler that lies beside the API server's program, configured as the documentation says, with
+    /// the extender at `extender`.
+    pub(crate) fn scheduler(&self, extender: SocketAddr) -> Program {
+        let kubeconfig = self.path("scheduler.kubeconfig");
+        fs::copy(self.kubeconfig(&self.url(), ADMIN), &kubeconfig).unwrap();
+        let mut text = include_str!("../../../../docs/guides/scheduler.yaml").to_owned();
+        for (documented, here) in [
+            ("/etc/kubernetes/scheduler.conf", kubeconfig.display().to_string()),
+            ("leaderElect: true", "leaderElect: false".into()),
+            ("http://10.96.0.72:7072", format!("http://{extender}")),
+        ] {
+            assert!(text.contains(documented), "docs/guides/scheduler.yaml has no {documented}");
+            text = text.replace(documented, &here);
+        }
+        let path = self.path("scheduler.yaml");
+        fs::write(&path, text).unwrap();
+        let mut command = Command::new(Path::new(&program()).with_file_name("kube-scheduler"));
+        command.arg(format!("--config={}", path.display())).arg("--secure-port=0");
+        Program::start(&mut command, &self.path("scheduler.log"))
+    }
+
+    /// What that one says.
+    pub(crate) fn scheduler_log(&self) -> String {
+        fs::read_to_string(self.path("scheduler.log")).unwrap_or_default()
     }
 
     /// SIGSTOP: it takes connections and answers nothing.

@@ -1,0 +1,152 @@
+//! A scheduler extender: kube-scheduler asks which nodes are good for a pod, and those that hold a copy of its volumes
+//! are (docs/decisions/0020). Beside the manager, in each controller, whoever leads.
+//!
+//! 1. Scheduling goes on without it, and whatever fails here is an answer that changes nothing: no pod waits for more
+//!    than a moment, none is refused everywhere.
+//! 2. Its port is open to whoever reaches the pod: connections, requests, bytes and time are bounded, nothing is written,
+//!    and what is told is about nodes and claims that the asker names.
+
+mod judge;
+mod known;
+mod wire;
+
+use crate::Kubernetes;
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, Request, State},
+    http::StatusCode,
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use known::Known;
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use store::Client;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::{JoinHandle, JoinSet},
+    time::{sleep, timeout},
+};
+use wire::{FilterResult, HostPriority, Question};
+
+/// A scheduler holds one, or as many as it has pods on their way.
+const CONNECTIONS_MAX: usize = 32;
+/// Five thousand names and the largest pod are half of it.
+const BODY_BYTES_MAX: usize = 4 << 20;
+/// From the first byte of a body to the last of an answer.
+const REQUEST: Duration = Duration::from_secs(2);
+/// For the head of a request, also the first on a connection that was kept.
+const HEAD: Duration = Duration::from_secs(60);
+/// After a failure to take a connection: there may be too many files open.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// A running extender; dropping it ends it.
+#[derive(Debug)]
+pub struct Extender {
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Extender {
+    /// Listens, and begins to follow the engines.
+    ///
+    /// # Errors
+    /// The address cannot be listened on.
+    pub async fn start(listen: SocketAddr, kubernetes: Kubernetes, client: Client) -> io::Result<Self> {
+        let listener = TcpListener::bind(listen).await?;
+        let address = listener.local_addr()?;
+        let router = router(Known::follow(kubernetes, client));
+        Ok(Self { address, task: tokio::spawn(serve(listener, router)) })
+    }
+
+    /// Where it listens.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Extender {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn router(known: Known) -> Router {
+    Router::new()
+        .route("/filter", post(filter))
+        .route("/prioritize", post(prioritize))
+        .with_state(Arc::new(known))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn(bounded))
+}
+
+/// Invariant 2. The connections end with this future.
+async fn serve(listener: TcpListener, router: Router) {
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => accepted,
+            Some(_) = connections.join_next() => continue,
+        };
+        match accepted {
+            Ok((stream, _)) => drop(connections.spawn(connection(stream, router.clone()))),
+            Err(error) => {
+                tracing::warn!(%error, "a connection of the scheduler is not taken");
+                sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, router: Router) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD);
+    let service = TowerToHyperService::new(router);
+    if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!(%error, "a connection of the scheduler has ended");
+    }
+}
+
+async fn bounded(request: Request, next: Next) -> Response {
+    let late = |_| (StatusCode::REQUEST_TIMEOUT, "the request took too long").into_response();
+    timeout(REQUEST, next.run(request)).await.unwrap_or_else(late)
+}
+
+/// Why a request is not answered.
+struct Refusal(String);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (StatusCode::BAD_REQUEST, self.0).into_response()
+    }
+}
+
+async fn filter(State(known): State<Arc<Known>>, body: Bytes) -> Result<Json<FilterResult>, Refusal> {
+    let question = Question::parse(&body).map_err(Refusal)?;
+    let volumes = known.volumes(&question).await;
+    let refused = known.see(|engines| judge::refused(engines, &volumes, &question.nodes));
+    let mut left = question.nodes;
+    left.retain(|node| !refused.contains_key(node));
+    Ok(Json(FilterResult { node_names: left, failed_and_unresolvable_nodes: refused }))
+}
+
+async fn prioritize(
+    State(known): State<Arc<Known>>,
+    body: Bytes,
+) -> Result<Json<Vec<HostPriority>>, Refusal> {
+    let question = Question::parse(&body).map_err(Refusal)?;
+    let volumes = known.volumes(&question).await;
+    let nodes = question.nodes.into_iter();
+    Ok(Json(known.see(|engines| {
+        nodes.map(|host| HostPriority { score: judge::score(engines, &volumes, &host), host }).collect()
+    })))
+}
+
+#[cfg(test)]
+mod tests;
