@@ -4,7 +4,7 @@
 //! 1. Nothing listens outside of the namespace but one port of loopback, the way of journeys to the API server.
 
 use super::programs::built;
-use super::{API_SERVICE, HEAD, Site};
+use super::{API_SERVICE, EXTENDER_SERVICE, HEAD, Site};
 use crate::journey::free_port;
 use crate::process::{Process, Running};
 use anyhow::{Context, Result, ensure};
@@ -208,15 +208,22 @@ fn controller_manager(site: &Site<'_>) -> Result<Command> {
 fn scheduler(site: &Site<'_>) -> Result<Command> {
     let url = format!("https://{HEAD}:6443");
     let kubeconfig = site.pki.kubeconfig("kube-scheduler", &url)?;
-    let path = site.folder.join("scheduler.json");
-    let config = serde_json::json!({
-        "apiVersion": "kubescheduler.config.k8s.io/v1",
-        "kind": "KubeSchedulerConfiguration",
-        "clientConnection": { "kubeconfig": kubeconfig },
-        "leaderElection": { "leaderElect": false },
-    });
-    fs::write(&path, config.to_string())?;
+    let path = site.folder.join("scheduler.yaml");
+    fs::write(&path, scheduler_configuration(&kubeconfig.display().to_string())?)?;
     let mut command = site.inside(&site.head(), built("kube-scheduler")?);
     command.arg(format!("--config={}", path.display())).args(["--bind-address=127.0.0.1", "--v=1"]);
     Ok(command)
+}
+
+/// What the documentation gives to a scheduler, in the lab's place.
+fn scheduler_configuration(kubeconfig: &str) -> Result<String> {
+    let mut text = include_str!("../../../docs/guides/scheduler.yaml").to_owned();
+    ensure!(text.contains(&format!("http://{EXTENDER_SERVICE}:")), "the extender's address is another one");
+    for (documented, here) in
+        [("/etc/kubernetes/scheduler.conf", kubeconfig), ("leaderElect: true", "leaderElect: false")]
+    {
+        ensure!(text.contains(documented), "docs/guides/scheduler.yaml has no {documented}");
+        text = text.replace(documented, here);
+    }
+    Ok(text)
 }

@@ -34,6 +34,8 @@ use std::time::{Duration, Instant};
 pub(crate) const HEAD: &str = "10.200.0.1";
 /// Where pods find the API server: the first address of the services.
 const API_SERVICE: &str = "10.96.0.1";
+/// Where the scheduler looks for its extender, as docs/guides/scheduler.yaml says it; a journey makes it lead somewhere.
+pub(crate) const EXTENDER_SERVICE: &str = "10.96.0.72";
 const READY: Duration = Duration::from_secs(120);
 /// What Debian brings, each by a file that tells that it is there.
 const PACKAGES: [(&str, &str); 10] = [
