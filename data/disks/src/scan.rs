@@ -188,7 +188,8 @@ impl Found {
             Some(label) if label.cluster == cluster => match label.node.as_deref() {
                 Some(other) if other != node => {
                     let message = format!(
-                        "/dev/{} is the pool {} of the node {other}: if it has been moved here for good, name it                          (`--disk disk:///dev/...`), once",
+                        "/dev/{} is the pool {} of the node {other}: if it has been moved here for good, name it \
+                         (`--disk disk:///dev/...`), once",
                         self.kernel_name, label.pool
                     );
                     (DiskState::InUse, Some(label.pool), Some(message))

@@ -7,7 +7,7 @@
 
 use crate::{Config, Control, Error, Expected, PoolConfig};
 use device::AnyDevice;
-use model::{NodeState, PoolState, Volume};
+use model::{Node, NodeState, PoolState, Volume};
 use nexus::leg::Port;
 use pool::{ErrorKind, FormatOptions, Opening, Pool, PoolInfo, PoolLabel, ReplicaConfig};
 use std::cell::RefCell;
@@ -349,6 +349,34 @@ async fn may_open(
     label: &PoolLabel,
     expected: Expected,
 ) -> Result<(), String> {
+    if judge(config, label, expected)? == Origin::Here {
+        return Ok(());
+    }
+    let (pool, from) = (label.pool, label.node.as_deref());
+    let unknown = |error: crate::ControlError| format!("cannot ask which node has pool {pool} open: {error}");
+    let pools = control.pools().await.map_err(unknown)?;
+    let nodes = control.nodes().await.map_err(unknown)?;
+    if let Some(other) = open_elsewhere(config, pool, &pools, &nodes) {
+        return Err(format!(
+            "pool {pool} is open on node {other}, which is ready, and one disk is never used by two nodes: take it out \
+             of that node and end that node, then start this one again"
+        ));
+    }
+    tracing::warn!(node = config.node, from, %pool, "a pool that this node did not have is opened on it");
+    Ok(())
+}
+
+/// Where a pool was opened last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// On this node.
+    Here,
+    /// On another one, or it does not say.
+    Elsewhere,
+}
+
+/// Whether the label is one that is expected, and where its pool comes from.
+fn judge(config: &Config, label: &PoolLabel, expected: Expected) -> Result<Origin, String> {
     let PoolLabel { cluster, pool, node, .. } = label;
     if *cluster != config.cluster {
         return Err(format!(
@@ -356,44 +384,126 @@ async fn may_open(
             config.cluster
         ));
     }
-    let is_other = node.as_deref().is_some_and(|node| node != config.node);
-    match expected {
-        Expected::Pool(wanted) if wanted != *pool => {
-            return Err(format!("the disk holds pool {pool} and not {wanted}, as it did a moment ago"));
+    let other = node.as_deref().filter(|node| *node != config.node);
+    match (expected, other) {
+        (Expected::Pool(wanted), _) if wanted != *pool => {
+            Err(format!("the disk holds pool {pool}, and held {wanted} a moment ago"))
         }
-        Expected::Blank => return Err(format!("the disk holds pool {pool}, and was blank a moment ago")),
-        Expected::Pool(_) if is_other => {
-            return Err(format!("pool {pool} is of the node {}", node.as_deref().unwrap_or_default()));
-        }
-        Expected::Pool(_) | Expected::Named => {}
-    }
-    if node.as_deref() == Some(config.node.as_str()) {
-        return Ok(());
-    }
-    match open_elsewhere(config, control, *pool).await? {
-        Some(other) => Err(format!(
-            "pool {pool} is open on node {other}, which is ready: one disk is never used by two nodes; take it out of \
-             that node and end that node, then start this one again"
-        )),
-        None => {
-            tracing::warn!(node = config.node, from = node, %pool, "a pool has moved to this node");
-            Ok(())
-        }
+        (Expected::Blank, _) => Err(format!("the disk holds pool {pool}, and was blank a moment ago")),
+        (Expected::Pool(_), Some(other)) => Err(format!("pool {pool} is of the node {other}")),
+        (Expected::Pool(_) | Expected::Named, None) if node.is_some() => Ok(Origin::Here),
+        (Expected::Pool(_) | Expected::Named, _) => Ok(Origin::Elsewhere),
     }
 }
 
-/// The node that is ready and has the pool open, as far as the store knows.
-async fn open_elsewhere(
+/// The other node that is ready and has the pool open, as far as the store knows.
+fn open_elsewhere<'a>(
     config: &Config,
-    control: &dyn Control,
     pool: Uuid,
-) -> Result<Option<String>, String> {
-    let unknown = |error: crate::ControlError| format!("cannot ask which node has pool {pool} open: {error}");
-    let pools = control.pools().await.map_err(unknown)?;
-    let nodes = control.nodes().await.map_err(unknown)?;
-    let is_ready = |name: &str| nodes.iter().any(|node| node.name == name && node.state == NodeState::Ready);
-    let elsewhere = pools.into_iter().find(|known| known.uuid == pool && known.node != config.node);
-    Ok(elsewhere
-        .filter(|known| known.state == PoolState::Online && is_ready(&known.node))
-        .map(|known| known.node))
+    pools: &'a [model::Pool],
+    nodes: &[Node],
+) -> Option<&'a str> {
+    let known = pools.iter().find(|known| known.uuid == pool && known.node != config.node)?;
+    let is_ready = |node: &Node| node.name == known.node && node.state == NodeState::Ready;
+    (known.state == PoolState::Online && nodes.iter().any(is_ready)).then_some(&known.node)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::NodeSpec;
+
+    const CLUSTER: Uuid = Uuid::from_u128(1);
+    const POOL: Uuid = Uuid::from_u128(2);
+
+    fn config() -> Config {
+        Config {
+            node: "n1".into(),
+            cluster: CLUSTER,
+            boot_id: Uuid::nil(),
+            pid: 1,
+            pools: Vec::new(),
+            listen: ([127, 0, 0, 1], 0).into(),
+            secret: None,
+            metrics_address: None,
+            nexus: nexus::Config::default(),
+            fuse: None,
+        }
+    }
+
+    fn label(cluster: Uuid, node: Option<&str>) -> PoolLabel {
+        let (incarnation, boot_id) = (Uuid::nil(), Uuid::nil());
+        PoolLabel {
+            cluster,
+            pool: POOL,
+            name: "a".into(),
+            incarnation,
+            boot_id,
+            node: node.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn only_what_was_expected_is_opened() {
+        let (named, blank, found) = (Expected::Named, Expected::Blank, Expected::Pool(POOL));
+        let judged = |node, expected| judge(&config(), &label(CLUSTER, node), expected);
+        assert_eq!(judged(Some("n1"), named), Ok(Origin::Here));
+        assert_eq!(judged(Some("n1"), found), Ok(Origin::Here));
+        assert_eq!(judged(None, named), Ok(Origin::Elsewhere), "an older version did not say");
+        assert_eq!(judged(None, found), Ok(Origin::Elsewhere));
+        assert_eq!(judged(Some("n2"), named), Ok(Origin::Elsewhere), "moved on purpose");
+        for (node, expected, why) in [
+            (Some("n2"), found, "is of the node n2"),
+            (Some("n1"), blank, "was blank a moment ago"),
+            (None, blank, "was blank a moment ago"),
+            (Some("n1"), Expected::Pool(Uuid::from_u128(3)), "a moment ago"),
+        ] {
+            let error = judged(node, expected).unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
+        let foreign = label(Uuid::from_u128(9), Some("n1"));
+        for expected in [named, blank, found] {
+            assert!(judge(&config(), &foreign, expected).unwrap_err().contains("belongs to cluster"));
+        }
+    }
+
+    #[test]
+    fn a_pool_that_is_open_on_a_node_that_is_ready_stays_there() {
+        use NodeState::{NotReady, Ready};
+        use PoolState::{Gone, Online};
+        let pool = |node: &str, state| model::Pool {
+            name: "a".into(),
+            uuid: POOL,
+            node: node.into(),
+            uri: "disk:///dev/sda".into(),
+            state,
+            capacity_bytes: 0,
+            used_bytes: 0,
+            free_bytes: 0,
+            incarnation: Uuid::nil(),
+            boot_id: Uuid::nil(),
+            message: None,
+        };
+        let node = |state| Node {
+            name: "n2".into(),
+            spec: NodeSpec::default(),
+            state,
+            address: String::new(),
+            metrics_address: None,
+            pid: 1,
+            boot_id: Uuid::nil(),
+            version: String::new(),
+            heartbeat: 0,
+        };
+        for (there, has_it, ready, elsewhere) in [
+            ("n2", Online, Ready, Some("n2")),
+            ("n2", Online, NotReady, None),
+            ("n2", Gone, Ready, None),
+            ("n1", Online, Ready, None),
+        ] {
+            let pools = [pool(there, has_it)];
+            assert_eq!(open_elsewhere(&config(), POOL, &pools, &[node(ready)]), elsewhere);
+        }
+        assert_eq!(open_elsewhere(&config(), POOL, &[], &[node(Ready)]), None);
+    }
 }
