@@ -2,7 +2,7 @@
 
 use crate::store::{NodeControl, Store};
 use crate::totals::Totals;
-use engine::{Config, Engine, PoolConfig};
+use engine::{Config, Engine, Expected, PoolConfig};
 use model::{MemberIntent, MemberRecord, Volume, VolumeIntent, VolumeRecord, VolumeSpec};
 use nexus::Planted;
 use nvmf::Key;
@@ -131,7 +131,11 @@ impl Cluster {
             cluster: self.cluster,
             boot_id: self.world.boot_id(machine.id),
             pid: 1,
-            pools: vec![PoolConfig { name: "disk".to_owned(), uri: format!("disk://{DISK}") }],
+            pools: vec![PoolConfig {
+                name: "disk".to_owned(),
+                uri: format!("disk://{DISK}"),
+                expected: Expected::Named,
+            }],
             listen,
             secret: Some(secret()),
             metrics_address: None,

@@ -48,7 +48,7 @@ pub enum DiskState {
     Available,
     /// Carries something or is used; `message` says by what, and what to do.
     InUse,
-    /// It is a pool of this cluster: `pool`.
+    /// It is a pool of this cluster and of this node: `pool`.
     Pool,
     /// Its node does not find it any more. It comes back with its disk, on whichever node.
     Missing,
@@ -113,7 +113,7 @@ pub struct Disk {
     pub partitions: Vec<DiskPartition>,
     /// What lies on it, by the signatures at its ends.
     pub signatures: Vec<String>,
-    /// Why it is not `Available`, and what to do, in one line.
+    /// Why it is not `Available`, or not made a pool although it is, and what to do; in one line.
     pub message: Option<String>,
 }
 

@@ -119,10 +119,15 @@ fn parse_nested(text: &str, depth: usize) -> Result<DeviceUri, String> {
 }
 
 /// The query of a URI; every parameter must be taken exactly once.
-struct Params<'a>(Vec<(&'a str, &'a str)>);
+#[derive(Clone, Debug)]
+pub struct Params<'a>(Vec<(&'a str, &'a str)>);
 
 impl<'a> Params<'a> {
-    fn read(query: &'a str) -> Result<Self, String> {
+    /// Reads `name=value&...`.
+    ///
+    /// # Errors
+    /// A parameter has no value.
+    pub fn read(query: &'a str) -> Result<Self, String> {
         if query.is_empty() {
             return Ok(Self(Vec::new()));
         }
@@ -136,7 +141,11 @@ impl<'a> Params<'a> {
         self.0.extract_if(.., |(key, _)| *key == name).map(|(_, value)| value).collect()
     }
 
-    fn one(&mut self, name: &str) -> Result<Option<&'a str>, String> {
+    /// The value of a parameter that may be given once, as it is written: `%XX` stays.
+    ///
+    /// # Errors
+    /// It is given twice.
+    pub fn one(&mut self, name: &str) -> Result<Option<&'a str>, String> {
         match self.all(name)[..] {
             [] => Ok(None),
             [value] => Ok(Some(value)),
@@ -144,8 +153,26 @@ impl<'a> Params<'a> {
         }
     }
 
+    /// The same as text.
+    ///
+    /// # Errors
+    /// It is given twice, or is not UTF-8.
+    pub fn text(&mut self, name: &str) -> Result<Option<String>, String> {
+        let Some(value) = self.one(name)? else { return Ok(None) };
+        let text = String::from_utf8(decode(value)?);
+        text.map(Some).map_err(|_| format!("parameter {name:?} is not UTF-8"))
+    }
+
+    /// The same as a size.
+    ///
+    /// # Errors
+    /// It is given twice, or is no size.
+    pub fn bytes(&mut self, name: &str) -> Result<Option<ByteCount>, String> {
+        self.one(name)?.map(str::parse).transpose()
+    }
+
     fn size(&mut self) -> Result<Option<ByteCount>, String> {
-        self.one("size")?.map(str::parse).transpose()
+        self.bytes("size")
     }
 
     fn block_size(&mut self) -> Result<u32, String> {
@@ -156,7 +183,11 @@ impl<'a> Params<'a> {
         }
     }
 
-    fn end(self) -> Result<(), String> {
+    /// Nothing is left.
+    ///
+    /// # Errors
+    /// A parameter has not been taken: nobody knows it.
+    pub fn end(self) -> Result<(), String> {
         match self.0.first() {
             None => Ok(()),
             Some((name, _)) => Err(format!("parameter {name:?} is not known for this scheme: remove it")),

@@ -16,6 +16,7 @@ mod judge;
 mod mounts;
 mod name;
 mod scan;
+mod select;
 mod settle;
 mod sysfs;
 mod udev;
@@ -25,6 +26,7 @@ pub use content::Content;
 pub use found::{Found, How, Partition, Use};
 pub use judge::Refusal;
 pub use scan::Scanner;
+pub use select::{Claim, Selector, claims};
 pub use settle::{Changes, settle};
 
 use std::path::{Path, PathBuf};

@@ -149,7 +149,7 @@ fn class(block: &Block) -> DiskClass {
 impl Found {
     /// As `node` of `cluster` reports it, under this name.
     fn report(&self, Named { name, twin }: Named, node: &str, cluster: Uuid) -> Disk {
-        let (state, pool, message) = self.state(twin, cluster);
+        let (state, pool, message) = self.state(twin, node, cluster);
         let partition = |partition: &crate::Partition| DiskPartition {
             device: format!("/dev/{}", partition.kernel_name),
             number: partition.number,
@@ -176,11 +176,26 @@ impl Found {
         }
     }
 
-    fn state(&self, twin: Option<String>, cluster: Uuid) -> (DiskState, Option<Uuid>, Option<String>) {
+    fn state(
+        &self,
+        twin: Option<String>,
+        node: &str,
+        cluster: Uuid,
+    ) -> (DiskState, Option<Uuid>, Option<String>) {
         let twin = twin.map(|other| Refusal::Twin { device: self.kernel_name.clone(), other });
         let refusal = self.refusal().or(twin);
         match &self.content.pool {
-            Some(label) if label.cluster == cluster => (DiskState::Pool, Some(label.pool), None),
+            Some(label) if label.cluster == cluster => match label.node.as_deref() {
+                Some(other) if other != node => {
+                    let message = format!(
+                        "/dev/{} is the pool {} of the node {other}: if it has been moved here for good, name it \
+                         (`--disk disk:///dev/...`), once",
+                        self.kernel_name, label.pool
+                    );
+                    (DiskState::InUse, Some(label.pool), Some(message))
+                }
+                _ => (DiskState::Pool, Some(label.pool), None),
+            },
             Some(label) => {
                 let message = format!(
                     "/dev/{} is the pool {} of the cluster {}: give it back to that one, or blank it if that is gone",

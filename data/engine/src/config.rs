@@ -13,6 +13,19 @@ pub struct PoolConfig {
     pub name: String,
     /// The device under it.
     pub uri: String,
+    /// What has to be on that device.
+    pub expected: Expected,
+}
+
+/// What has to be on a device for it to be used; all else is refused. A device is never formatted unless it is blank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// A pool of this cluster, or nothing: the operator has named the device, also to move a pool to this node.
+    Named,
+    /// Nothing: it becomes a pool.
+    Blank,
+    /// This pool, of this node.
+    Pool(Uuid),
 }
 
 /// An engine's configuration.
@@ -26,7 +39,7 @@ pub struct Config {
     pub boot_id: Uuid,
     /// This process, for reports.
     pub pid: u32,
-    /// The node's pools; a blank device is formatted.
+    /// The node's pools. One that was named has to be there, the others are tried again by [`crate::Engine::claim`].
     pub pools: Vec<PoolConfig>,
     /// Where the target listens; port 0 takes a free one.
     pub listen: SocketAddr,

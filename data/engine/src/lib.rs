@@ -27,7 +27,7 @@ mod replicas;
 mod target;
 mod volume;
 
-pub use config::{Config, FuseConfig, PoolConfig};
+pub use config::{Config, Expected, FuseConfig, PoolConfig};
 pub use control::{Control, ControlError, ControlFuture, Known};
 pub use keys::volume_key;
 pub use meter::IoMetrics;
@@ -114,7 +114,7 @@ pub(crate) struct State {
     pub(crate) holder: Option<Holder>,
     /// Where nodes listened when the store was last read.
     addresses: RefCell<BTreeMap<String, SocketAddr>>,
-    /// The store knows which of this node's pools this engine runs without: they stay the same while it runs.
+    /// The store knows which of this node's pools this engine runs without: one that is claimed later reports itself.
     gone_told: Cell<bool>,
 }
 
@@ -129,7 +129,7 @@ impl Engine {
     }
 
     async fn begin(config: Config, control: Rc<dyn Control>) -> Result<Self, Error> {
-        let pools = Pools::open(&config).await?;
+        let pools = Pools::open(&config, &*control).await?;
         let exports = Exports::default();
         let (address, target) = target::serve(&config, exports.clone(), &pools).await?;
         let holder = config.fuse.as_ref().and_then(device_node::holder);
@@ -162,6 +162,15 @@ impl Engine {
     /// The open nexus of a volume on this node, for in-process use and reports.
     pub fn volume(&self, volume: Uuid) -> Option<VolumeHandle> {
         self.0.volumes.borrow().get(&volume).and_then(VolumeTask::handle)
+    }
+
+    /// Takes one more disk for a pool; does nothing if it is one of this node's already.
+    ///
+    /// # Errors
+    /// Why the disk is refused, or could not be used.
+    pub fn claim(&self, pool: PoolConfig) -> LocalBoxFuture<'static, Result<(), String>> {
+        let state = Rc::clone(&self.0);
+        async move { state.pools.claim(&state.config, &*state.control, &pool).await }.boxed_local()
     }
 
     /// What it has counted.

@@ -1,25 +1,36 @@
 //! The pools of this node, and the ports of their replicas.
+//!
+//! 1. A device is formatted only while it is locked, and only if it is blank and may be (`Expected`). One whose pool
+//!    was open before is never formatted: what is there instead is somebody's.
+//! 2. A pool that names another node is opened only where the operator has named the device, and not while the store
+//!    knows it as open on a node that is ready.
 
-use crate::{Config, Error, PoolConfig};
+use crate::{Config, Control, Error, Expected, PoolConfig};
 use device::AnyDevice;
-use model::{PoolState, Volume};
+use model::{Node, NodeState, PoolState, Volume};
 use nexus::leg::Port;
-use pool::{ErrorKind, FormatOptions, Pool, PoolInfo, ReplicaConfig};
+use pool::{ErrorKind, FormatOptions, Opening, Pool, PoolInfo, PoolLabel, ReplicaConfig};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use uuid::Uuid;
 
+/// What a pool's name may have at most: a DNS label.
+const NAME_LEN_MAX: usize = 63;
+
 /// The pools of a node.
 pub(crate) struct Pools {
-    disks: Vec<Disk>,
+    disks: RefCell<Vec<Rc<Disk>>>,
     ports: Ports,
     planted: nexus::Planted,
 }
 
 /// One disk and its pool.
 struct Disk {
-    config: PoolConfig,
+    /// Unique on this node.
+    name: String,
+    /// Where it was seen last.
+    uri: RefCell<String>,
     uuid: Uuid,
     /// None while it cannot be opened.
     pool: RefCell<Option<Pool<AnyDevice>>>,
@@ -30,6 +41,10 @@ struct Disk {
 }
 
 impl Disk {
+    fn is_open(&self) -> bool {
+        self.pool.borrow().is_some()
+    }
+
     fn info(&self) -> PoolInfo {
         if let Some(pool) = self.pool.borrow().as_ref() {
             *self.last.borrow_mut() = pool.info();
@@ -50,27 +65,75 @@ impl Ports {
 }
 
 impl Pools {
-    /// Opens every pool, formats blank devices.
-    pub(crate) async fn open(config: &Config) -> Result<Self, Error> {
-        let mut disks = Vec::new();
-        for pool_config in &config.pools {
-            let pool = open_or_format(config, pool_config, false)
-                .await
-                .map_err(|cause| Error::Pool { uri: pool_config.uri.clone(), cause })?;
-            let info = pool.info();
-            disks.push(Disk {
-                config: pool_config.clone(),
-                uuid: info.label.pool,
-                pool: RefCell::new(Some(pool)),
-                last: RefCell::new(info),
-                message: RefCell::default(),
-            });
-        }
-        let pools = Self { disks, ports: Ports::default(), planted: config.nexus.planted };
-        for disk in &pools.disks {
-            pools.add_ports(disk);
+    /// Opens every pool that it can. One that was named has to be there.
+    pub(crate) async fn open(config: &Config, control: &dyn Control) -> Result<Self, Error> {
+        let pools =
+            Self { disks: RefCell::default(), ports: Ports::default(), planted: config.nexus.planted };
+        for pool in &config.pools {
+            let claimed = pools.claim(config, control, pool).await;
+            match claimed {
+                Err(cause) if pool.expected == Expected::Named => {
+                    return Err(Error::Pool { uri: pool.uri.clone(), cause });
+                }
+                // One bad disk among those that a selector takes does not take the others away.
+                Err(cause) => tracing::warn!(node = config.node, uri = pool.uri, cause, "disk is not used"),
+                Ok(()) => {}
+            }
         }
         Ok(pools)
+    }
+
+    /// Opens a pool, or makes it, and has it from then on; does nothing if it is one of this node's already.
+    pub(crate) async fn claim(
+        &self,
+        config: &Config,
+        control: &dyn Control,
+        pool: &PoolConfig,
+    ) -> Result<(), String> {
+        if let Expected::Pool(uuid) = pool.expected
+            && let Some(disk) = self.disk(uuid)
+        {
+            // Its disk may have come back under another name; the next revival looks there.
+            if !disk.is_open() {
+                disk.uri.borrow_mut().clone_from(&pool.uri);
+            }
+            return Ok(());
+        }
+        let open = open_or_format(config, control, pool).await?;
+        let info = open.info();
+        let uuid = info.label.pool;
+        // The name that a pool was made with stays where it was not named here.
+        let named = pool.expected == Expected::Named;
+        let wished = if named { pool.name.clone() } else { info.label.name.clone() };
+        let disk = Rc::new(Disk {
+            name: self.unique_name(wished, uuid),
+            uri: RefCell::new(pool.uri.clone()),
+            uuid,
+            pool: RefCell::new(Some(open)),
+            last: RefCell::new(info),
+            message: RefCell::default(),
+        });
+        self.add_ports(&disk);
+        self.disks.borrow_mut().push(disk);
+        Ok(())
+    }
+
+    fn unique_name(&self, wished: String, uuid: Uuid) -> String {
+        if self.disks.borrow().iter().all(|disk| disk.name != wished) {
+            return wished;
+        }
+        // Disks that say nothing of themselves are called after places, which change.
+        let short: String = uuid.simple().to_string().chars().take(8).collect();
+        let kept: String = wished.chars().take(NAME_LEN_MAX - 1 - short.len()).collect();
+        format!("{kept}-{short}")
+    }
+
+    fn all(&self) -> Vec<Rc<Disk>> {
+        self.disks.borrow().clone()
+    }
+
+    fn disk(&self, pool: Uuid) -> Option<Rc<Disk>> {
+        self.disks.borrow().iter().find(|disk| disk.uuid == pool).cloned()
     }
 
     /// Lets the target and the nexuses of this node reach the replicas of an open pool.
@@ -105,17 +168,15 @@ impl Pools {
     }
 
     /// An open pool of this node.
-    fn find(&self, pool: Uuid) -> Result<(&Disk, Pool<AnyDevice>), String> {
-        let disk = self.disks.iter().find(|disk| disk.uuid == pool);
-        let disk = disk.ok_or_else(|| format!("pool {pool} is not on this node"))?;
-        let open =
-            disk.pool.borrow().clone().ok_or_else(|| format!("pool {} is not open", disk.config.name))?;
+    fn find(&self, pool: Uuid) -> Result<(Rc<Disk>, Pool<AnyDevice>), String> {
+        let disk = self.disk(pool).ok_or_else(|| format!("pool {pool} is not on this node"))?;
+        let open = disk.pool.borrow().clone().ok_or_else(|| format!("pool {} is not open", disk.name))?;
         Ok((disk, open))
     }
 
     /// Whether the pool is one of this node's, open or not.
     pub(crate) fn knows(&self, pool: Uuid) -> bool {
-        self.disks.iter().any(|disk| disk.uuid == pool)
+        self.disk(pool).is_some()
     }
 
     /// Whether the pool is open on this node.
@@ -141,7 +202,7 @@ impl Pools {
             copies: volume.spec.copies,
         };
         open.create_replica(&config).await.map_err(|error| error.to_string())?;
-        self.add_port(disk, &open, replica);
+        self.add_port(&disk, &open, replica);
         Ok(())
     }
 
@@ -152,7 +213,7 @@ impl Pools {
         let (disk, open) = self.find(pool)?;
         let deleted = open.delete_replica(replica).await.map_err(|error| error.to_string());
         if deleted.is_err() {
-            self.add_port(disk, &open, replica);
+            self.add_port(&disk, &open, replica);
         }
         deleted
     }
@@ -161,7 +222,7 @@ impl Pools {
     /// opening can write any more. The new opening has a new incarnation, so that nobody takes it for the old one, and
     /// a boot id of its own: a disk that failed a flush has lost what was completed, as a power cut does (I5).
     pub(crate) async fn revive(&self, config: &Config) {
-        for disk in &self.disks {
+        for disk in self.all() {
             let failed = disk.pool.borrow().as_ref().is_some_and(|pool| pool.info().failed);
             if failed {
                 for (_, _, port) in self.ports().into_iter().filter(|(_, pool, _)| *pool == disk.uuid) {
@@ -171,19 +232,19 @@ impl Pools {
                 disk.info();
                 disk.pool.take();
             }
-            if disk.pool.borrow().is_none() {
-                match open_or_format(config, &disk.config, true).await {
-                    Ok(pool) if pool.info().label.pool == disk.uuid => {
-                        tracing::info!(node = config.node, uri = disk.config.uri, "pool is open again");
+            if !disk.is_open() {
+                let uri = disk.uri.borrow().clone();
+                if self.all().iter().any(|other| other.is_open() && *other.uri.borrow() == uri) {
+                    let message = "its disk is gone, and another one is in its place";
+                    *disk.message.borrow_mut() = Some(message.to_owned());
+                    continue;
+                }
+                match open_again(config, &uri, disk.uuid).await {
+                    Ok(pool) => {
+                        tracing::info!(node = config.node, uri, "pool is open again");
                         *disk.pool.borrow_mut() = Some(pool);
                         *disk.message.borrow_mut() = None;
-                        self.add_ports(disk);
-                    }
-                    Ok(pool) => {
-                        let found = pool.info().label.pool;
-                        *disk.message.borrow_mut() = Some(format!(
-                            "the disk now holds pool {found}; start this node again to use that one"
-                        ));
+                        self.add_ports(&disk);
                     }
                     Err(cause) => *disk.message.borrow_mut() = Some(cause),
                 }
@@ -193,14 +254,14 @@ impl Pools {
 
     /// What the pools are like now.
     pub(crate) fn reports(&self, config: &Config) -> Vec<model::Pool> {
-        let report = |disk: &Disk| {
+        let report = |disk: &Rc<Disk>| {
             let info = disk.info();
-            let open = disk.pool.borrow().is_some() && !info.failed;
+            let open = disk.is_open() && !info.failed;
             model::Pool {
-                name: disk.config.name.clone(),
+                name: disk.name.clone(),
                 uuid: disk.uuid,
                 node: config.node.clone(),
-                uri: disk.config.uri.clone(),
+                uri: disk.uri.borrow().clone(),
                 state: if open { PoolState::Online } else { PoolState::Failed },
                 capacity_bytes: info.capacity_bytes,
                 used_bytes: info.used_bytes,
@@ -210,7 +271,7 @@ impl Pools {
                 message: disk.message.borrow().clone(),
             }
         };
-        self.disks.iter().map(report).collect()
+        self.disks.borrow().iter().map(report).collect()
     }
 
     /// Ends all sessions and closes the pools in order.
@@ -219,45 +280,223 @@ impl Pools {
             port.shut().await;
         }
         self.ports.0.borrow_mut().clear();
-        for disk in &self.disks {
+        for disk in self.all() {
             let pool = disk.pool.take();
             if let Some(pool) = pool
                 && let Err(error) = pool.close().await
             {
-                tracing::warn!(uri = disk.config.uri, %error, "pool was not closed in order; it will recover");
+                tracing::warn!(uri = *disk.uri.borrow(), %error, "pool was not closed in order; it will recover");
             }
         }
     }
 }
 
-/// Opens a pool of this cluster (`again`: after it failed or was away), or formats a blank device as one.
-async fn open_or_format(config: &Config, pool: &PoolConfig, again: bool) -> Result<Pool<AnyDevice>, String> {
-    let text = |error: &dyn std::fmt::Display| error.to_string();
-    let uri = pool.uri.parse::<device::uri::DeviceUri>().map_err(|error| text(&error))?;
-    let device = device::open(&uri).await.map_err(|error| text(&error))?;
-    match Pool::<AnyDevice>::probe(&device).await {
-        Ok(label) if label.cluster != config.cluster => {
-            return Err(format!(
-                "belongs to cluster {}, not to {}; give this node another disk, or start it in that cluster",
-                label.cluster, config.cluster
-            ));
-        }
-        Ok(_) => {}
-        Err(error) if error.kind() == ErrorKind::NotAPool => {
+/// Opens the device, makes a pool on it if it is blank and may become one, and opens that.
+async fn open_or_format(
+    config: &Config,
+    control: &dyn Control,
+    pool: &PoolConfig,
+) -> Result<Pool<AnyDevice>, String> {
+    let device = open_device(&pool.uri).await?;
+    match (Pool::<AnyDevice>::probe(&device).await, pool.expected) {
+        (Ok(label), expected) => may_open(config, control, &label, expected).await?,
+        (Err(error), Expected::Named | Expected::Blank) if error.kind() == ErrorKind::NotAPool => {
             let options = FormatOptions {
                 cluster: config.cluster,
                 pool: rt::random_uuid(),
                 name: pool.name.clone(),
+                node: Some(config.node.clone()),
                 force: false,
             };
             Pool::format(&device, &options).await.map_err(|error| text(&error))?;
         }
-        Err(error) => return Err(text(&error)),
+        (Err(error), _) => return Err(text(&error)),
     }
-    let opened = if again {
-        Pool::reopen(device, config.boot_id).await
-    } else {
-        Pool::open(device, config.boot_id).await
+    let opening = Opening { node: Some(&config.node), boot_id: config.boot_id, may_have_lost: false };
+    Pool::open_as(device, opening).await.map_err(|error| text(&error))
+}
+
+/// Opens a pool again that has failed or was away.
+async fn open_again(config: &Config, uri: &str, uuid: Uuid) -> Result<Pool<AnyDevice>, String> {
+    let device = open_device(uri).await?;
+    let label = Pool::<AnyDevice>::probe(&device).await.map_err(|error| match error.kind() {
+        ErrorKind::NotAPool => {
+            "the disk now holds no pool; start this node again to use it as a new one".into()
+        }
+        _ => text(&error),
+    })?;
+    if label.pool != uuid {
+        return Err(format!("the disk now holds pool {}; start this node again to use that one", label.pool));
+    }
+    let opening = Opening { node: Some(&config.node), boot_id: config.boot_id, may_have_lost: true };
+    Pool::open_as(device, opening).await.map_err(|error| text(&error))
+}
+
+/// Locks the device: nobody else on this machine has it open for writing from here on.
+async fn open_device(uri: &str) -> Result<AnyDevice, String> {
+    let uri = uri.parse::<device::uri::DeviceUri>().map_err(|error| text(&error))?;
+    device::open(&uri).await.map_err(|error| text(&error))
+}
+
+fn text(error: &dyn std::fmt::Display) -> String {
+    error.to_string()
+}
+
+/// Whether a pool that was found may be opened here.
+async fn may_open(
+    config: &Config,
+    control: &dyn Control,
+    label: &PoolLabel,
+    expected: Expected,
+) -> Result<(), String> {
+    if judge(config, label, expected)? == Origin::Here {
+        return Ok(());
+    }
+    let (pool, from) = (label.pool, label.node.as_deref());
+    let unknown = |error: crate::ControlError| format!("cannot ask which node has pool {pool} open: {error}");
+    let pools = control.pools().await.map_err(unknown)?;
+    let elsewhere = pools.iter().find(|known| known.uuid == pool && known.node != config.node);
+    let node = match elsewhere {
+        Some(known) => control.node(&known.node).await.map_err(unknown)?,
+        None => None,
     };
-    opened.map_err(|error| text(&error))
+    if let Some(other) = elsewhere.filter(|known| is_open(known, node.as_ref())).map(|known| &known.node) {
+        return Err(format!(
+            "pool {pool} is open on node {other}, which is ready, and one disk is never used by two nodes: take it out \
+             of that node and end that node, then start this one again"
+        ));
+    }
+    tracing::warn!(node = config.node, from, %pool, "a pool that this node did not have is opened on it");
+    Ok(())
+}
+
+/// Where a pool was opened last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// On this node.
+    Here,
+    /// On another one, or it does not say.
+    Elsewhere,
+}
+
+/// Whether the label is one that is expected, and where its pool comes from.
+fn judge(config: &Config, label: &PoolLabel, expected: Expected) -> Result<Origin, String> {
+    let PoolLabel { cluster, pool, node, .. } = label;
+    if *cluster != config.cluster {
+        return Err(format!(
+            "belongs to cluster {cluster}, not to {}; give this node another disk, or start it in that cluster",
+            config.cluster
+        ));
+    }
+    let other = node.as_deref().filter(|node| *node != config.node);
+    match (expected, other) {
+        (Expected::Pool(wanted), _) if wanted != *pool => {
+            Err(format!("the disk holds pool {pool}, and held {wanted} a moment ago"))
+        }
+        (Expected::Blank, _) => Err(format!("the disk holds pool {pool}, and was blank a moment ago")),
+        (Expected::Pool(_), Some(other)) => Err(format!("pool {pool} is of the node {other}")),
+        (Expected::Pool(_) | Expected::Named, None) if node.is_some() => Ok(Origin::Here),
+        (Expected::Pool(_) | Expected::Named, _) => Ok(Origin::Elsewhere),
+    }
+}
+
+/// Whether a pool is open on its node, as far as the store knows.
+fn is_open(pool: &model::Pool, node: Option<&Node>) -> bool {
+    pool.state == PoolState::Online && node.is_some_and(|node| node.state == NodeState::Ready)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::NodeSpec;
+
+    const CLUSTER: Uuid = Uuid::from_u128(1);
+    const POOL: Uuid = Uuid::from_u128(2);
+
+    fn config() -> Config {
+        Config {
+            node: "n1".into(),
+            cluster: CLUSTER,
+            boot_id: Uuid::nil(),
+            pid: 1,
+            pools: Vec::new(),
+            listen: ([127, 0, 0, 1], 0).into(),
+            secret: None,
+            metrics_address: None,
+            nexus: nexus::Config::default(),
+            fuse: None,
+        }
+    }
+
+    fn label(cluster: Uuid, node: Option<&str>) -> PoolLabel {
+        let (incarnation, boot_id) = (Uuid::nil(), Uuid::nil());
+        PoolLabel {
+            cluster,
+            pool: POOL,
+            name: "a".into(),
+            incarnation,
+            boot_id,
+            node: node.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn only_what_was_expected_is_opened() {
+        let (named, blank, found) = (Expected::Named, Expected::Blank, Expected::Pool(POOL));
+        let judged = |node, expected| judge(&config(), &label(CLUSTER, node), expected);
+        assert_eq!(judged(Some("n1"), named), Ok(Origin::Here));
+        assert_eq!(judged(Some("n1"), found), Ok(Origin::Here));
+        assert_eq!(judged(None, named), Ok(Origin::Elsewhere), "an older version did not say");
+        assert_eq!(judged(None, found), Ok(Origin::Elsewhere));
+        assert_eq!(judged(Some("n2"), named), Ok(Origin::Elsewhere), "moved on purpose");
+        for (node, expected, why) in [
+            (Some("n2"), found, "is of the node n2"),
+            (Some("n1"), blank, "was blank a moment ago"),
+            (None, blank, "was blank a moment ago"),
+            (Some("n1"), Expected::Pool(Uuid::from_u128(3)), "a moment ago"),
+        ] {
+            let error = judged(node, expected).unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
+        let foreign = label(Uuid::from_u128(9), Some("n1"));
+        for expected in [named, blank, found] {
+            assert!(judge(&config(), &foreign, expected).unwrap_err().contains("belongs to cluster"));
+        }
+    }
+
+    #[test]
+    fn a_pool_that_is_open_on_a_node_that_is_ready_stays_there() {
+        use NodeState::{NotReady, Ready};
+        use PoolState::{Gone, Online};
+        let pool = |node: &str, state| model::Pool {
+            name: "a".into(),
+            uuid: POOL,
+            node: node.into(),
+            uri: "disk:///dev/sda".into(),
+            state,
+            capacity_bytes: 0,
+            used_bytes: 0,
+            free_bytes: 0,
+            incarnation: Uuid::nil(),
+            boot_id: Uuid::nil(),
+            message: None,
+        };
+        let node = |state| Node {
+            name: "n2".into(),
+            spec: NodeSpec::default(),
+            state,
+            address: String::new(),
+            metrics_address: None,
+            pid: 1,
+            boot_id: Uuid::nil(),
+            version: String::new(),
+            heartbeat: 0,
+        };
+        for (state, ready, open) in
+            [(Online, Ready, true), (Online, NotReady, false), (Gone, Ready, false), (Failed, Ready, false)]
+        {
+            assert_eq!(is_open(&pool("n2", state), Some(&node(ready))), open, "{state:?} {ready:?}");
+        }
+        assert!(!is_open(&pool("n2", Online), None), "its node is not known any more");
+    }
 }

@@ -43,6 +43,6 @@ pub use error::{Error, ErrorKind};
 pub use layout::{EXTENT_SIZE, PIECE_SIZE, check_size};
 pub use load::Problem;
 pub use metrics::Metrics;
-pub use pool::{FormatOptions, Pool, PoolInfo, PoolLabel};
+pub use pool::{FormatOptions, Opening, Pool, PoolInfo, PoolLabel};
 pub use record::{Fence, Progress, RECORD_LEN_MAX, ReplicaConfig};
 pub use replica::{Changed, Replica, ReplicaInfo, UNREADABLE};

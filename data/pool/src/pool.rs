@@ -28,6 +28,8 @@ pub struct FormatOptions {
     pub pool: Uuid,
     /// Its name, at most 64 bytes.
     pub name: String,
+    /// The node that makes it, at most 64 bytes; none for a pool of no node.
+    pub node: Option<String>,
     /// Whether to overwrite whatever the device carries.
     pub force: bool,
 }
@@ -45,6 +47,20 @@ pub struct PoolLabel {
     pub incarnation: Uuid,
     /// The boot of the machine that opened it; another id if the pool may have lost something within that boot.
     pub boot_id: Uuid,
+    /// The node that made it or opened it last; none if that was not said.
+    pub node: Option<String>,
+}
+
+/// Who opens a pool, and what is known of the time before.
+#[derive(Clone, Copy, Debug)]
+pub struct Opening<'a> {
+    /// The node, which the superblock names from then on; without one it keeps the name that it has.
+    pub node: Option<&'a str>,
+    /// The machine's boot.
+    pub boot_id: Uuid,
+    /// The device failed or was away while the machine ran: what had completed and was not flushed may be lost, so the
+    /// label gets another boot id.
+    pub may_have_lost: bool,
 }
 
 /// A pool and how it stands.
@@ -83,9 +99,12 @@ impl<D: Device + 'static> Pool<D> {
     /// # Errors
     /// `Occupied` if the device carries anything and `force` is not set; then nothing has been changed.
     pub async fn format(device: &D, options: &FormatOptions) -> Result<(), Error> {
-        if options.name.len() > NAME_LEN_MAX || options.name.is_empty() {
-            let what = format!("the pool name {:?} must have 1 to {NAME_LEN_MAX} bytes", options.name);
-            return Err(Error::new(ErrorKind::Invalid, what));
+        for (whose, name) in [("pool", Some(&options.name)), ("node", options.node.as_ref())] {
+            let Some(name) = name else { continue };
+            if name.len() > NAME_LEN_MAX || name.is_empty() {
+                let what = format!("the {whose} name {name:?} must have 1 to {NAME_LEN_MAX} bytes");
+                return Err(Error::new(ErrorKind::Invalid, what));
+            }
         }
         let device_bytes = device.geometry().size().0;
         let layout = Layout::new(device_bytes)?;
@@ -94,12 +113,7 @@ impl<D: Device + 'static> Pool<D> {
                 Error::io("the device cannot be read to see whether it is empty", status)
             })?;
             if let Some(what) = found {
-                return Err(Error::new(
-                    ErrorKind::Occupied,
-                    format!(
-                        "the device carries {what}: choose another one, or blank it first if nobody needs what is on it"
-                    ),
-                ));
+                return Err(Self::occupied(device, &what, options).await);
             }
         }
         let superblock = Superblock {
@@ -125,30 +139,48 @@ impl<D: Device + 'static> Pool<D> {
             machine_boot: Uuid::nil(),
             features_incompatible: 0,
             lost: false,
+            node: options.node.clone(),
         };
         write_new(device, &superblock)
             .await
             .map_err(|status| Error::io(format!("pool {} cannot be written", options.name), status))
     }
 
+    /// The refusal to format a device that carries something; a pool is told by whose it is.
+    async fn occupied(device: &D, what: &str, options: &FormatOptions) -> Error {
+        let carries = match Self::probe(device).await {
+            Ok(label) => format!(
+                "the device carries the Orlop pool {} ({}) {}, and is not to become one {}",
+                label.pool,
+                label.name,
+                whose(label.cluster, label.node.as_deref()),
+                whose(options.cluster, options.node.as_deref()),
+            ),
+            Err(_) => format!("the device carries {what}"),
+        };
+        let advice = "choose another one, or blank it first if nobody needs what is on it";
+        Error::new(ErrorKind::Occupied, format!("{carries}: {advice}"))
+    }
+
+    /// Opens the pool on `device` in this boot of the machine, without saying which node does it.
+    ///
+    /// # Errors
+    /// As [`Self::open_as`].
+    pub async fn open(device: D, boot_id: Uuid) -> Result<Self, Error> {
+        Self::open_as(device, Opening { node: None, boot_id, may_have_lost: false }).await
+    }
+
     /// Opens the pool on `device`: recovers it, and draws a new incarnation, durable before this returns.
     ///
     /// # Errors
-    /// `NotAPool`, `Newer`, `Damaged` with object and offset, or `Io`. Nothing has been changed then, unless writing failed.
-    pub async fn open(device: D, boot_id: Uuid) -> Result<Self, Error> {
-        Self::open_anew(device, boot_id, false).await
-    }
-
-    /// As [`Self::open`], for a device that failed or was away while the machine ran: what had completed and was not
-    /// flushed may be lost, so its label gets another boot id.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
-    pub async fn reopen(device: D, boot_id: Uuid) -> Result<Self, Error> {
-        Self::open_anew(device, boot_id, true).await
-    }
-
-    async fn open_anew(device: D, boot_id: Uuid, lost: bool) -> Result<Self, Error> {
+    /// `NotAPool`, `Newer`, `Damaged` with object and offset, `Invalid` if the node's name is too long, or `Io`. Nothing
+    /// has been changed then, unless writing failed.
+    pub async fn open_as(device: D, opening: Opening<'_>) -> Result<Self, Error> {
+        let Opening { node, boot_id, may_have_lost: lost } = opening;
+        if node.is_some_and(|node| node.len() > NAME_LEN_MAX) {
+            let what = format!("the node name {node:?} has more than {NAME_LEN_MAX} bytes");
+            return Err(Error::new(ErrorKind::Invalid, what));
+        }
         let loaded = load(&device).await?;
         if let Some(problem) = loaded.problems.iter().find(|problem| !problem.repairable) {
             return Err(damaged(&loaded.superblock.name, problem));
@@ -174,6 +206,9 @@ impl<D: Device + 'static> Pool<D> {
             superblock.boot = boot;
             superblock.machine_boot = boot_id;
             superblock.lost = false;
+            if let Some(node) = node {
+                superblock.node = Some(node.to_owned());
+            }
             superblock.session = session;
             superblock.clean = false;
         };
@@ -342,7 +377,14 @@ pub(crate) fn label(superblock: &Superblock) -> PoolLabel {
         name: superblock.name.clone(),
         incarnation: superblock.incarnation,
         boot_id: superblock.boot,
+        node: superblock.node.clone(),
     }
+}
+
+/// Of which cluster and node, for people.
+fn whose(cluster: Uuid, node: Option<&str>) -> String {
+    let node = node.map(|node| format!(" and the node {node}")).unwrap_or_default();
+    format!("of the cluster {cluster}{node}")
 }
 
 /// The open pool of what was loaded.

@@ -26,7 +26,7 @@ const INCOMPATIBLE_KNOWN: u64 = BAD_BLOCKS;
 pub(crate) const BAD_BLOCKS: u64 = 1;
 /// Features that a writer must know to write, of those this code knows.
 const READ_ONLY_KNOWN: u64 = 0;
-/// Bytes for the pool's name.
+/// Bytes for the pool's name, and for its node's.
 pub(crate) const NAME_LEN_MAX: usize = 64;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -63,7 +63,9 @@ struct SuperblockDisk {
     manifest_pages: U64,
     machine_boot: [u8; 16],
     lost: U32,
-    reserved: [u8; 3752],
+    node: [u8; NAME_LEN_MAX],
+    node_len: U32,
+    reserved: [u8; 3684],
     crc: U32,
 }
 
@@ -107,6 +109,8 @@ pub(crate) struct Superblock {
     pub(crate) features_incompatible: u64,
     /// The pool has failed since: what had completed may be lost, although the machine still runs.
     pub(crate) lost: bool,
+    /// The node that opened it last; none if that was not said.
+    pub(crate) node: Option<String>,
 }
 
 /// Why a copy is not believed.
@@ -123,8 +127,7 @@ pub(crate) enum Unreadable {
 impl Superblock {
     /// The block for copy `copy` (0 or 1).
     pub(crate) fn encode(&self, copy: u32) -> Vec<u8> {
-        let mut name = [0; NAME_LEN_MAX];
-        name[..self.name.len()].copy_from_slice(self.name.as_bytes());
+        let node = self.node.as_deref().unwrap_or_default();
         let mut disk = SuperblockDisk {
             magic: MAGIC,
             version: U32::new(VERSION),
@@ -135,7 +138,7 @@ impl Superblock {
             features_incompatible: U64::new(self.features_incompatible),
             cluster: self.cluster.into_bytes(),
             pool: self.pool.into_bytes(),
-            name,
+            name: name_field(&self.name),
             name_len: U32::new(narrow_len(self.name.len())),
             clean: U32::new(u32::from(self.clean)),
             device_bytes: U64::new(self.device_bytes),
@@ -157,7 +160,9 @@ impl Superblock {
             manifest_pages: U64::new(self.manifest_pages),
             machine_boot: self.machine_boot.into_bytes(),
             lost: U32::new(u32::from(self.lost)),
-            reserved: [0; 3752],
+            node: name_field(node),
+            node_len: U32::new(narrow_len(node.len())),
+            reserved: [0; 3684],
             crc: U32::new(0),
         };
         let crc = crc32c(&disk.as_bytes()[..BLOCK_LEN - 4]);
@@ -201,16 +206,13 @@ impl Superblock {
         if disk.manifest_head.get() > layout.pages() || disk.manifest_pages.get() > layout.pages() {
             return Err(Unreadable::Damaged("its manifest lies beyond the pool"));
         }
-        let name = disk
-            .name
-            .get(..index(disk.name_len.get().into()))
-            .and_then(|name| std::str::from_utf8(name).ok())
-            .ok_or(Unreadable::Damaged("its name is not text"))?;
+        let name = name_of(&disk.name, disk.name_len).ok_or(Unreadable::Damaged("its name is not text"))?;
+        let node = name_of(&disk.node, disk.node_len).ok_or(Unreadable::Damaged("its node is not text"))?;
         Ok(Self {
             sequence: disk.sequence.get(),
             cluster: Uuid::from_bytes(disk.cluster),
             pool: Uuid::from_bytes(disk.pool),
-            name: name.to_owned(),
+            name,
             clean: disk.clean.get() != 0,
             device_bytes: disk.device_bytes.get(),
             layout,
@@ -229,6 +231,7 @@ impl Superblock {
             machine_boot: Uuid::from_bytes(disk.machine_boot),
             features_incompatible: disk.features_incompatible.get(),
             lost: disk.lost.get() != 0,
+            node: Some(node).filter(|node| !node.is_empty()),
         })
     }
 
@@ -287,6 +290,17 @@ impl Superblock {
     }
 }
 
+fn name_field(name: &str) -> [u8; NAME_LEN_MAX] {
+    let mut field = [0; NAME_LEN_MAX];
+    field[..name.len()].copy_from_slice(name.as_bytes());
+    field
+}
+
+fn name_of(field: &[u8], len: U32) -> Option<String> {
+    let name = std::str::from_utf8(field.get(..index(len.get().into()))?).ok()?;
+    Some(name.to_owned())
+}
+
 impl std::fmt::Display for Unreadable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -323,6 +337,7 @@ pub(crate) fn example() -> Superblock {
         machine_boot: Uuid::from_u128(8),
         features_incompatible: 0,
         lost: true,
+        node: Some("n1".into()),
     }
 }
 
@@ -340,6 +355,14 @@ mod tests {
                 Err(Unreadable::Damaged(_))
             ));
         }
+    }
+
+    #[test]
+    fn one_that_names_no_node_is_read() {
+        let superblock = Superblock { node: None, ..example() };
+        let block = superblock.encode(0);
+        assert!(block[340..4092].iter().all(|byte| *byte == 0), "as versions before wrote it");
+        assert_eq!(Superblock::decode(&block, 0), Ok(superblock));
     }
 
     #[test]

@@ -18,8 +18,12 @@ pub(crate) const LAB: Journey = Journey {
 
 fn lab(trip: &Trip) -> Result<()> {
     let mut lab = Lab::start(trip, 2, &[])?;
-    let server =
-        pod("server", "node-2.lab", "Always", "mkdir /www; echo it is me >/www/hello; httpd -f -p 8080 -h /www");
+    let server = pod(
+        "server",
+        "node-2.lab",
+        "Always",
+        "mkdir /www; echo it is me >/www/hello; httpd -f -p 8080 -h /www",
+    );
     lab.apply(&server.to_string())?;
     lab.kubectl(&["wait", "--for=condition=Ready", "pod/server", "--timeout=60s"], 2 * MINUTE)?;
     trip.checked("a server runs on node-2");

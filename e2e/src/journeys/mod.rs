@@ -1,6 +1,7 @@
 //! The journeys, in the order in which they run: first those that judge the harness itself.
 
 mod chart;
+mod claims;
 mod csi;
 mod database;
 mod demo;
@@ -22,6 +23,7 @@ pub(crate) const HERE: &[Journey] = &[
     harness::GUARD,
     harness::FRONTEND,
     harness::DISKS,
+    claims::CLAIMS,
     harness::ETCD,
     harness::KUBERNETES_STORE,
     chart::CHART,

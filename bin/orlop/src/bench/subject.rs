@@ -54,6 +54,7 @@ impl Subject {
         let failed = |error: pool::Error| Failure::new(format!("{uri}: {error}"));
         let options = FormatOptions {
             name: "bench".into(),
+            node: None,
             cluster: rt::random_uuid(),
             pool: rt::random_uuid(),
             force: false,

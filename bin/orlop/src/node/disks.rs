@@ -1,13 +1,20 @@
-//! The disks of this node, looked at again and again, and reported to the store. Beside the engine, which is told of its
-//! disks by its arguments: nothing here touches what it has open.
+//! The disks of this node, looked at again and again, reported to the store, and claimed for the engine where a selector
+//! takes them. Nothing here opens one for writing: the engine does, and judges it once more while it is locked.
 //!
 //! 1. A disk that hangs holds up nothing but this: it is looked at on a thread of its own, one look at a time.
 //! 2. What cannot be looked at changes no report.
+//! 3. A blank disk is claimed only after this node has written the disk's object: of two nodes that see one disk, the
+//!    one whose write was refused leaves it alone.
 
 use crate::failure::{Failure, Kind, OrFail, Outcome};
-use disks::{Allow, Changes, Roots, Scanner, settle};
-use model::{Disk, Node, NodeState, Object, Stored};
-use std::path::Path;
+use device::DeviceUri;
+use disks::{Allow, Changes, Claim, Roots, Scanner, Selector, claims, settle};
+use engine::{Engine, Expected, PoolConfig};
+use model::{Disk, DiskState, Node, NodeState, Object, Stored};
+use rt::mailbox;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc as thread_mpsc;
 use std::time::Duration;
 use store::Client;
 use tokio::sync::mpsc;
@@ -15,57 +22,186 @@ use uuid::Uuid;
 
 /// How often disks are looked at. Only those are read that were written to since.
 const INTERVAL: Duration = Duration::from_secs(30);
+/// How long a node waits for its first look before it starts without the pools that a selector would take.
+const FIRST_LOOK: Duration = Duration::from_secs(10);
+
+/// A disk for the engine, and where its answer goes.
+pub(super) type Question = (PoolConfig, mailbox::Sender<Result<(), String>>);
 
 /// The allow-list of the command line.
 pub(crate) fn allow(globs: &[String]) -> Outcome<Allow> {
     Allow::new(globs).map_err(|error| Failure::new(format!("--disks-allow {error}")).kind(Kind::Usage))
 }
 
-/// Looks at the disks of `node` and reports them for as long as this runtime runs; an empty list is reported once.
-pub(super) fn watch(node: String, cluster: Uuid, allow: Allow, client: Client) -> Outcome {
-    let once = allow.is_empty();
-    let (sender, mut reports) = mpsc::channel(1);
-    let mut scanner = Scanner::new(Roots::below(Path::new("/")), allow);
-    let name = node.clone();
-    let look = move || {
-        loop {
-            match scanner.report(&name, cluster) {
-                Ok(disks) => {
-                    if sender.blocking_send(disks).is_err() {
-                        // Nobody listens any more: the node ends.
-                        return;
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "the disks of this machine cannot be looked at"),
-            }
-            if once {
-                return;
-            }
-            std::thread::sleep(INTERVAL);
-        }
-    };
-    std::thread::Builder::new()
-        .name("disks".into())
-        .spawn(look)
-        .or_fail(|| "cannot start the thread that looks at disks".into())?;
-    tokio::spawn(async move {
-        while let Some(found) = reports.recv().await {
-            if let Err(error) = report(&client, &node, found).await {
-                tracing::warn!(%error, "disks are not reported; the next look does it");
-            }
-        }
-    });
-    Ok(())
+/// The selectors among the devices of the command line.
+pub(crate) fn selectors(disks: &[String], allow: &Allow) -> Outcome<Vec<Selector>> {
+    let meant = disks.iter().filter(|text| Selector::is_meant(text));
+    let refused = |cause: String| Failure::new(format!("--disk {cause}")).kind(Kind::Usage);
+    let selectors: Vec<Selector> =
+        meant.map(|text| Selector::parse(text).map_err(refused)).collect::<Outcome<_>>()?;
+    if !selectors.is_empty() && allow.is_empty() {
+        let failure = Failure::new("--disk select://... can take no disk: none may be looked at");
+        return Err(failure.kind(Kind::Usage).hint("say which may be, such as --disks-allow '*'"));
+    }
+    Ok(selectors)
 }
 
-/// Writes what has changed. Whoever was faster wins: the next look decides anew.
-async fn report(client: &Client, node: &str, found: Vec<Disk>) -> store::Result<()> {
+/// Who looks at the disks of a node.
+pub(super) struct Watch {
+    node: String,
+    client: Client,
+    selectors: Vec<Selector>,
+    looks: mpsc::Receiver<Vec<Disk>>,
+    /// Asks for a look now.
+    again: thread_mpsc::Sender<()>,
+    /// Why disks that a selector takes are not used, by their names.
+    refused: BTreeMap<String, String>,
+    /// Whether somebody was told that no disk is taken.
+    none_told: bool,
+}
+
+impl Watch {
+    /// Begins to look; an empty allow-list is reported once.
+    pub(super) fn start(
+        node: String,
+        cluster: Uuid,
+        allow: Allow,
+        selectors: Vec<Selector>,
+        client: Client,
+    ) -> Outcome<Self> {
+        let once = allow.is_empty();
+        let (sender, looks) = mpsc::channel(1);
+        let (again, asked) = thread_mpsc::channel();
+        let mut scanner = Scanner::new(Roots::below(Path::new("/")), allow);
+        let name = node.clone();
+        let look = move || {
+            loop {
+                match scanner.report(&name, cluster) {
+                    Ok(disks) => {
+                        if sender.blocking_send(disks).is_err() {
+                            // Nobody listens any more: the node ends.
+                            return;
+                        }
+                    }
+                    Err(error) => tracing::warn!(%error, "the disks of this machine cannot be looked at"),
+                }
+                if once || asked.recv_timeout(INTERVAL) == Err(thread_mpsc::RecvTimeoutError::Disconnected) {
+                    return;
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name("disks".into())
+            .spawn(look)
+            .or_fail(|| "cannot start the thread that looks at disks".into())?;
+        Ok(Self { node, client, selectors, looks, again, refused: BTreeMap::new(), none_told: false })
+    }
+
+    /// The pools that the selectors take by the first look: those that were there before are then not missed.
+    pub(super) async fn first(&mut self) -> Vec<PoolConfig> {
+        if self.selectors.is_empty() {
+            return Vec::new();
+        }
+        match tokio::time::timeout(FIRST_LOOK, self.looks.recv()).await {
+            Ok(Some(found)) => self.settle(found).await.into_iter().map(config).collect(),
+            _ => {
+                tracing::warn!(
+                    "the disks were not looked at in time; this node starts without those selected"
+                );
+                Vec::new()
+            }
+        }
+    }
+
+    /// Reports and claims for as long as this runtime runs.
+    pub(super) fn go(mut self, engine: mailbox::Sender<Question>) {
+        // What the engine has made of the first look is not reported yet. (Whoever looks at nothing has ended.)
+        let _ended = self.again.send(());
+        tokio::spawn(async move {
+            while let Some(found) = self.looks.recv().await {
+                let claims = self.settle(found).await;
+                let Some(changed) = self.claim(claims, &engine).await else { return };
+                if changed {
+                    let _ended = self.again.send(());
+                }
+            }
+        });
+    }
+
+    /// Reports what was found; what is to be claimed.
+    async fn settle(&mut self, mut found: Vec<Disk>) -> Vec<Claim> {
+        let mut claims = claims(&self.selectors, &mut found);
+        self.refused.retain(|name, _| claims.iter().any(|claim| claim.disk == *name));
+        for disk in &mut found {
+            disk.message = self.refused.get(&disk.name).cloned().or(disk.message.take());
+        }
+        let none = claims.is_empty() && !self.selectors.is_empty();
+        if none && !self.none_told {
+            let selectors: Vec<String> = self.selectors.iter().map(ToString::to_string).collect();
+            tracing::warn!(
+                node = self.node,
+                ?selectors,
+                "no disk of this node is taken; `orlop disk list` says why"
+            );
+        }
+        self.none_told = none;
+        match report(&self.client, &self.node, found).await {
+            // Invariant 3.
+            Ok(own) => claims.retain(|claim| claim.pool.is_some() || own.contains(&claim.disk)),
+            Err(error) => {
+                tracing::warn!(%error, "disks are not reported; the next look does it");
+                claims.retain(|claim| claim.pool.is_some());
+            }
+        }
+        claims
+    }
+
+    /// Lets the engine have the disks; whether the next report says something else. None: the engine has ended.
+    async fn claim(&mut self, claims: Vec<Claim>, engine: &mailbox::Sender<Question>) -> Option<bool> {
+        let mut changed = false;
+        for claim in claims {
+            let (name, is_blank) = (claim.disk.clone(), claim.pool.is_none());
+            let (sender, answer) = mailbox::bounded(1);
+            engine.send((config(claim), sender)).await.ok()?;
+            match answer.recv().await.ok()? {
+                Ok(()) => changed |= self.refused.remove(&name).is_some() || is_blank,
+                Err(cause) if self.refused.get(&name) == Some(&cause) => {}
+                Err(cause) => {
+                    tracing::warn!(node = self.node, disk = name, cause, "a disk is not used");
+                    self.refused.insert(name, cause);
+                    changed = true;
+                }
+            }
+        }
+        Some(changed)
+    }
+}
+
+fn config(claim: Claim) -> PoolConfig {
+    let uri = DeviceUri::Disk { path: PathBuf::from(claim.device), block_size: 4096 };
+    let expected = claim.pool.map_or(Expected::Blank, Expected::Pool);
+    PoolConfig { name: claim.disk, uri: uri.to_string(), expected }
+}
+
+/// Gives the engine the disks that were claimed, on its reactor, for as long as anybody can ask.
+pub(super) async fn claim(engine: Engine, asked: mailbox::Receiver<Question>) {
+    while let Ok((pool, answer)) = asked.recv().await {
+        let claimed = engine.claim(pool).await;
+        // Nobody listens once the node ends.
+        drop(answer.try_send(claimed));
+    }
+}
+
+/// Writes what has changed, and says which disks are this node's. Whoever was faster wins: the next look decides anew.
+async fn report(client: &Client, node: &str, found: Vec<Disk>) -> store::Result<Vec<String>> {
     let there = client.list::<Disk>().await?;
     let nodes = client.list::<Node>().await?;
     let is_alive =
         |name: &str| nodes.iter().any(|node| node.value.name == name && node.value.state == NodeState::Ready);
     let disks: Vec<Disk> = there.iter().map(|stored| stored.value.clone()).collect();
     let Changes { put, delete } = settle(&disks, is_alive, node, found);
+    let kept = disks.iter().filter(|disk| disk.node == node && disk.state != DiskState::Missing);
+    let own = kept.chain(&put).map(|disk| disk.name.clone()).collect();
     for disk in put {
         tracing::info!(disk = disk.name, device = disk.device, state = %disk.state, why = disk.message, "a disk has changed");
         match revision(&there, &disk.name) {
@@ -78,7 +214,7 @@ async fn report(client: &Client, node: &str, found: Vec<Disk>) -> store::Result<
             client.delete::<Disk>(&name, revision).await?;
         }
     }
-    Ok(())
+    Ok(own)
 }
 
 fn revision(there: &[Stored<Disk>], name: &str) -> Option<u64> {
@@ -88,7 +224,6 @@ fn revision(there: &[Stored<Disk>], name: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::DiskState;
     use serde_json::json;
     use store::Embedded;
 
@@ -99,6 +234,77 @@ mod tests {
             "partitions": [], "signatures": [],
         }))
         .unwrap()
+    }
+
+    fn watch(node: &str, client: &Client) -> Watch {
+        let (_, looks) = mpsc::channel(1);
+        let (again, _) = thread_mpsc::channel();
+        let selectors = vec![Selector::parse("select://?class=SSD").unwrap()];
+        let (node, client) = (node.to_owned(), client.clone());
+        Watch { node, client, selectors, looks, again, refused: BTreeMap::new(), none_told: false }
+    }
+
+    fn node(name: &str) -> Node {
+        serde_json::from_value(json!({
+            "name": name, "state": "Ready", "address": "127.0.0.1:4420", "metricsAddress": null, "pid": 7,
+            "bootId": Uuid::from_u128(1), "version": "0.1.0", "heartbeat": 9,
+        }))
+        .unwrap()
+    }
+
+    /// Two nodes see one blank disk: whoever has written its object first may make a pool of it.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_blank_disk_is_claimed_by_the_node_whose_object_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let client = Client::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
+        for name in ["n1", "n2"] {
+            client.create(&node(name)).await.unwrap();
+        }
+        let names = |claims: Vec<Claim>| claims.into_iter().map(|claim| claim.disk).collect::<Vec<_>>();
+        let (mut first, mut second) = (watch("n1", &client), watch("n2", &client));
+        assert_eq!(names(first.settle(vec![disk("n1")]).await), ["wwn-0x1"]);
+        assert!(second.settle(vec![disk("n2")]).await.is_empty());
+        assert_eq!(names(first.settle(vec![disk("n1")]).await), ["wwn-0x1"], "again, until it is a pool");
+        let mut mine = disk("n2");
+        (mine.state, mine.pool) = (DiskState::Pool, Some(Uuid::from_u128(2)));
+        assert_eq!(second.settle(vec![mine]).await.len(), 1, "a pool of the node is its own");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn why_a_disk_is_not_used_is_reported_until_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let client = Client::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
+        let mut watch = watch("n1", &client);
+        let (engine, asked) = mailbox::bounded::<Question>(1);
+        let refusals = ["it is locked", "it is locked", ""].map(str::to_owned);
+        let answering = tokio::spawn(async move {
+            for refusal in refusals {
+                let (pool, answer) = asked.recv().await.unwrap();
+                assert_eq!((pool.uri.as_str(), pool.expected), ("disk:///dev/sda", Expected::Blank));
+                let claimed = if refusal.is_empty() { Ok(()) } else { Err(refusal) };
+                answer.send(claimed).await.unwrap();
+            }
+        });
+        let message = async || client.get::<Disk>("wwn-0x1").await.unwrap().unwrap().value.message;
+        for (changes, said) in [(true, None), (false, Some("it is locked")), (true, Some("it is locked"))] {
+            let claims = watch.settle(vec![disk("n1")]).await;
+            assert_eq!(message().await.as_deref(), said);
+            assert_eq!(watch.claim(claims, &engine).await, Some(changes));
+        }
+        watch.settle(vec![disk("n1")]).await;
+        assert_eq!(message().await, None);
+        answering.await.unwrap();
+        let claims = watch.settle(vec![disk("n1")]).await;
+        assert_eq!(watch.claim(claims, &engine).await, None, "the engine has ended");
+    }
+
+    #[test]
+    fn a_selector_needs_disks_that_may_be_looked_at() {
+        let disks = ["file:///disk?size=1GiB".to_owned(), "select://?name=*".to_owned()];
+        assert_eq!(selectors(&disks, &Allow::new(&["*"]).unwrap()).unwrap().len(), 1);
+        assert!(selectors(&disks, &Allow::default()).is_err());
+        assert!(selectors(&disks[..1], &Allow::default()).unwrap().is_empty());
+        assert!(selectors(&["select://".to_owned()], &Allow::new(&["*"]).unwrap()).is_err());
     }
 
     async fn states(client: &Client) -> Vec<(String, DiskState)> {

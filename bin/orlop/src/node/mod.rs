@@ -7,11 +7,13 @@ mod metrics;
 mod serve;
 
 pub(crate) use self::disks::allow;
+use self::disks::{Watch, selectors};
 use crate::arguments::{NodeOptions, NodeRun};
 use crate::failure::{Failure, OrFail, Outcome};
 use crate::{process, secrets, stores};
+use ::disks::Selector;
 use control::StoreControl;
-use engine::{Config, Engine, FuseConfig, PoolConfig};
+use engine::{Config, Engine, Expected, FuseConfig, PoolConfig};
 use model::ClusterInfo;
 use rt::mailbox;
 pub(crate) use serve::serve;
@@ -37,9 +39,11 @@ pub(crate) fn run(arguments: &NodeRun) -> Outcome {
     let runtime = runtime.or_fail(|| "cannot start".into())?;
     let client = runtime.block_on(stores::open(&arguments.node.store))?.client;
     let allow = allow(&arguments.node.disks_allow)?;
+    let selectors = selectors(&arguments.node.disks, &allow)?;
     let (end, ended) = mailbox::bounded(1);
     let (questions, asked) = mailbox::bounded(1);
-    let cluster = runtime.block_on(async {
+    let (claims, claimed) = mailbox::bounded(1);
+    let (cluster, watch, selected) = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).or_fail(|| "cannot listen for signals".into())?;
         tokio::spawn(async move {
             terminate.recv().await;
@@ -49,17 +53,25 @@ pub(crate) fn run(arguments: &NodeRun) -> Outcome {
         let NodeOptions { metrics, name, .. } = &arguments.node;
         metrics::serve(*metrics, name.clone(), questions, client.clone()).await?;
         let cluster = cluster(&client).await?;
-        disks::watch(name.clone(), cluster, allow, client.clone()).map(|()| cluster)
+        let mut watch = Watch::start(name.clone(), cluster, allow, selectors, client.clone())?;
+        let selected = watch.first().await;
+        Outcome::Ok((cluster, watch, selected))
     })?;
-    let config = config(arguments, cluster)?;
-    let control = Rc::new(StoreControl::new(runtime.handle().clone(), client, &arguments.node.name));
+    let mut config = config(arguments, cluster)?;
+    // Behind those that were named: what is both is then open, and left alone.
+    config.pools.extend(selected);
+    let threads = runtime.handle().clone();
+    let control = Rc::new(StoreControl::new(threads.clone(), client, &arguments.node.name));
     let reactor =
         rt::os::Reactor::new(rt::os::Config::default()).or_fail(|| "cannot start the I/O engine".into())?;
     reactor.run(async move {
         let engine = Engine::start(config, control).await.map_err(|error| Failure::new(error.to_string()))?;
         let answering = rt::spawn(metrics::answer(engine.clone(), asked));
+        let claiming = rt::spawn(disks::claim(engine.clone(), claimed));
+        threads.spawn(async move { watch.go(claims) });
         // Closed means that the runtime is gone: an end as well.
         let _asked = ended.recv().await;
+        drop(claiming);
         let stopped = engine.stop().await;
         drop(answering);
         stopped.map_err(|in_use| {
@@ -86,9 +98,12 @@ async fn cluster(client: &Client) -> Outcome<Uuid> {
 
 fn config(arguments: &NodeRun, cluster: Uuid) -> Outcome<Config> {
     let NodeOptions { name, disks, listen, metrics, secret, .. } = &arguments.node;
-    let pools = disks.iter().enumerate();
-    let pools =
-        pools.map(|(index, uri)| PoolConfig { name: format!("pool-{}", index + 1), uri: uri.clone() });
+    let named = disks.iter().enumerate().filter(|(_, uri)| !Selector::is_meant(uri));
+    let pools = named.map(|(index, uri)| PoolConfig {
+        name: format!("pool-{}", index + 1),
+        uri: uri.clone(),
+        expected: Expected::Named,
+    });
     Ok(Config {
         node: name.clone(),
         cluster,

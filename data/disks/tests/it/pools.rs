@@ -16,14 +16,14 @@ sys/devices/pci0000:00/0000:00:05.0/virtio2/block/vdb/serial = data
 proc/self/mountinfo = 20 1 253:1 / / rw,relatime - ext4 /dev/root rw
 ";
 
-/// A machine whose disk is a pool of this cluster.
-fn with_pool_of(cluster: Uuid) -> Machine {
+/// A machine whose disk is a pool of this cluster, and of this node if one is named.
+fn with_pool_of(cluster: Uuid, node: Option<&str>) -> Machine {
     let machine = Machine::new(MACHINE, &["*"]);
-    let path = machine.path("dev/vdb");
+    let (path, node) = (machine.path("dev/vdb"), node.map(str::to_owned));
     let reactor = rt::os::Reactor::new(rt::os::Config::default()).expect("a reactor");
     reactor.run(async move {
         let device = File::open(&path, None, 4096, Access::Write).await.expect("opened");
-        let options = FormatOptions { cluster, pool: POOL, name: "pool-1".into(), force: false };
+        let options = FormatOptions { cluster, pool: POOL, name: "pool-1".into(), node, force: false };
         Pool::format(&device, &options).await.expect("formatted");
     });
     machine
@@ -31,15 +31,26 @@ fn with_pool_of(cluster: Uuid) -> Machine {
 
 #[test]
 fn a_pool_of_this_cluster_is_a_pool() {
-    let mut machine = with_pool_of(CLUSTER);
+    let mut machine = with_pool_of(CLUSTER, None);
     let disk = &machine.report()[0];
     assert_eq!((disk.state, disk.pool, disk.message.as_deref()), (DiskState::Pool, Some(POOL), None));
     assert_eq!(disk.signatures, ["an Orlop pool"]);
 }
 
 #[test]
+fn a_pool_of_another_node_is_not_this_ones() {
+    let mut machine = with_pool_of(CLUSTER, Some("n1"));
+    assert_eq!(machine.report()[0].state, DiskState::Pool);
+    let mut machine = with_pool_of(CLUSTER, Some("n2"));
+    let disk = &machine.report()[0];
+    assert_eq!((disk.state, disk.pool), (DiskState::InUse, Some(POOL)));
+    let message = disk.message.as_deref().expect("a reason");
+    assert!(message.contains(" of the node n2: "), "{message}");
+}
+
+#[test]
 fn a_pool_of_another_cluster_is_not_free() {
-    let mut machine = with_pool_of(Uuid::from_u128(9));
+    let mut machine = with_pool_of(Uuid::from_u128(9), Some("n1"));
     let disk = &machine.report()[0];
     assert_eq!((disk.state, disk.pool), (DiskState::InUse, Some(POOL)));
     let message = disk.message.as_deref().expect("a reason");
@@ -48,7 +59,7 @@ fn a_pool_of_another_cluster_is_not_free() {
 
 #[test]
 fn a_pool_that_is_damaged_is_not_free() {
-    let mut machine = with_pool_of(CLUSTER);
+    let mut machine = with_pool_of(CLUSTER, None);
     machine.put("dev/vdb", "100 ffffffff");
     assert_eq!(machine.report()[0].state, DiskState::Pool, "one copy is enough");
     machine.put("dev/vdb", "524388 ffffffff");

@@ -60,6 +60,7 @@ impl Place {
             cluster: Uuid::from_u128(1),
             pool: Uuid::from_u128(0x100 + number),
             name: "disk".into(),
+            node: Some("n1".into()),
             force: false,
         };
         Pool::format(&device, &options).await.expect("an empty disk");

@@ -5,7 +5,7 @@ use crate::{
 };
 use device::{BlockCount, Device, Lba, Mem, Status};
 use model::Generation;
-use pool::{Changed, ErrorKind, Pool, Progress, Replica, ReplicaReader, check};
+use pool::{Changed, ErrorKind, FormatOptions, Opening, Pool, Progress, Replica, ReplicaReader, check};
 use rt::{DmaBytes, Durability};
 use std::time::Duration;
 use uuid::Uuid;
@@ -293,6 +293,54 @@ fn small_blocks_are_merged() {
 }
 
 #[test]
+fn a_pool_is_not_formatted_for_another_cluster_or_node() {
+    simulated(9, || async {
+        let device = memory(16 * MIB);
+        Pool::format(&device, &format_options()).await.expect("an empty device");
+        let before = Pool::probe(&device).await.expect("a pool");
+        let (ours, other) = (format_options().cluster, Uuid::from_u128(77));
+        for (cluster, node) in [(other, "n1"), (ours, "n2"), (ours, "n1")] {
+            let options = FormatOptions { cluster, node: Some(node.into()), pool: other, ..format_options() };
+            let error = Pool::format(&device, &options).await.expect_err("a pool is there");
+            assert_eq!(error.kind(), ErrorKind::Occupied);
+            let text = error.to_string();
+            for said in [
+                format!(
+                    "carries the Orlop pool {} (disk0) of the cluster {ours} and the node n1,",
+                    before.pool
+                ),
+                format!("one of the cluster {cluster} and the node {node}:"),
+            ] {
+                assert!(text.contains(&said), "{text}");
+            }
+        }
+        assert_eq!(Pool::probe(&device).await.expect("a pool"), before, "and nothing has been changed");
+    });
+}
+
+#[test]
+fn the_label_names_the_node_that_opened_it_last() {
+    simulated(10, || async {
+        let device = memory(16 * MIB);
+        Pool::format(&device, &FormatOptions { node: None, ..format_options() }).await.expect("empty");
+        let node = async || Pool::probe(&device).await.expect("a pool").node;
+        assert_eq!(node().await, None);
+        for name in ["n1", "n2"] {
+            let opening = Opening { node: Some(name), boot_id: BOOT, may_have_lost: false };
+            let pool = Pool::open_as(device.clone(), opening).await.expect("opens");
+            assert_eq!(node().await.as_deref(), Some(name), "durable before it is used");
+            pool.close().await.expect("closes");
+            drop(Pool::open(device.clone(), BOOT).await.expect("opens"));
+            assert_eq!(node().await.as_deref(), Some(name), "a tool leaves it");
+        }
+        let long = "n".repeat(65);
+        let opening = Opening { node: Some(&long), boot_id: BOOT, may_have_lost: false };
+        let refused = Pool::open_as(device.clone(), opening).await.err().expect("too long");
+        assert_eq!(refused.kind(), ErrorKind::Invalid);
+    });
+}
+
+#[test]
 fn what_a_device_carries_is_not_overwritten() {
     simulated(8, || async {
         let device = memory(16 * MIB);
@@ -321,6 +369,7 @@ fn what_a_device_carries_is_not_overwritten() {
         Pool::format(&device, &options).await.expect("forced");
         options.force = false;
         let error = Pool::format(&device, &options).await.expect_err("a pool is there");
+        assert_eq!(error.kind(), ErrorKind::Occupied);
         assert!(error.to_string().contains("Orlop pool"), "{error}");
         let label = Pool::probe(&device).await.expect("a pool");
         assert_eq!(

@@ -3,12 +3,13 @@
 use crate::{BOOT, NEXUS, REPLICA, blocks, buffer, config, format_options, generation, memory, simulated};
 use device::fault::{Effect, Fault, FaultHandle, Op, Rule};
 use device::{BlockCount, Lba, Mem, Status};
-use pool::{ErrorKind, Pool, Replica, check};
+use pool::{ErrorKind, Opening, Pool, Replica, check};
 use rt::{DmaBuf, Durability};
 use std::time::Duration;
 use uuid::Uuid;
 
 const MIB: u64 = 1 << 20;
+const AFTER_A_LOSS: Opening<'_> = Opening { node: None, boot_id: BOOT, may_have_lost: true };
 /// Where the journal and the extents of a pool of 32 MiB begin, in blocks.
 const JOURNAL: u64 = 256;
 const EXTENTS: u64 = 320;
@@ -122,7 +123,7 @@ fn after_a_failed_flush_or_journal_write_the_pool_stops() {
             let pool = Pool::open(memory.clone(), BOOT).await.expect("recovers");
             assert_eq!(pool.info().label.boot_id, lost, "and nothing was lost since");
             drop(pool);
-            let pool = Pool::reopen(memory.clone(), BOOT).await.expect("recovers");
+            let pool = Pool::open_as(memory.clone(), AFTER_A_LOSS).await.expect("recovers");
             let again = pool.info().label.boot_id;
             assert!(again != lost && again != BOOT);
             drop(pool);

@@ -45,6 +45,7 @@ pub(crate) fn format_options() -> FormatOptions {
         cluster: Uuid::from_u128(1),
         pool: Uuid::from_u128(2),
         name: "disk0".into(),
+        node: Some("n1".into()),
         force: false,
     }
 }
