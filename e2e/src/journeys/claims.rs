@@ -221,8 +221,8 @@ impl<'a> Bench<'a> {
         loop {
             let disks = self.list("disk")?;
             let found = disks.iter().find(|disk| disk["device"] == device && disk["node"] == node);
-            let says = |disk: &&Value| disk["message"].as_str().is_some_and(|message| message.contains(why));
-            if found.filter(|disk| disk["state"] == state).filter(says).is_some() {
+            let says = |disk: &Value| disk["message"].as_str().is_some_and(|message| message.contains(why));
+            if found.is_some_and(|disk| disk["state"] == state && says(disk)) {
                 return Ok(());
             }
             ensure!(begun.elapsed() < MINUTE, "{node} does not say {state} {why:?} of {file}: {found:?}");

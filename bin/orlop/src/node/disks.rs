@@ -102,15 +102,11 @@ impl Watch {
         if self.selectors.is_empty() {
             return Vec::new();
         }
-        match tokio::time::timeout(FIRST_LOOK, self.looks.recv()).await {
-            Ok(Some(found)) => self.settle(found).await.into_iter().map(config).collect(),
-            _ => {
-                tracing::warn!(
-                    "the disks were not looked at in time; this node starts without those selected"
-                );
-                Vec::new()
-            }
+        if let Ok(Some(found)) = tokio::time::timeout(FIRST_LOOK, self.looks.recv()).await {
+            return self.settle(found).await.into_iter().map(config).collect();
         }
+        tracing::warn!("the disks were not looked at in time; this node starts without those selected");
+        Vec::new()
     }
 
     /// Reports and claims for as long as this runtime runs.
