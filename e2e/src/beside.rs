@@ -25,7 +25,7 @@ impl Beside {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
-            .context("start the journeys in the guest")?;
+            .context("start the journeys beside the others")?;
         let output = child.stdout.take().context("the output was asked for")?;
         let printer = std::thread::spawn(move || {
             let lines = BufReader::new(output).lines().map_while(Result::ok);

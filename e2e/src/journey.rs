@@ -110,7 +110,9 @@ pub(crate) fn need(programs: &[(&str, &str)]) -> Result<()> {
          apt-get install -qq -y --no-remove --no-install-recommends {} >/dev/null",
         missing.join(" ")
     );
-    let status = Command::new("sh").args(["-c", &line]).status().context("run apt-get")?;
+    // The run beside this one may install something, too; and what it installs may be what is missing here.
+    let status =
+        Command::new("flock").args(["/var/lib/dpkg", "sh", "-c", &line]).status().context("run apt-get")?;
     if !status.success() {
         bail!("apt-get could not install {}", missing.join(" "));
     }

@@ -103,7 +103,7 @@ fn travel(names: &[String], orlop: &Path) -> Result<bool> {
         chosen.extend(journeys::HERE);
         // Made first: two runs cannot install packages at once.
         guest::Guest::ready()?;
-        beside = Some(Beside::start(orlop, journeys::IN_GUEST)?);
+        beside = Some(Beside::start(orlop, journeys::BESIDE)?);
     }
     let id = RunId::random()?;
     let guard = Guard::start(&id)?;

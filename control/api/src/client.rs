@@ -240,10 +240,15 @@ impl Client {
 
 /// The path of one object of a kind, such as `volume`. A name that none can have is refused here, before it becomes a path.
 fn path(noun: &str, name: &str) -> Result<String, Error> {
-    let possible = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    let is_label =
+        |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    let dotted = noun == "node";
+    let possible = if dotted { name.split('.').all(is_label) } else { is_label(name) };
     if !possible {
         let detail = format!("{name:?} is not the name of a {noun}");
-        return Err(Error::new(ErrorKind::Usage, detail, "names are lower-case letters, digits and hyphens"));
+        let dots = if dotted { ", with dots between them" } else { "" };
+        let hint = format!("names are lower-case letters, digits and hyphens{dots}");
+        return Err(Error::new(ErrorKind::Usage, detail, &hint));
     }
     Ok(format!("/api/v1/{noun}s/{name}"))
 }
@@ -306,9 +311,16 @@ mod tests {
     }
 
     #[test]
+    fn names_of_nodes_have_dots() {
+        assert_eq!(path("node", "node-1.lab").unwrap(), "/api/v1/nodes/node-1.lab");
+        assert_eq!(path("volume", "a.b").unwrap_err().kind, ErrorKind::Usage);
+    }
+
+    #[test]
     fn names_that_are_no_names_never_become_paths() {
         for name in ["", "..", "a/b", "a b", "a?b", "caf\u{e9}"] {
             assert_eq!(path("volume", name).unwrap_err().kind, ErrorKind::Usage, "{name:?}");
+            assert_eq!(path("node", name).unwrap_err().kind, ErrorKind::Usage, "{name:?}");
         }
         assert_eq!(path("volume", "data-1").unwrap(), "/api/v1/volumes/data-1");
         assert_eq!(waiting("/x"), "/x?wait=60s");

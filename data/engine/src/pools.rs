@@ -467,7 +467,7 @@ mod tests {
     #[test]
     fn a_pool_that_is_open_on_a_node_that_is_ready_stays_there() {
         use NodeState::{NotReady, Ready};
-        use PoolState::{Gone, Online};
+        use PoolState::{Failed, Gone, Online};
         let pool = |node: &str, state| model::Pool {
             name: "a".into(),
             uuid: POOL,

@@ -74,6 +74,12 @@ pub(crate) fn built(name: &str) -> Result<PathBuf> {
         return Ok(program);
     }
     fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    // The run beside this one may need it as well, and each takes minutes.
+    let alone = fs::File::open(&folder)?;
+    alone.lock().with_context(|| format!("lock {}", folder.display()))?;
+    if program.is_file() {
+        return Ok(program);
+    }
     println!("  building {name} from Go sources, once for this version");
     let begun = Instant::now();
     let unfinished = folder.join(format!(".{name}.{}", std::process::id()));

@@ -19,6 +19,8 @@ fn wrong_arguments_are_refused_with_what_would_be_right() {
         (&["dev", "--nodes", "many"], "invalid digit"),
         (&["dev", "--listen", "7070"], "invalid socket address"),
         (&["dev", "--disks-allow", "sda"], "\"sda\" matches no device: begin it with /dev/"),
+        (&["node", "get", ".."], "\"..\" is not the name of a node"),
+        (&["node", "get", "n1./x"], "\"n1./x\" is not the name of a node"),
         (&["disk", "get", "../nodes"], "\"../nodes\" is not the name of a disk"),
         (&["bench", "mem://?size=1MiB", "--depth", "0"], "0 is not in 1..=1024"),
         (&["bench", "mem://?size=1MiB", "--rw", "sideways"], "[possible values: randread"),

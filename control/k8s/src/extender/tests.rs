@@ -1,3 +1,5 @@
+//! The extender asked over HTTP, as kube-scheduler asks it, and as nobody should.
+
 use super::*;
 use axum::body::Body;
 use http_body_util::BodyExt;
