@@ -28,13 +28,20 @@ use crate::{
 };
 use api::{AttachVolume, CreateVolume, ResizeVolume, client, client::Client};
 use model::{Node, NodeState, Pool, PoolState, Scheduling, VolumeSpec, VolumeState, VolumeView};
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{sync::Mutex, time::Instant};
 use tonic::{Code, Request, Response, Status};
 
 /// Names are at most this long.
 const NAME_MAX_BYTES: usize = 128;
 /// How often a wish is made while the volume keeps changing.
 const ATTEMPTS_MAX: usize = 10;
+/// For how long it is not asked again where there is room.
+const ROOM_LASTS: Duration = Duration::from_secs(1);
 /// In front of the tokens of a list, so that not everything is one.
 const TOKEN: &str = "after:";
 /// The volume context's key for the file system, where the capability names none.
@@ -49,11 +56,20 @@ pub(crate) const FAILOVER_KEY: &str = "failover";
 struct Volumes {
     api: Client,
     locks: Locks,
+    /// As it was told last, and when: a provisioner asks for each node in turn.
+    room: Mutex<Option<(Instant, Arc<Room>)>>,
+}
+
+/// Where volumes may be made.
+#[derive(Debug)]
+struct Room {
+    nodes: Vec<Node>,
+    pools: Vec<Pool>,
 }
 
 /// The controller service of a plugin.
 pub(crate) fn service(api: Client) -> ControllerServer<impl Controller> {
-    ControllerServer::new(Volumes { api, locks: Locks::default() })
+    ControllerServer::new(Volumes { api, locks: Locks::default(), room: Mutex::default() })
 }
 
 /// The volume of this id. What cannot be a name is no volume's.
@@ -236,11 +252,11 @@ impl Controller for Volumes {
             request.into_inner();
         volume_capabilities.iter().try_for_each(|one| Access::parse(Some(one)).map(drop))?;
         let copies = Parameters::parse(&parameters)?.copies;
-        let nodes = self.api.nodes().await.map_err(|error| of_api(&error))?;
-        let pools = self.api.pools().await.map_err(|error| of_api(&error))?;
+        let room = self.room().await?;
+        let Room { nodes, pools } = &*room;
         // A volume is within reach of every node, wherever its copies are.
-        let somewhere = accessible_topology.is_none_or(|topology| is_one_of(&nodes, &topology));
-        let bytes = if somewhere { largest_volume(&nodes, &pools, copies) } else { 0 };
+        let somewhere = accessible_topology.is_none_or(|topology| is_one_of(nodes, &topology));
+        let bytes = if somewhere { largest_volume(nodes, pools, copies) } else { 0 };
         Ok(Response::new(GetCapacityResponse {
             available_capacity: signed(bytes),
             maximum_volume_size: Some(signed(bytes)),
@@ -306,6 +322,23 @@ impl Controller for Volumes {
         };
         let capabilities = capabilities.map(capability).into();
         Ok(Response::new(ControllerGetCapabilitiesResponse { capabilities }))
+    }
+}
+
+impl Volumes {
+    /// Where volumes may be made, as it is or was a moment ago.
+    async fn room(&self) -> Result<Arc<Room>, Status> {
+        let mut last = self.room.lock().await;
+        if let Some((told, room)) = &*last
+            && told.elapsed() < ROOM_LASTS
+        {
+            return Ok(Arc::clone(room));
+        }
+        let nodes = self.api.nodes().await.map_err(|error| of_api(&error))?;
+        let pools = self.api.pools().await.map_err(|error| of_api(&error))?;
+        let room = Arc::new(Room { nodes, pools });
+        *last = Some((Instant::now(), Arc::clone(&room)));
+        Ok(room)
     }
 }
 

@@ -59,26 +59,34 @@ pub(super) fn near(trip: &Trip, lab: &Lab<'_>) -> Result<()> {
 
 /// The provisioner says how much is free, for each node: without it no pod of a class that waits would be scheduled.
 fn capacity(trip: &Trip, lab: &Lab<'_>) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let told = free_space(lab)?;
+        // What is told is as old as the provisioner's last question, and a node was drained a moment ago.
+        let whole = told.iter().filter(|(_, free)| free != "0").map(|(node, _)| node).eq(super::NODES);
+        if whole {
+            trip.checked(format!("free space for claims of the class orlop is told for each node: {told:?}"));
+            return Ok(());
+        }
+        ensure!(begun.elapsed() < MINUTE, "free space is told of {told:?}");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+/// The nodes, and how much a claim of the class orlop may ask for there.
+fn free_space(lab: &Lab<'_>) -> Result<Vec<(String, String)>> {
     let get = ["--namespace", chart::NAMESPACE, "get", "csistoragecapacities", "--output=json"];
     let found: Value = serde_json::from_str(&lab.kubectl(&get, MINUTE)?)?;
     let items = found["items"].as_array().context("a list has items")?.iter();
     let of_class = items.filter(|item| item["storageClassName"] == "orlop");
-    let mut told: Vec<String> = of_class
-        .map(|item| {
-            let labels = item["nodeTopology"]["matchLabels"].as_object();
-            let node = labels.and_then(|labels| labels.values().next()).and_then(Value::as_str);
-            format!("{} {}", node.unwrap_or_default(), item["capacity"].as_str().unwrap_or("0"))
-        })
-        .collect();
+    let pair = |item: &Value| {
+        let labels = item["nodeTopology"]["matchLabels"].as_object();
+        let node = labels.and_then(|labels| labels.values().next()).and_then(Value::as_str);
+        (node.unwrap_or_default().to_owned(), item["capacity"].as_str().unwrap_or("0").to_owned())
+    };
+    let mut told: Vec<_> = of_class.map(pair).collect();
     told.sort();
-    let nodes = told.iter().filter_map(|line| line.split_once(' '));
-    let whole = nodes.filter(|(_, free)| *free != "0").map(|(node, _)| node).eq(super::NODES);
-    ensure!(whole, "free space is told of {told:?}");
-    trip.checked(format!(
-        "free space for claims of the class orlop is told for each node: {}",
-        told.join(", ")
-    ));
-    Ok(())
+    Ok(told)
 }
 
 /// The nodes that have a copy of the claim's volume in sync, and the one that has none.
