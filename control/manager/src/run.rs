@@ -2,8 +2,12 @@
 //!
 //! What a pass gets wrong because its view is a moment old is refused by the store, for every write names the revision
 //! that was seen; the next pass sees why.
+//!
+//! 1. No two actions of a pass write the same object, and none needs that another one was done: they are performed side
+//!    by side, for a store may take its time for each.
 
 use crate::{Action, Config, Planner, Told, plan::ACTIONS_MAX};
+use futures_util::{StreamExt, stream};
 use model::{ClusterInfo, Object, Stored, Volume, VolumeRecord, VolumeStatus};
 use std::time::Duration;
 use store::{Change, Client, Error, ErrorKind, Result, Watch};
@@ -18,6 +22,8 @@ use uuid::Uuid;
 const GATHER: Duration = Duration::from_millis(10);
 /// The longest between two passes, for time alone can end a lease; less where the lease is short.
 const PASS_INTERVAL_MAX: Duration = Duration::from_millis(500);
+/// Writes at the same time (invariant 1).
+const WRITES_MAX: usize = 16;
 
 /// The right to decide, where several processes could: it ends at a time that is moved on while it lasts, and begins
 /// again when that time is in the future again.
@@ -152,19 +158,21 @@ impl Manages {
     async fn pass(&self, planner: &mut Planner, now: Duration) -> bool {
         let actions = planner.plan(&self.config, now, &mut Uuid::new_v4);
         let more = actions.len() >= ACTIONS_MAX;
-        for action in actions {
-            if !self.mandate.holds() {
-                return false;
-            }
-            if let Err(error) = perform(&self.client, &self.mandate, &action).await {
-                match error.kind() {
-                    // The view was a moment old.
-                    ErrorKind::Conflict | ErrorKind::NotFound => tracing::debug!(%error, "planned anew"),
-                    _ => tracing::warn!(%error, "a write of the manager failed; it is planned anew"),
-                }
+        stream::iter(actions).for_each_concurrent(WRITES_MAX, |action| self.try_action(action)).await;
+        more && self.mandate.holds()
+    }
+
+    async fn try_action(&self, action: Action) {
+        if !self.mandate.holds() {
+            return;
+        }
+        if let Err(error) = perform(&self.client, &self.mandate, &action).await {
+            match error.kind() {
+                // The view was a moment old.
+                ErrorKind::Conflict | ErrorKind::NotFound => tracing::debug!(%error, "planned anew"),
+                _ => tracing::warn!(%error, "a write of the manager failed; it is planned anew"),
             }
         }
-        more
     }
 }
 
