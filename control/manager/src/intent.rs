@@ -67,8 +67,10 @@ fn members(
     // Invariant 4.
     let leaving = |member: &MemberIntent| planning.view.scheduling(&member.node) == Scheduling::Evacuated;
     if record.is_none() {
-        // Nothing has been made yet: a place that is gone is simply another one.
-        volume.intent.members.retain(|member| !lost(member) && !leaving(member));
+        // Nothing has been made yet: a place that is gone is simply another one. Kept beside another one on its node, it
+        // would be counted as a copy for ever when its disk comes back, and could never be one.
+        let gone = |member: &MemberIntent| planning.view.is_gone(member.pool);
+        volume.intent.members.retain(|member| !lost(member) && !leaving(member) && !gone(member));
     }
     let members = &volume.intent.members;
     // Invariant 1. A copy that is away for a moment is no reason to give up one that is there.
