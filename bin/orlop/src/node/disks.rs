@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 /// How often disks are looked at. Only those are read that were written to since.
-const INTERVAL: Duration = Duration::from_secs(10);
+const INTERVAL: Duration = Duration::from_secs(30);
 /// How long a node waits for its first look before it starts without the pools that a selector would take.
 const FIRST_LOOK: Duration = Duration::from_secs(10);
 
