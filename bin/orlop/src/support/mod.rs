@@ -120,10 +120,11 @@ async fn metrics(bundle: &mut Bundle, nodes: &[Value]) {
     let mut asked = JoinSet::new();
     for node in nodes {
         let text = |field: &str| node.get(field).and_then(Value::as_str).map(str::to_owned);
-        // It becomes the name of a file.
-        let name = text("name").filter(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'));
-        let Some(name) = name else { continue };
-        let file = format!("metrics/{name}.txt");
+        let name = text("name").unwrap_or_default();
+        let Some(file) = metrics_file(&name) else {
+            bundle.miss("metrics", &format!("{name:?} is not the name of a node"));
+            continue;
+        };
         let Some(address) = text("metricsAddress") else {
             bundle.miss(&file, "the node has no metricsAddress");
             continue;
@@ -140,6 +141,13 @@ async fn metrics(bundle: &mut Bundle, nodes: &[Value]) {
     while let Some(Ok((file, answer))) = asked.join_next().await {
         bundle.add(&file, answer);
     }
+}
+
+/// The file for a node's metrics; none if the name, which may have dots, could lead elsewhere.
+fn metrics_file(node: &str) -> Option<String> {
+    let is_label =
+        |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    node.split('.').all(is_label).then(|| format!("metrics/{node}.txt"))
 }
 
 /// What is at a path, or why not.
@@ -196,6 +204,18 @@ fn pretty(value: &impl Serialize) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_node_has_a_file_and_no_name_leads_elsewhere() {
+        assert_eq!(metrics_file("node-1").as_deref(), Some("metrics/node-1.txt"));
+        assert_eq!(
+            metrics_file("ip-10-0-0-1.ec2.internal").as_deref(),
+            Some("metrics/ip-10-0-0-1.ec2.internal.txt")
+        );
+        for name in ["", ".", "..", "../x", "a/b", "a..b"] {
+            assert_eq!(metrics_file(name), None, "{name}");
+        }
+    }
 
     #[test]
     fn of_a_long_log_whole_lines_of_the_end_are_taken() {
