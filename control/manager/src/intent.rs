@@ -59,6 +59,12 @@ fn members(
     record: Option<&VolumeRecord>,
 ) -> Option<String> {
     let copies = usize::try_from(volume.spec.copies).unwrap_or(usize::MAX);
+    let Some(record) = record else {
+        // Invariant 5. It gets all of its places or none.
+        let missing = copies.saturating_sub(volume.intent.members.len());
+        let placed = place_most(planning, volume, missing, missing);
+        return placed.err().map(|no_place| unplaced(&why(&[], &[]), &no_place));
+    };
     let state = |member: &MemberIntent| state_of(record, member);
     let lost = |member: &MemberIntent| {
         state(member) == Some(MemberState::Removed)
@@ -66,12 +72,6 @@ fn members(
     };
     // Invariant 4.
     let leaving = |member: &MemberIntent| planning.view.scheduling(&member.node) == Scheduling::Evacuated;
-    if record.is_none() {
-        // Nothing has been made yet: a place that is gone is simply another one. Kept beside another one on its node, it
-        // would be counted as a copy for ever when its disk comes back, and could never be one.
-        let gone = |member: &MemberIntent| planning.view.is_gone(member.pool);
-        volume.intent.members.retain(|member| !lost(member) && !leaving(member) && !gone(member));
-    }
     let members = &volume.intent.members;
     // Invariant 1. A copy that is away for a moment is no reason to give up one that is there.
     let there = |member: &MemberIntent| !planning.observed.is_lost(member, Duration::ZERO);
@@ -98,14 +98,12 @@ fn members(
     };
     let lost_on = on_nodes(&lost);
     let left_on = on_nodes(&|member| leaving(member) && !lost(member));
-    let missing = copies.saturating_sub(members.len() - lost_on.len() - left_on.len());
+    // Invariant 6.
+    let stay: BTreeSet<&str> = on_nodes(&|member| !lost(member) && !leaving(member)).into_iter().collect();
+    let missing = copies.saturating_sub(stay.len());
     let why = why(&lost_on, &left_on);
-    // A volume that has nothing yet gets all of its places or none; one that has data gets what there is.
-    let least = if record.is_none() { missing } else { 1 };
-    match place_most(planning, volume, least, missing) {
-        Ok(()) => None,
-        Err(no_place) => Some(format!("{why}; no place for a new copy: {no_place}")),
-    }
+    // A volume that has data gets what there is.
+    place_most(planning, volume, 1, missing).err().map(|no_place| unplaced(&why, &no_place))
 }
 
 /// How long a copy there may be away before it is replaced.
@@ -117,6 +115,7 @@ fn patience(planning: &Planning<'_>, node: &str) -> Duration {
     }
 }
 
+/// Why a copy is missing.
 fn why(lost_on: &[&str], left_on: &[&str]) -> String {
     let mut reasons = Vec::new();
     if !lost_on.is_empty() {
@@ -126,6 +125,10 @@ fn why(lost_on: &[&str], left_on: &[&str]) -> String {
         reasons.push(format!("copy on {} is to leave", left_on.join(", ")));
     }
     if reasons.is_empty() { "not all copies have a place".into() } else { reasons.join(", ") }
+}
+
+fn unplaced(why: &str, no_place: &NoPlace) -> String {
+    format!("{why}; no place for a new copy: {no_place}")
 }
 
 /// Places as many of the missing copies as there is room for, at least `least` of them; the reason why not all.
@@ -159,9 +162,9 @@ fn place_most(
     first.map_or(Ok(()), Err)
 }
 
-fn state_of(record: Option<&VolumeRecord>, member: &MemberIntent) -> Option<MemberState> {
-    let members = &record?.members;
-    members.iter().find(|known| known.replica == member.replica).map(|known| known.state)
+fn state_of(record: &VolumeRecord, member: &MemberIntent) -> Option<MemberState> {
+    let mut members = record.members.iter();
+    members.find(|known| known.replica == member.replica).map(|known| known.state)
 }
 
 /// Where the nexus of a volume that is attached nowhere should run (invariant 2).
