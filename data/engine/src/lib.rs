@@ -115,7 +115,7 @@ pub(crate) struct State {
     /// Where nodes listened when the store was last read.
     addresses: RefCell<BTreeMap<String, SocketAddr>>,
     /// The store knows which of this node's pools this engine runs without: one that is claimed later reports itself.
-    gone_told: Cell<bool>,
+    absent_told: Cell<bool>,
 }
 
 impl Engine {
@@ -145,11 +145,12 @@ impl Engine {
             tasks: RefCell::new(vec![target]),
             ending: Cell::new(false),
             addresses: RefCell::default(),
-            gone_told: Cell::new(false),
+            absent_told: Cell::new(false),
         });
         let heart = rt::spawn(Rc::clone(&state).beat());
         let converging = rt::spawn(Rc::clone(&state).converge_for_ever());
-        state.tasks.borrow_mut().extend([heart, converging]);
+        let opening = rt::spawn(Rc::clone(&state).open_named());
+        state.tasks.borrow_mut().extend([heart, converging, opening]);
         tracing::info!(node = state.config.node, %address, "engine runs");
         Ok(Self(state))
     }
@@ -267,9 +268,9 @@ impl State {
         let mut told = Vec::new();
         loop {
             // Before this node is there for new copies.
-            if !self.gone_told.get() {
-                match self.tell_gone_pools().await {
-                    Ok(()) => self.gone_told.set(true),
+            if !self.absent_told.get() {
+                match self.tell_absent_pools().await {
+                    Ok(()) => self.absent_told.set(true),
                     Err(error) => tracing::debug!(node = self.config.node, %error, "pools not looked for"),
                 }
             }
@@ -298,15 +299,34 @@ impl State {
         *told = pools;
     }
 
+    /// Opens the disks that were named and could not be opened at the start, once they can be. One that hangs holds up
+    /// nothing but this.
+    async fn open_named(self: Rc<Self>) {
+        while !self.pools.has_all_named() {
+            rt::sleep(HEARTBEAT).await;
+            if self.pools.open_named(&self.config, &*self.control).await {
+                // Which of the others are on none of the disks may be known now.
+                self.absent_told.set(false);
+            }
+        }
+    }
+
     /// Says which pools of this node this engine was started without: nobody else can know (docs/decisions/0009).
-    async fn tell_gone_pools(&self) -> Result<(), ControlError> {
+    async fn tell_absent_pools(&self) -> Result<(), ControlError> {
         let known = self.control.pools().await?;
-        let gone = |pool: &model::Pool| pool.node == self.config.node && !self.pools.knows(pool.uuid);
-        for pool in known.into_iter().filter(gone) {
-            tracing::warn!(node = self.config.node, pool = %pool.uuid, uri = pool.uri, "pool is gone");
-            let message = "its disk was taken away, replaced or blanked; what is on that disk stays there";
-            let report = model::Pool { state: PoolState::Gone, message: Some(message.to_owned()), ..pool };
-            self.control.report_pool(report).await?;
+        let absent = |pool: &model::Pool| pool.node == self.config.node && !self.pools.knows(pool.uuid);
+        for pool in known.into_iter().filter(absent) {
+            let (state, message) = match self.pools.why_closed(&pool.uri) {
+                Some(cause) => (PoolState::Failed, cause),
+                None if self.pools.is_gone(pool.uuid) => {
+                    let message =
+                        "its disk was taken away, replaced or blanked; what is on that disk stays there";
+                    (PoolState::Gone, message.to_owned())
+                }
+                None => (PoolState::Failed, "it may be on a disk that cannot be opened".to_owned()),
+            };
+            tracing::warn!(node = self.config.node, pool = %pool.uuid, uri = pool.uri, message, "pool is not open");
+            self.control.report_pool(model::Pool { state, message: Some(message), ..pool }).await?;
         }
         Ok(())
     }

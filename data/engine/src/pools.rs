@@ -4,6 +4,8 @@
 //!    was open before is never formatted: what is there instead is somebody's.
 //! 2. A pool that names another node is opened only where the operator has named the device, and not while the store
 //!    knows it as open on a node that is ready.
+//! 3. While a disk that was named cannot be opened, no pool is said to be gone from it: what nobody can look into may be
+//!    there.
 
 use crate::{Config, Control, Error, Expected, PoolConfig};
 use device::AnyDevice;
@@ -21,8 +23,16 @@ const NAME_LEN_MAX: usize = 63;
 /// The pools of a node.
 pub(crate) struct Pools {
     disks: RefCell<Vec<Rc<Disk>>>,
+    /// Those that were named and could not be opened yet.
+    closed: RefCell<Vec<Closed>>,
     ports: Ports,
     planted: nexus::Planted,
+}
+
+/// A disk that was named and cannot be opened, and why.
+struct Closed {
+    config: PoolConfig,
+    cause: String,
 }
 
 /// One disk and its pool.
@@ -65,22 +75,65 @@ impl Ports {
 }
 
 impl Pools {
-    /// Opens every pool that it can. One that was named has to be there.
+    /// Opens every pool that it can. One bad disk does not take the others away; but if disks were named, one has to be
+    /// there.
     pub(crate) async fn open(config: &Config, control: &dyn Control) -> Result<Self, Error> {
-        let pools =
-            Self { disks: RefCell::default(), ports: Ports::default(), planted: config.nexus.planted };
+        let pools = Self {
+            disks: RefCell::default(),
+            closed: RefCell::default(),
+            ports: Ports::default(),
+            planted: config.nexus.planted,
+        };
         for pool in &config.pools {
-            let claimed = pools.claim(config, control, pool).await;
-            match claimed {
-                Err(cause) if pool.expected == Expected::Named => {
-                    return Err(Error::Pool { uri: pool.uri.clone(), cause });
-                }
-                // One bad disk among those that a selector takes does not take the others away.
-                Err(cause) => tracing::warn!(node = config.node, uri = pool.uri, cause, "disk is not used"),
-                Ok(()) => {}
+            let Err(cause) = pools.claim(config, control, pool).await else { continue };
+            tracing::warn!(node = config.node, uri = pool.uri, cause, "disk is not used");
+            if pool.expected == Expected::Named {
+                pools.closed.borrow_mut().push(Closed { config: pool.clone(), cause });
             }
         }
-        Ok(pools)
+        let first =
+            pools.closed.borrow().first().map(|closed| (closed.config.uri.clone(), closed.cause.clone()));
+        match first {
+            Some((uri, cause)) if pools.disks.borrow().is_empty() => Err(Error::Pool { uri, cause }),
+            _ => Ok(pools),
+        }
+    }
+
+    /// Tries those again that were named and could not be opened; whether one of them is there now.
+    pub(crate) async fn open_named(&self, config: &Config, control: &dyn Control) -> bool {
+        let tried: Vec<PoolConfig> =
+            self.closed.borrow().iter().map(|closed| closed.config.clone()).collect();
+        let before = tried.len();
+        for pool in tried {
+            // It stays among the closed ones until it is open (invariant 3).
+            let claimed = self.claim(config, control, &pool).await;
+            self.closed.borrow_mut().retain_mut(|closed| match &claimed {
+                _ if closed.config.uri != pool.uri => true,
+                Ok(()) => {
+                    tracing::info!(node = config.node, uri = pool.uri, "disk is used now");
+                    false
+                }
+                Err(cause) => {
+                    if closed.cause != *cause {
+                        tracing::warn!(node = config.node, uri = pool.uri, cause, "disk is not used");
+                        closed.cause.clone_from(cause);
+                    }
+                    true
+                }
+            });
+        }
+        self.closed.borrow().len() < before
+    }
+
+    /// Whether every disk that was named is open.
+    pub(crate) fn has_all_named(&self) -> bool {
+        self.closed.borrow().is_empty()
+    }
+
+    /// Why the disk that was named so is not open, if it is not.
+    pub(crate) fn why_closed(&self, uri: &str) -> Option<String> {
+        let closed = self.closed.borrow();
+        closed.iter().find(|closed| closed.config.uri == uri).map(|closed| closed.cause.clone())
     }
 
     /// Opens a pool, or makes it, and has it from then on; does nothing if it is one of this node's already.
@@ -177,6 +230,11 @@ impl Pools {
     /// Whether the pool is one of this node's, open or not.
     pub(crate) fn knows(&self, pool: Uuid) -> bool {
         self.disk(pool).is_some()
+    }
+
+    /// Whether the pool is on none of this node's disks (invariant 3).
+    pub(crate) fn is_gone(&self, pool: Uuid) -> bool {
+        self.has_all_named() && !self.knows(pool)
     }
 
     /// Whether the pool is open on this node.

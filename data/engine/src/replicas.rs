@@ -56,7 +56,7 @@ async fn follow(state: &State, record: &VolumeRecord, member: &MemberRecord, kno
             failure = make(state, record, member, known).await.err();
         }
         // Its disk was taken away or blanked: there is nothing that this node could destroy, now or later.
-        MemberState::Removed if !state.pools.knows(member.pool) => {}
+        MemberState::Removed if state.pools.is_gone(member.pool) => {}
         MemberState::Removed if !state.pools.has(member.pool) => {
             failure = Some(format!("pool {} is not open on this node", member.pool));
         }
@@ -75,7 +75,7 @@ async fn follow(state: &State, record: &VolumeRecord, member: &MemberRecord, kno
         (None, None) if member.state == MemberState::Removed => ReplicaState::Destroyed,
         (None, None) => ReplicaState::Missing,
     };
-    let absent = replica_state == ReplicaState::Destroyed && !state.pools.knows(member.pool);
+    let absent = replica_state == ReplicaState::Destroyed && state.pools.is_gone(member.pool);
     let note = || format!("pool {} is not on this node any more; what is on it stays there", member.pool);
     ReplicaReport {
         replica: member.replica,

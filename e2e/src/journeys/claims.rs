@@ -92,8 +92,33 @@ fn claims(trip: &Trip) -> Result<()> {
     other.says("n1", "blank-1", "InUse", "of the cluster")?;
     end(node)?;
     trip.checked("another cluster is refused, named and selected");
+    one_bad_disk(trip, &other)?;
     trip.sh("umount place", MINUTE)?;
     other.detach()
+}
+
+/// A disk that cannot be opened does not take its node's others away, is not given up for gone, and is used once it can be.
+fn one_bad_disk(trip: &Trip, bench: &Bench<'_>) -> Result<()> {
+    let uris = ["one", "two"].map(|file| format!("file://{}?size=128MiB", trip.folder.join(file).display()));
+    let uris = uris.each_ref().map(String::as_str);
+    let node = bench.node("n4", &uris)?;
+    let before = [bench.state(uris[0], "Online", |_| true)?, bench.state(uris[1], "Online", |_| true)?];
+    end(node)?;
+    trip.sh("mv two kept; mkdir two", MINUTE)?;
+    let node = bench.node("n4", &uris)?;
+    let failed = bench.state(uris[1], "Failed", |_| true)?;
+    let fresh = |pool: &Value| before.iter().all(|known| known["incarnation"] != pool["incarnation"]);
+    bench.state(uris[0], "Online", fresh)?;
+    trip.sh("rmdir two; mv kept two", MINUTE)?;
+    let again = bench.state(uris[1], "Online", fresh)?;
+    let same = [&failed, &again].into_iter().all(|pool| pool["uuid"] == before[1]["uuid"]);
+    ensure!(same, "another pool: {failed} {again}");
+    end(node)?;
+    trip.checked(format!(
+        "a node starts without a disk that cannot be opened ({}), and uses it once it can",
+        failed["message"].as_str().unwrap_or_default()
+    ));
+    Ok(())
 }
 
 fn end(node: Running) -> Result<()> {
@@ -189,6 +214,20 @@ impl<'a> Bench<'a> {
                 return Ok(found);
             }
             ensure!(begun.elapsed() < limit, "not the pools {files:?}: {pools:?}, {disks:?}");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Waits until the pool at `uri` is in this state and as wished.
+    fn state(&self, uri: &str, state: &str, wished: impl Fn(&Value) -> bool) -> Result<Value> {
+        let begun = Instant::now();
+        loop {
+            let pools = self.list("pool")?;
+            let is_it = |pool: &&Value| pool["uri"] == uri && pool["state"] == state && wished(pool);
+            if let Some(pool) = pools.iter().find(is_it) {
+                return Ok(pool.clone());
+            }
+            ensure!(begun.elapsed() < MINUTE, "{uri} is not {state}: {pools:?}");
             std::thread::sleep(Duration::from_millis(200));
         }
     }
