@@ -1,5 +1,6 @@
 //! Orlop in a real Kubernetes: the chart is installed, a pod asks for a volume and gets it, and its node dies.
 
+mod killer;
 mod near;
 mod writer;
 
@@ -74,6 +75,7 @@ fn k8s(trip: &Trip) -> Result<()> {
     many(trip, &lab)?;
     raw(trip, &lab)?;
     pressure(trip, &lab)?;
+    killer::killer(trip, &mut lab)?;
     nothing_left(trip, &mut lab, &before)?;
 
     uninstall(trip, &mut lab)?;

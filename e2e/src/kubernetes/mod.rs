@@ -19,7 +19,7 @@ use crate::journey::{Trip, need};
 use crate::process::{Running, tail};
 use anyhow::{Context, Result, ensure};
 use control_plane::ControlPlane;
-pub(crate) use node::Node;
+pub(crate) use node::{Node, Residents};
 use pki::Pki;
 use programs::built;
 use rustix::process::Signal;

@@ -158,24 +158,18 @@ impl<'a> Node<'a> {
 
     /// All its processes but the one that holds the namespaces (invariant 1).
     pub(crate) fn processes(&self) -> Vec<Process> {
-        let Some(machine) = &self.machine else { return Vec::new() };
-        let id = self.id();
-        let mounts = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
-        let own = mounts(machine.process.pid);
-        let is_of_node = |process: &Process| {
-            let cgroups = fs::read_to_string(format!("/proc/{}/cgroup", process.pid)).unwrap_or_default();
-            cgroups.contains(&id) || (own.is_some() && mounts(process.pid) == own)
-        };
-        process::all().filter(|process| *process != machine.process).filter(is_of_node).collect()
+        self.residents().map(|residents| residents.all().collect()).unwrap_or_default()
     }
 
     /// Those of its processes whose command line contains `text`.
     pub(crate) fn running(&self, text: &str) -> Vec<Process> {
-        let line = |process: &Process| {
-            let line = fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
-            String::from_utf8_lossy(&line).replace('\0', " ")
-        };
-        self.processes().into_iter().filter(|process| line(process).contains(text)).collect()
+        self.residents().map(|residents| residents.running(text)).unwrap_or_default()
+    }
+
+    /// What tells its processes from others, for as long as it is on.
+    pub(crate) fn residents(&self) -> Result<Residents> {
+        let machine = self.machine.as_ref().with_context(|| format!("{} is off", self.name))?.process;
+        Ok(Residents { id: self.id(), machine, mounts: mounts_of(machine.pid) })
     }
 
     /// Stops or wakes everything that runs on it, pods included.
@@ -281,6 +275,40 @@ impl<'a> Node<'a> {
         fs::write(self.disk.join("kubelet.json"), kubelet.to_string())?;
         Ok(())
     }
+}
+
+/// Tells a node's processes from all others (invariant 1).
+pub(crate) struct Residents {
+    /// Part of the names of its cgroups.
+    id: String,
+    /// Holds the namespaces, and is none of them.
+    machine: Process,
+    mounts: Option<PathBuf>,
+}
+
+impl Residents {
+    fn all(&self) -> impl Iterator<Item = Process> {
+        process::all().filter(|process| *process != self.machine && self.has(process))
+    }
+
+    fn has(&self, process: &Process) -> bool {
+        let cgroups = fs::read_to_string(format!("/proc/{}/cgroup", process.pid)).unwrap_or_default();
+        cgroups.contains(&self.id) || (self.mounts.is_some() && mounts_of(process.pid) == self.mounts)
+    }
+
+    /// Those whose command line contains `text`.
+    pub(crate) fn running(&self, text: &str) -> Vec<Process> {
+        let line = |process: &Process| {
+            let line = fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
+            String::from_utf8_lossy(&line).replace('\0', " ")
+        };
+        self.all().filter(|process| line(process).contains(text)).collect()
+    }
+}
+
+/// The mount namespace of a process.
+fn mounts_of(pid: i32) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/ns/mnt")).ok()
 }
 
 /// What containerd is told; it finds its folders in the node's own /var/lib and /run.
