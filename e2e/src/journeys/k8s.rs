@@ -21,8 +21,6 @@ const STANDSTILLS: usize = 2;
 const FAILOVER: Duration = Duration::from_secs(30);
 /// How long the API server stands still under I/O.
 const API_PAUSE: Duration = MINUTE;
-/// Claims at the same time.
-const CLAIMS: usize = 20;
 
 pub(crate) const K8S: Journey = Journey {
     name: "k8s",
@@ -72,7 +70,6 @@ fn k8s(trip: &Trip) -> Result<()> {
     refusals(trip, &lab)?;
     near::near(trip, &lab)?;
     grow(trip, &lab)?;
-    many(trip, &lab)?;
     raw(trip, &lab)?;
     pressure(trip, &lab)?;
     killer::killer(trip, &mut lab)?;
@@ -336,31 +333,6 @@ fn grow(trip: &Trip, lab: &Lab<'_>) -> Result<()> {
         "an xfs grew from {} to {} MiB under its pod in {seconds:.1} s",
         before >> 10,
         after >> 10
-    ));
-    Ok(())
-}
-
-/// Many claims are made, used and deleted at the same time.
-fn many(trip: &Trip, lab: &Lab<'_>) -> Result<()> {
-    let began = Instant::now();
-    let names: Vec<String> = (1..=CLAIMS).map(|number| format!("many-{number}")).collect();
-    let line = "dd if=/dev/urandom of=/data/file bs=1M count=4 conv=fsync";
-    let items: Vec<Value> = names
-        .iter()
-        .flat_map(|name| [claim(name, "orlop", "Filesystem", "32Mi"), pod(name, line, "Filesystem")])
-        .collect();
-    lab.apply(&json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string())?;
-    for name in &names {
-        lab.wait_for(&format!("pod/{name}"), ".status.phase", "Succeeded", 5 * MINUTE)?;
-    }
-    let used = began.elapsed().as_secs_f64();
-    let objects: Vec<String> =
-        names.iter().flat_map(|name| [format!("pod/{name}"), format!("pvc/{name}")]).collect();
-    let delete: Vec<&str> = ["delete"].into_iter().chain(objects.iter().map(String::as_str)).collect();
-    lab.kubectl(&delete, 5 * MINUTE)?;
-    trip.checked(format!(
-        "{CLAIMS} claims at the same time: made and used in {used:.1} s, deleted after {:.1} s",
-        began.elapsed().as_secs_f64()
     ));
     Ok(())
 }
