@@ -254,7 +254,8 @@ pub(crate) fn folder(kind: Kind) -> String {
     format!("/apis/{GROUP}/{VERSION}/{kind}")
 }
 
-fn path(kind: Kind, key: &str) -> String {
+/// The path of an object.
+pub(crate) fn path(kind: Kind, key: &str) -> String {
     format!("{}/{key}", folder(kind))
 }
 

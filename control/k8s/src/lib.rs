@@ -34,6 +34,7 @@ mod watch;
 
 pub use crd::{GROUP, VERSION, crds};
 pub use election::{Election, Term};
+pub use event::Severity;
 pub use extender::Extender;
 pub use failover::{Config as FailoverConfig, Failover};
 pub use kubernetes::Kubernetes;

@@ -4,6 +4,7 @@ use crate::Test;
 use crate::conformance::node;
 use crate::server::ControlPlane;
 use hyper::{Method, StatusCode};
+use k8s::Severity;
 use model::{
     Attach, Kind, MemberIntent, Node, NodeReplicas, Object, Scheduling, Volume, VolumeIntent, VolumeSpec,
 };
@@ -15,6 +16,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("definitions_are_applied_again", || Box::pin(definitions_are_applied_again())),
     ("a_volume_is_a_spec_and_a_status", || Box::pin(a_volume_is_a_spec_and_a_status())),
     ("an_operator_and_an_engine_write_one_node", || Box::pin(an_operator_and_an_engine_write_one_node())),
+    ("events_are_found_by_their_object", || Box::pin(events_are_found_by_their_object())),
     ("what_no_volume_may_be_is_refused", || Box::pin(what_no_volume_may_be_is_refused())),
     ("what_is_made_by_hand_is_absent_until_it_is_whole", || {
         Box::pin(what_is_made_by_hand_is_absent_until_it_is_whole())
@@ -103,6 +105,31 @@ async fn an_operator_and_an_engine_write_one_node() {
     assert_eq!(plane.by_hand(Method::POST, NODES, &applied).await.0, StatusCode::CREATED);
     client.create(&node("n2", 1)).await.unwrap();
     assert_eq!(get::<Node>(&client, "n2").await.spec.scheduling, Scheduling::Cordoned);
+}
+
+/// `kubectl describe ovol data` asks with this selector.
+async fn events_are_found_by_their_object() {
+    let plane = ControlPlane::installed().await;
+    let store = plane.store().await;
+    Client::new(store.clone()).create(&volume("data", 1)).await.unwrap();
+    let (_, object) = plane.by_hand(Method::GET, &format!("{VOLUMES}/data"), &Value::Null).await;
+    let uid = object["metadata"]["uid"].as_str().unwrap();
+    let events = format!(
+        "/api/v1/events?fieldSelector=involvedObject.name%3Ddata%2CinvolvedObject.namespace%3D\
+         %2CinvolvedObject.kind%3DVolume%2CinvolvedObject.uid%3D{uid}"
+    );
+    store.tell_of(Kind::Volume, "data", Severity::Warning, "Degraded", "1 of 2".into()).await;
+    store.tell_of(Kind::Volume, "data", Severity::Normal, "Whole", "x".repeat(4096)).await;
+    store.tell_of(Kind::Volume, "other", Severity::Warning, "Degraded", "there is none".into()).await;
+    let (status, found) = plane.by_hand(Method::GET, &events, &Value::Null).await;
+    assert_eq!(status, StatusCode::OK, "{found}");
+    let mut found: Vec<_> = found["items"].as_array().unwrap().iter().collect();
+    found.sort_by_key(|event| event["reason"].as_str());
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert_eq!((&found[0]["type"], &found[0]["message"]), (&json!("Warning"), &json!("1 of 2")));
+    assert_eq!(found[0]["metadata"]["namespace"], "default", "of an object without a namespace");
+    assert_eq!(found[1]["type"], "Normal");
+    assert_eq!(found[1]["message"].as_str().unwrap().len(), 1024);
 }
 
 async fn a_volume_is_a_spec_and_a_status() {
