@@ -8,13 +8,13 @@
 use crate::arguments::Controller;
 use crate::failure::{Failure, Kind, OrFail, Outcome};
 use crate::{process, stores};
-use k8s::{Election, Extender, Failover, FailoverConfig, Kubernetes, Term};
-use manager::Mandate;
+use k8s::{Election, Extender, Failover, FailoverConfig, Kubernetes, Severity, Term};
+use manager::{Mandate, News};
 use std::path::Path;
 use std::time::Duration;
 use store::{Client, Embedded};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
@@ -22,6 +22,8 @@ use tokio::time::{Instant, sleep};
 const LEASE: &str = "orlop-controller";
 /// How often volumes are looked for that people have applied.
 const ADOPT_INTERVAL: Duration = Duration::from_secs(5);
+/// News that wait to be told; more are lost.
+const NEWS_MAX: usize = 256;
 
 /// Runs the controller until it is asked to end.
 pub(crate) fn run(arguments: &Controller) -> Outcome {
@@ -49,7 +51,7 @@ async fn serve(arguments: &Controller) -> Outcome {
     let leader = Leader { client, kubernetes, failover: failover(arguments) };
     match leader.election(arguments)? {
         None => {
-            let manager = manager::start(leader.client.clone(), patience(arguments), Mandate::default());
+            let manager = leader.manager(patience(arguments), Mandate::default());
             let adoption = leader.kubernetes.clone().map(|kubernetes| tokio::spawn(adopt(kubernetes)));
             terminate.recv().await;
             adoption.inspect(JoinHandle::abort);
@@ -119,11 +121,21 @@ impl Leader {
         Ok(Some(kubernetes.election(&arguments.namespace, LEASE, &identity)))
     }
 
+    /// Starts the manager, and the events in Kubernetes with it.
+    fn manager(&self, patience: manager::Config, mandate: Mandate) -> manager::Manager {
+        let news = self.kubernetes.clone().map(|kubernetes| {
+            let (sender, receiver) = mpsc::channel(NEWS_MAX);
+            tokio::spawn(tell(kubernetes, receiver));
+            sender
+        });
+        manager::start(self.client.clone(), patience, mandate, news)
+    }
+
     /// Decides while it leads, until this process is asked to end. The manager looks on between two terms, so that a new
     /// leader knows at once who has been away.
     async fn terms(&self, election: &Election, patience: manager::Config, terminate: &mut Signal) {
         let (mandate, until) = watch::channel(Instant::now());
-        let manager = manager::start(self.client.clone(), patience, Mandate::until(until));
+        let manager = self.manager(patience, Mandate::until(until));
         loop {
             let term = tokio::select! {
                 term = election.lead() => term,
@@ -180,6 +192,14 @@ async fn elsewhere(address: &str) -> Outcome<(Client, Option<Kubernetes>)> {
         kubernetes.install().await.map_err(|error| Failure::new(error.to_string()))?;
     }
     Ok((opened.client, opened.kubernetes))
+}
+
+/// Tells news as events, until the manager ends.
+async fn tell(kubernetes: Kubernetes, mut news: mpsc::Receiver<News>) {
+    while let Some(News { kind, key, is_trouble, reason, message }) = news.recv().await {
+        let severity = if is_trouble { Severity::Warning } else { Severity::Normal };
+        kubernetes.tell_of(kind, &key, severity, reason, message).await;
+    }
 }
 
 /// Makes volumes whole that people have applied.

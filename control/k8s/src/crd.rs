@@ -5,6 +5,7 @@
 
 mod schema;
 
+use crate::condition::{CONDITIONS, schema as conditions};
 use model::{
     ClusterInfo, Disk, Kind, Node, NodeReplicas, Pool, Volume, VolumeRecord, VolumeStatus,
     limits::{BLOCK_SIZES_BYTES, COPIES_MAX, SIZE_MAX_BYTES, SIZE_UNIT_BYTES, STRIPES_MAX},
@@ -130,8 +131,8 @@ pub fn crds() -> Vec<Value> {
 fn crd(kind: Kind) -> Value {
     let schema = match kind {
         Kind::Cluster => report(schema_of::<ClusterInfo>(), &format!("'{}'", ClusterInfo::KEY)),
-        Kind::Node => node(schema_of::<Node>()),
-        Kind::Pool => report(schema_of::<Pool>(), "self.status.uuid"),
+        Kind::Node => node(with_conditions(schema_of::<Node>())),
+        Kind::Pool => report(with_conditions(schema_of::<Pool>()), "self.status.uuid"),
         Kind::Volume => volume(schema_of::<Volume>()),
         Kind::VolumeRecord => report(schema_of::<VolumeRecord>(), "self.status.volume"),
         Kind::VolumeStatus => report(schema_of::<VolumeStatus>(), "self.status.volume"),
@@ -267,6 +268,12 @@ fn limit(spec: &mut Value) {
     fields["stripes"]["x-kubernetes-validations"] = unchanging("stripes");
     fields["blockSize"]["enum"] = json!(BLOCK_SIZES_BYTES);
     fields["blockSize"]["x-kubernetes-validations"] = unchanging("block size");
+}
+
+/// The value of a kind that has conditions.
+fn with_conditions(mut value: Value) -> Value {
+    value["properties"][CONDITIONS] = conditions();
+    value
 }
 
 /// The field that `object` adds to each status.

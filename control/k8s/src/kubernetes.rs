@@ -6,10 +6,13 @@
 //! 3. Spec and status are two writes where both change, the spec first. Once that is done every failure is `Unknown`.
 //!    Where one of them changes it is one write: the wish of an operator and the report of an engine are that.
 //! 4. Questions are answered from etcd by the majority: no `resourceVersion` is ever given to a get or a list.
-//! 5. No operation takes longer than `OPERATION_TIMEOUT`.
+//! 5. The conditions of what is replaced are as they were read, or as the writer of the object wrote them itself: a report
+//!    that is one request stays one.
+//! 6. No operation takes longer than `OPERATION_TIMEOUT`.
 
 use crate::{
     GROUP, VERSION,
+    condition::has_conditions,
     object::{Object, Parts, has_wish},
     server::{Server, Verb, WRITE},
 };
@@ -20,7 +23,11 @@ use kube::{
 use model::{Kind, Stored};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::path::Path;
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 use store::{
     Error, ErrorKind, Events, Expect, OPERATION_TIMEOUT, Result, Store, StoreFuture,
     backend::{self, as_question},
@@ -31,6 +38,8 @@ use tokio::time::Instant;
 #[derive(Clone, Debug)]
 pub struct Kubernetes {
     pub(crate) server: Server,
+    /// Of objects without a wish that were written from here, by key: the revision, and the conditions in it (invariant 5).
+    written: Arc<Mutex<HashMap<String, (u64, Value)>>>,
 }
 
 /// The answer to a deletion: a status, or the object if it is not gone yet.
@@ -53,7 +62,7 @@ impl Kubernetes {
     /// # Errors
     /// `Invalid` if the configuration cannot be used.
     pub fn new(config: &Config) -> Result<Self> {
-        Ok(Self { server: Server::new(config)? })
+        Ok(Self { server: Server::new(config)?, written: Arc::default() })
     }
 
     /// The same by a kubeconfig file and its current context.
@@ -135,7 +144,7 @@ impl Kubernetes {
             // It is still absent, whatever became of this.
             revision = written.map_err(as_question).map_err(conflict)?;
         }
-        self.put_status(kind, key, parts, revision, deadline).await.map_err(conflict)
+        self.put_status(kind, key, parts, (revision, None), deadline).await.map_err(conflict)
     }
 
     async fn replace(&self, kind: Kind, key: &str, parts: &Parts, revision: u64) -> Result<u64> {
@@ -143,10 +152,33 @@ impl Kubernetes {
         if has_wish(kind) {
             return self.replace_parts(kind, key, parts, revision, deadline).await;
         }
-        match self.put_status(kind, key, parts, revision, deadline).await {
+        let before = self.conditions_at(kind, key, revision, deadline).await?;
+        match self.put_status(kind, key, parts, (revision, before.as_ref()), deadline).await {
             Err(error) => Err(self.refused(kind, key, error, deadline).await),
             written => written,
         }
+    }
+
+    /// The conditions of what is to be replaced (invariant 5).
+    async fn conditions_at(
+        &self,
+        kind: Kind,
+        key: &str,
+        revision: u64,
+        deadline: Instant,
+    ) -> Result<Option<Value>> {
+        if !has_conditions(kind) {
+            return Ok(None);
+        }
+        if let Some((_, conditions)) = self.written().get(key).filter(|(written, _)| *written == revision) {
+            return Ok(Some(conditions.clone()));
+        }
+        Ok(self.find(kind, key, deadline).await?.and_then(|found| found.conditions().cloned()))
+    }
+
+    fn written(&self) -> std::sync::MutexGuard<'_, HashMap<String, (u64, Value)>> {
+        // Each entry is whole, whoever panicked.
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn replace_parts(
@@ -163,8 +195,9 @@ impl Kubernetes {
         if found.revision()? != revision {
             return Err(Error::conflict(kind, key));
         }
+        let before = found.conditions();
         if found.has_spec(parts) {
-            return match self.put_status(kind, key, parts, revision, deadline).await {
+            return match self.put_status(kind, key, parts, (revision, before), deadline).await {
                 Err(error) => Err(self.refused(kind, key, error, deadline).await),
                 written => written,
             };
@@ -177,7 +210,7 @@ impl Kubernetes {
             return Ok(written);
         }
         // Invariant 3.
-        self.put_status(kind, key, parts, written, deadline).await.map_err(|error| {
+        self.put_status(kind, key, parts, (written, before), deadline).await.map_err(|error| {
             Error::because(
                 ErrorKind::Unknown,
                 format!("{kind}/{key} has its new spec, not its status"),
@@ -200,22 +233,31 @@ impl Kubernetes {
         object.revision()
     }
 
+    /// Puts the status in the place of the one at this revision, with these conditions.
     async fn put_status(
         &self,
         kind: Kind,
         key: &str,
         parts: &Parts,
-        revision: u64,
+        (revision, before): (u64, Option<&Value>),
         deadline: Instant,
     ) -> Result<u64> {
-        let verb = Verb::Replace(parts.status_change(kind, key, revision));
+        let verb = Verb::Replace(parts.status_change(kind, key, revision, before));
         let path = format!("{}/status?{WRITE}", path(kind, key));
         let object: Object = self.server.ask(&verb, &path, deadline).await?;
-        object.revision()
+        let revision = object.revision()?;
+        if has_conditions(kind)
+            && !has_wish(kind)
+            && let Some(conditions) = object.conditions()
+        {
+            self.written().insert(key.to_owned(), (revision, conditions.clone()));
+        }
+        Ok(revision)
     }
 
     async fn remove(&self, kind: Kind, key: &str, revision: u64) -> Result<()> {
         let deadline = Instant::now() + OPERATION_TIMEOUT;
+        self.written().remove(key);
         let options = json!({
             "apiVersion": "v1", "kind": "DeleteOptions",
             // The revision is never given twice: no UID is needed beside it.
@@ -254,7 +296,8 @@ pub(crate) fn folder(kind: Kind) -> String {
     format!("/apis/{GROUP}/{VERSION}/{kind}")
 }
 
-fn path(kind: Kind, key: &str) -> String {
+/// The path of an object.
+pub(crate) fn path(kind: Kind, key: &str) -> String {
     format!("{}/{key}", folder(kind))
 }
 

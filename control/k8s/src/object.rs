@@ -1,10 +1,16 @@
 //! How a value of the store is an object of Kubernetes, and back.
 //!
-//! 1. What was put is what is found: nothing is added to a value, nothing is taken from it.
+//! 1. What was put is what is found: nothing is added to a value, nothing is taken from it. The stamp and the conditions,
+//!    which are in the status only, are no part of it.
 //! 2. Every write changes something, for the API server does not write what is there already and then gives no new
 //!    revision: the status carries a stamp, the revision that it replaced.
 
-use crate::{GROUP, VERSION, crd};
+use crate::{
+    GROUP, VERSION,
+    condition::{CONDITIONS, conditions},
+    crd,
+};
+use k8s_openapi::jiff::Timestamp;
 use model::{Kind, Stored};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -55,8 +61,13 @@ impl Object {
     /// Whether this is its status.
     pub(crate) fn has_status(&self, parts: &Parts) -> bool {
         let mut status = self.status.clone().unwrap_or_default();
-        status.remove(STAMP);
+        remove_ours(&mut status);
         status == parts.status
+    }
+
+    /// What is told in its conditions, if it has some.
+    pub(crate) fn conditions(&self) -> Option<&Value> {
+        self.status.as_ref()?.get(CONDITIONS)
     }
 
     /// As it is in the store; none if it is absent there.
@@ -64,7 +75,7 @@ impl Object {
         let present = self.is_present(kind);
         let revision = self.revision()?;
         let Some(mut value) = self.status.filter(|_| present) else { return Ok(None) };
-        value.remove(STAMP);
+        remove_ours(&mut value);
         let mut spec = self.spec;
         if kind == Kind::Volume {
             value.insert("name".into(), self.metadata.name.into());
@@ -76,6 +87,12 @@ impl Object {
         }
         Ok(Some(Stored { revision, value: value.into() }))
     }
+}
+
+/// Removes from a status what the store knows nothing of (invariant 1).
+fn remove_ours(status: &mut Fields) {
+    status.remove(STAMP);
+    status.remove(CONDITIONS);
 }
 
 /// Whether a value of this kind has a part that people wish; all the rest is written by programs.
@@ -123,10 +140,19 @@ impl Parts {
         json!({ "metadata": { "resourceVersion": revision.to_string() }, "spec": self.spec })
     }
 
-    /// The object that replaces the status of the one at `revision`.
-    pub(crate) fn status_change(&self, kind: Kind, key: &str, revision: u64) -> Value {
+    /// The object that replaces the status of the one at `revision`, which has these conditions.
+    pub(crate) fn status_change(
+        &self,
+        kind: Kind,
+        key: &str,
+        revision: u64,
+        before: Option<&Value>,
+    ) -> Value {
         let mut status = self.status.clone();
         status.insert(STAMP.into(), revision.into());
+        if let Some(conditions) = conditions(kind, &self.status, before, Timestamp::now()) {
+            status.insert(CONDITIONS.into(), conditions);
+        }
         json!({
             "apiVersion": format!("{GROUP}/{VERSION}"), "kind": crd::name(kind),
             "metadata": { "name": key, "resourceVersion": revision.to_string() },
@@ -156,7 +182,7 @@ mod tests {
         };
         let value = serde_json::to_value(&volume).unwrap();
         let parts = Parts::of(Kind::Volume, &volume.key(), value.clone()).unwrap();
-        let mut whole = parts.status_change(Kind::Volume, "data", 41);
+        let mut whole = parts.status_change(Kind::Volume, "data", 41, None);
         assert_eq!(whole["status"][STAMP], 41);
         whole["metadata"]["resourceVersion"] = "42".into();
         whole["spec"] = parts.beginning(Kind::Volume, "data")["spec"].clone();
@@ -178,12 +204,16 @@ mod tests {
         let value =
             json!({ "name": "n1", "spec": { "scheduling": "Drained" }, "state": "Ready", "heartbeat": 3 });
         let parts = Parts::of(Kind::Node, "n1", value.clone()).unwrap();
-        let mut whole = parts.status_change(Kind::Node, "n1", 41);
+        let mut whole = parts.status_change(Kind::Node, "n1", 41, None);
+        let conditions = whole["status"].as_object_mut().unwrap().remove("conditions").unwrap();
+        assert_eq!(conditions[0]["status"], "True");
         assert_eq!(whole["status"], json!({ "name": "n1", "state": "Ready", "heartbeat": 3, STAMP: 41 }));
         assert_eq!(parts.spec_change(41)["spec"], json!({ "scheduling": "Drained" }));
         whole["metadata"]["resourceVersion"] = "42".into();
         whole["spec"] = parts.beginning(Kind::Node, "n1")["spec"].clone();
+        whole["status"]["conditions"] = conditions.clone();
         let found = object(whole.clone());
+        assert_eq!(found.conditions(), Some(&conditions));
         assert!(found.has_spec(&parts) && found.has_status(&parts));
         assert_eq!(found.stored(Kind::Node).unwrap(), Some(Stored { revision: 42, value }));
 

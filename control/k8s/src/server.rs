@@ -32,7 +32,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const KEEPALIVE: Duration = Duration::from_secs(5);
 /// Objects in one answer. So many of the largest are an answer that is still taken.
 const PAGE_OBJECTS: usize = 128;
-/// Ends every path of a write: what is not understood is refused (invariant 4 of the crate).
+/// Ends every path of a write: what is not understood is refused (invariant 5 of the crate).
 pub(crate) const WRITE: &str = "fieldManager=orlop&fieldValidation=Strict";
 
 /// An API server, and the right to ask it.

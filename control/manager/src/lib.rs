@@ -2,7 +2,8 @@
 //! loop that performs them.
 //!
 //! What is told of a change goes into the planner, which keeps the view and marks the volumes that it touches (`planner`,
-//! `index`, `since`); a pass takes a step (`plan`, `intent`) for each that is marked.
+//! `index`, `since`); a pass takes a step (`plan`, `intent`) for each that is marked. What has become of them is told to who
+//! wants to hear it (`news`).
 //!
 //! There are no calls to nodes: the manager writes what is wished, engines make it so and report. A crash anywhere is
 //! followed by the same loop.
@@ -11,6 +12,7 @@
 mod convergence;
 mod index;
 mod intent;
+mod news;
 mod observed;
 mod placement;
 mod plan;
@@ -21,6 +23,7 @@ mod since;
 mod testing;
 mod view;
 
+pub use news::News;
 pub use observed::Observed;
 pub use placement::{NoPlace, OVERCOMMIT_DEFAULT, Promised, check_growth, place};
 pub use plan::{Action, Config, plan};

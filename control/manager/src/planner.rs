@@ -10,9 +10,10 @@
 //! 4. Volumes that wait for room are tried again when there may be more, at most once in [`RETRY_INTERVAL`].
 
 use crate::{
-    Action, Config, Objects, Observed, View,
+    Action, Config, News, Objects, Observed, View,
     index::Index,
     intent::MAINTENANCE,
+    news::Chronicle,
     plan::{ACTIONS_MAX, Planning, expire},
 };
 use model::{Node, NodeReplicas, Object, Pool, ReplicaState, Stored, Volume, VolumeRecord, VolumeStatus};
@@ -55,6 +56,8 @@ struct Changed {
 #[derive(Clone, Debug, Default)]
 struct Agenda {
     marked: BTreeSet<String>,
+    /// Marked since somebody last looked what has become of them.
+    changed: BTreeSet<String>,
     /// Those whose message says what they wait for.
     waiting: BTreeSet<String>,
     /// There may be more room than when those were last tried.
@@ -70,6 +73,7 @@ pub struct Planner {
     index: Index,
     changed: Changed,
     agenda: Agenda,
+    chronicle: Chronicle,
     /// Everything is to be examined.
     full: bool,
     full_at: Duration,
@@ -173,6 +177,9 @@ impl Planner {
             self.index.remove_volume(old, record);
             self.changed.volumes.insert(old.uuid);
             self.agenda.forget(&old.name);
+            if new.is_none() {
+                self.chronicle.forget(old.uuid);
+            }
         }
         if let Some(new) = new {
             let record = self.view.record(new.uuid).map(|record| &record.value);
@@ -245,6 +252,12 @@ impl Planner {
         actions
     }
 
+    /// What people should hear of, of what has changed since they heard of something last.
+    pub fn news(&mut self, now: Duration) -> Vec<News> {
+        let Self { view, index, agenda, chronicle, .. } = self;
+        chronicle.look(view, index, &mut agenda.changed, now)
+    }
+
     /// Looks at what has changed, and marks what time alone has changed.
     fn observe(&mut self, config: &Config, now: Duration) {
         let Self { view, observed, index, agenda, .. } = self;
@@ -287,7 +300,10 @@ impl Planner {
 
 impl Agenda {
     fn mark<'a>(&mut self, names: impl IntoIterator<Item = &'a String>) {
-        self.marked.extend(names.into_iter().cloned());
+        for name in names {
+            self.marked.insert(name.clone());
+            self.changed.insert(name.clone());
+        }
     }
 
     fn forget(&mut self, name: &str) {

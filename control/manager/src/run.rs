@@ -6,13 +6,13 @@
 //! 1. No two actions of a pass write the same object, and none needs that another one was done: they are performed side
 //!    by side, for a store may take its time for each.
 
-use crate::{Action, Config, Planner, Told, plan::ACTIONS_MAX};
+use crate::{Action, Config, News, Planner, Told, plan::ACTIONS_MAX};
 use futures_util::{StreamExt, stream};
 use model::{ClusterInfo, Object, Stored, Volume, VolumeRecord, VolumeStatus};
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 use store::{Change, Client, Error, ErrorKind, Result, Watch};
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     task::JoinHandle,
     time::{Instant, sleep_until},
 };
@@ -24,6 +24,8 @@ const GATHER: Duration = Duration::from_millis(10);
 const PASS_INTERVAL_MAX: Duration = Duration::from_millis(500);
 /// Writes at the same time (invariant 1).
 const WRITES_MAX: usize = 16;
+/// How long news are kept by who does not decide: until the end of another's term is seen, and some seconds more.
+const NEWS_KEPT: Duration = Duration::from_secs(30);
 
 /// The right to decide, where several processes could: it ends at a time that is moved on while it lasts, and begins
 /// again when that time is in the future again.
@@ -66,10 +68,11 @@ impl Manager {
     }
 }
 
-/// Starts the loop. It ends with [`Manager::stop`], or when the store is closed.
-pub fn start(client: Client, config: Config, mandate: Mandate) -> Manager {
+/// Starts the loop. It ends with [`Manager::stop`], or when the store is closed. News are told to `news`, while this
+/// process decides; what finds no room there is lost.
+pub fn start(client: Client, config: Config, mandate: Mandate, news: Option<mpsc::Sender<News>>) -> Manager {
     let (closing, closed) = watch::channel(false);
-    let task = tokio::spawn(run(Manages { client, config, mandate }, closed));
+    let task = tokio::spawn(run(Manages { client, config, mandate, news }, closed));
     Manager { closing, task }
 }
 
@@ -113,11 +116,13 @@ struct Manages {
     client: Client,
     config: Config,
     mandate: Mandate,
+    news: Option<mpsc::Sender<News>>,
 }
 
 async fn run(manages: Manages, mut closing: watch::Receiver<bool>) {
     let started = Instant::now();
     let mut planner = Planner::default();
+    let mut untold = VecDeque::new();
     let client = &manages.client;
     let (mut nodes, mut pools, mut volumes) = (Feed::new(client), Feed::new(client), Feed::new(client));
     let (mut records, mut statuses, mut replicas) = (Feed::new(client), Feed::new(client), Feed::new(client));
@@ -137,6 +142,9 @@ async fn run(manages: Manages, mut closing: watch::Receiver<bool>) {
                 let is_complete = nodes.is_complete && pools.is_complete && volumes.is_complete
                     && records.is_complete && statuses.is_complete && replicas.is_complete;
                 let more = is_complete && manages.pass(&mut planner, started.elapsed()).await;
+                if is_complete {
+                    manages.tell(&mut planner, &mut untold, started.elapsed());
+                }
                 due = Instant::now() + if more { GATHER } else { interval };
                 continue;
             }
@@ -160,6 +168,22 @@ impl Manages {
         let more = actions.len() >= ACTIONS_MAX;
         stream::iter(actions).for_each_concurrent(WRITES_MAX, |action| self.try_action(action)).await;
         more && self.mandate.holds()
+    }
+
+    /// Tells what has become of things. Who does not decide looks as well: who decided may be what is gone, and then has
+    /// not told it.
+    fn tell(&self, planner: &mut Planner, untold: &mut VecDeque<(Duration, News)>, now: Duration) {
+        let Some(listener) = &self.news else { return };
+        untold.extend(planner.news(now).into_iter().map(|news| (now, news)));
+        if !self.mandate.holds() {
+            untold.retain(|(seen, _)| now.saturating_sub(*seen) < NEWS_KEPT);
+            return;
+        }
+        for (_, news) in untold.drain(..) {
+            if let Err(error) = listener.try_send(news) {
+                tracing::debug!(%error, "news are lost");
+            }
+        }
     }
 
     async fn try_action(&self, action: Action) {

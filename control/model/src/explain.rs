@@ -2,6 +2,10 @@
 //!
 //! The first thing that applies, in the order of `explain`, is the answer: what blocks the user most comes first.
 
+mod health;
+
+pub use health::{Health, health};
+
 use crate::{
     MemberPhase, MemberRecord, MemberState, NexusState, Node, NodeReplicas, NodeState, Pool, PoolState,
     Rebuild, ReplicaReport, ReplicaState, Scheduling, SizeText, Volume, VolumeIntent, VolumeRecord,
@@ -85,7 +89,7 @@ pub struct Surroundings<'a> {
     /// Nodes that are to be away, for a while or for good.
     drained: BTreeSet<&'a str>,
     pools: BTreeMap<Uuid, &'a Pool>,
-    /// (node, replica) as that node reports it.
+    /// (node, replica) as that node reports it, where there is more to say than that it is there.
     replicas: BTreeMap<(&'a str, Uuid), &'a ReplicaReport>,
 }
 
@@ -107,7 +111,8 @@ impl<'a> Surroundings<'a> {
         }
         let reports = replicas
             .into_iter()
-            .flat_map(|of| of.replicas.iter().map(|report| ((of.node.as_str(), report.replica), report)));
+            .flat_map(|of| of.replicas.iter().map(|report| ((of.node.as_str(), report.replica), report)))
+            .filter(|(_, report)| report.state != ReplicaState::Present);
         Self {
             ready,
             drained,
@@ -303,16 +308,10 @@ impl Facts<'_> {
     fn degraded(&self) -> Option<Answer> {
         let record = self.record?;
         let copies = self.volume.spec.copies;
-        let in_sync = record.members.iter().filter(|member| member.state == MemberState::InSync).count();
-        let lost: Vec<_> = record
-            .members
-            .iter()
-            .filter(|member| member.state == MemberState::InSync && self.around.trouble(member).is_some())
-            .collect();
-        if lost.len() == in_sync {
+        let available = self.available();
+        if available == 0 {
             return Some((VolumeState::Stalled, Some(self.unreachable())));
         }
-        let available = in_sync - lost.len();
         if u32::try_from(available).is_ok_and(|available| available >= copies) {
             return None;
         }

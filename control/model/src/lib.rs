@@ -29,7 +29,8 @@ mod volume;
 pub use disk::{Disk, DiskClass, DiskPartition, DiskState};
 pub use drain::{Held, NodeView, NodeWait, VolumeFacts, node_view};
 pub use explain::{
-    Explanation, MemberView, Surroundings, VolumeState, VolumeView, VolumeViewStatus, explain, view,
+    Explanation, Health, MemberView, Surroundings, VolumeState, VolumeView, VolumeViewStatus, explain,
+    health, view,
 };
 pub use invalid::{Invalid, SizeText};
 pub use node::{

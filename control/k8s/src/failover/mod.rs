@@ -12,6 +12,7 @@
 mod plan;
 mod scene;
 
+use crate::event::Severity;
 use crate::kubernetes::Kubernetes;
 use crate::server::Verb;
 use k8s_openapi::api::core::v1;
@@ -185,7 +186,8 @@ impl Failover {
                 self.taint(node, name, |taints| taints.push(taint(MARK, None))).await?;
                 let message = "Orlop's engine on it is away: the pods that have opted in leave it".to_owned();
                 tracing::warn!(node = name, "lost: its pods that have opted in leave it");
-                self.kubernetes.tell(about_node(node), "FailoverBegins", message).await;
+                let about = about_node(node);
+                self.kubernetes.tell(about, Severity::Warning, "FailoverBegins", message).await;
             }
             Step::Fence(volume) => self.fence(volume, name).await?,
             Step::Suspend => {
@@ -247,7 +249,7 @@ impl Failover {
         self.kubernetes.ask::<Value>(&Verb::Delete(options), &path).await?;
         tracing::warn!(pod = name, namespace, node, "is freed: its volumes are open elsewhere");
         let message = format!("node {node} is lost to Orlop; the pod's volumes are open elsewhere");
-        self.kubernetes.tell(about_pod(pod), "FailedOver", message).await;
+        self.kubernetes.tell(about_pod(pod), Severity::Warning, "FailedOver", message).await;
         Ok(())
     }
 }

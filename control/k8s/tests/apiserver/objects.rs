@@ -4,10 +4,13 @@ use crate::Test;
 use crate::conformance::node;
 use crate::server::ControlPlane;
 use hyper::{Method, StatusCode};
+use k8s::Severity;
 use model::{
-    Attach, Kind, MemberIntent, Node, NodeReplicas, Object, Scheduling, Volume, VolumeIntent, VolumeSpec,
+    Attach, Kind, MemberIntent, Node, NodeReplicas, NodeState, Object, Pool, PoolState, Scheduling, Volume,
+    VolumeIntent, VolumeSpec,
 };
 use serde_json::{Value, json};
+use std::time::Duration;
 use store::{Change, Client, ErrorKind, Expect, Store};
 use uuid::Uuid;
 
@@ -15,6 +18,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("definitions_are_applied_again", || Box::pin(definitions_are_applied_again())),
     ("a_volume_is_a_spec_and_a_status", || Box::pin(a_volume_is_a_spec_and_a_status())),
     ("an_operator_and_an_engine_write_one_node", || Box::pin(an_operator_and_an_engine_write_one_node())),
+    ("conditions_follow_what_is_written", || Box::pin(conditions_follow_what_is_written())),
+    ("events_are_found_by_their_object", || Box::pin(events_are_found_by_their_object())),
     ("what_no_volume_may_be_is_refused", || Box::pin(what_no_volume_may_be_is_refused())),
     ("what_is_made_by_hand_is_absent_until_it_is_whole", || {
         Box::pin(what_is_made_by_hand_is_absent_until_it_is_whole())
@@ -103,6 +108,85 @@ async fn an_operator_and_an_engine_write_one_node() {
     assert_eq!(plane.by_hand(Method::POST, NODES, &applied).await.0, StatusCode::CREATED);
     client.create(&node("n2", 1)).await.unwrap();
     assert_eq!(get::<Node>(&client, "n2").await.spec.scheduling, Scheduling::Cordoned);
+}
+
+/// `kubectl wait --for=condition=Ready onode/n1`, while its engine reports every second.
+async fn conditions_follow_what_is_written() {
+    let plane = ControlPlane::installed().await;
+    let client = plane.client().await;
+    let conditions = async |path: &str| {
+        let (_, object) = plane.by_hand(Method::GET, path, &Value::Null).await;
+        let conditions = object["status"]["conditions"].as_array().unwrap().clone();
+        assert_eq!(conditions.len(), 1, "{object}");
+        conditions[0].clone()
+    };
+    let path = format!("{NODES}/n1");
+    let mut revision = client.create(&node("n1", 1)).await.unwrap();
+    let first = conditions(&path).await;
+    assert_eq!((&first["type"], &first["status"]), (&json!("Ready"), &json!("True")), "{first}");
+    assert_eq!(get::<Node>(&client, "n1").await, node("n1", 1), "they are no part of the value");
+    // Kubernetes knows no parts of a second.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    revision = client.replace(&node("n1", 2), revision).await.unwrap();
+    assert_eq!(conditions(&path).await, first);
+    let away = Node { state: NodeState::NotReady, ..node("n1", 2) };
+    client.replace(&away, revision).await.unwrap();
+    let away = conditions(&path).await;
+    assert_eq!(away["status"], "False");
+    assert_ne!(away["lastTransitionTime"], first["lastTransitionTime"]);
+
+    let pool = |state, used_bytes| Pool {
+        name: "disk0".into(),
+        uuid: Uuid::from_u128(9),
+        node: "n1".into(),
+        uri: "mem://".into(),
+        state,
+        capacity_bytes: 1 << 30,
+        used_bytes,
+        free_bytes: 0,
+        incarnation: Uuid::from_u128(10),
+        boot_id: Uuid::from_u128(11),
+        message: None,
+    };
+    let path = format!("/apis/orlop.io/v1alpha1/pools/{}", Uuid::from_u128(9));
+    let mut revision = client.create(&pool(PoolState::Online, 0)).await.unwrap();
+    let first = conditions(&path).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    // Who wrote it knows what it wrote; another one asks.
+    for (used_bytes, writer) in [(1, client), (2, plane.client().await), (3, plane.client().await)] {
+        revision = writer.replace(&pool(PoolState::Online, used_bytes), revision).await.unwrap();
+        assert_eq!(conditions(&path).await, first, "{used_bytes}");
+    }
+    let client = plane.client().await;
+    client.replace(&pool(PoolState::Failed, 3), revision).await.unwrap();
+    let failed = conditions(&path).await;
+    assert_eq!((&failed["status"], &failed["reason"]), (&json!("False"), &json!("Failed")));
+    assert_ne!(failed["lastTransitionTime"], first["lastTransitionTime"]);
+}
+
+/// `kubectl describe ovol data` asks with this selector.
+async fn events_are_found_by_their_object() {
+    let plane = ControlPlane::installed().await;
+    let store = plane.store().await;
+    Client::new(store.clone()).create(&volume("data", 1)).await.unwrap();
+    let (_, object) = plane.by_hand(Method::GET, &format!("{VOLUMES}/data"), &Value::Null).await;
+    let uid = object["metadata"]["uid"].as_str().unwrap();
+    let events = format!(
+        "/api/v1/events?fieldSelector=involvedObject.name%3Ddata%2CinvolvedObject.namespace%3D\
+         %2CinvolvedObject.kind%3DVolume%2CinvolvedObject.uid%3D{uid}"
+    );
+    store.tell_of(Kind::Volume, "data", Severity::Warning, "Degraded", "1 of 2".into()).await;
+    store.tell_of(Kind::Volume, "data", Severity::Normal, "Whole", "x".repeat(4096)).await;
+    store.tell_of(Kind::Volume, "other", Severity::Warning, "Degraded", "there is none".into()).await;
+    let (status, found) = plane.by_hand(Method::GET, &events, &Value::Null).await;
+    assert_eq!(status, StatusCode::OK, "{found}");
+    let mut found: Vec<_> = found["items"].as_array().unwrap().iter().collect();
+    found.sort_by_key(|event| event["reason"].as_str());
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert_eq!((&found[0]["type"], &found[0]["message"]), (&json!("Warning"), &json!("1 of 2")));
+    assert_eq!(found[0]["metadata"]["namespace"], "default", "of an object without a namespace");
+    assert_eq!(found[1]["type"], "Normal");
+    assert_eq!(found[1]["message"].as_str().unwrap().len(), 1024);
 }
 
 async fn a_volume_is_a_spec_and_a_status() {

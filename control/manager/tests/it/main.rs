@@ -58,7 +58,7 @@ async fn until<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
 async fn a_volume_comes_and_goes() {
     let (client, _folder) = store();
     let patient = Config { lease: Duration::from_secs(3600), ..Config::default() };
-    let manager = start(client.clone(), patient, Mandate::default());
+    let manager = start(client.clone(), patient, Mandate::default(), None);
     client.create(&node()).await.unwrap();
     client.create(&volume()).await.unwrap();
     let key = volume().uuid.to_string();
@@ -102,6 +102,7 @@ async fn a_node_that_is_silent_is_not_ready() {
         client.clone(),
         Config { lease: Duration::from_secs(1), ..Config::default() },
         Mandate::default(),
+        None,
     );
     let state = async || client.get::<Node>("n1").await.unwrap().unwrap().value.state;
     until(async || (state().await == NodeState::NotReady).then_some(())).await;
