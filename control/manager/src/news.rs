@@ -112,6 +112,9 @@ impl Chronicle {
     }
 
     fn volumes(&mut self, view: &View, changed: &BTreeSet<String>) -> Vec<News> {
+        if changed.is_empty() {
+            return Vec::new();
+        }
         let around = view.surroundings();
         let mut news = Vec::new();
         for volume in changed.iter().filter_map(|name| view.volumes.get(name)).map(|found| &found.value) {
