@@ -92,13 +92,8 @@ impl Controller for Volumes {
         let wish = Wish::parse(request.get_ref())?;
         wish.check_topology(&self.api).await?;
         let _alone = self.locks.of(&wish.name).await;
-        let spec = VolumeSpec {
-            size_bytes: wish.size_bytes,
-            copies: wish.parameters.copies,
-            stripes: wish.parameters.stripes,
-            block_size: 4096,
-        };
-        let create = CreateVolume { name: wish.name.clone(), spec };
+        let spec = wish.parameters.spec(wish.size_bytes);
+        let create = CreateVolume { name: wish.name.clone(), spec, near: wish.near.map(str::to_owned) };
         let view = match self.api.create_volume(&create).await {
             Ok(view) => view,
             Err(error) if error.problem == "urn:orlop:problem:conflict" => {
@@ -376,6 +371,8 @@ struct Wish<'a> {
     size_bytes: u64,
     parameters: Parameters,
     topology: &'a [Topology],
+    /// The node that should have a copy. A repetition may name another one: the volume that there is answers it.
+    near: Option<&'a str>,
 }
 
 impl<'a> Wish<'a> {
@@ -399,6 +396,7 @@ impl<'a> Wish<'a> {
             name: id::of_name(&request.name),
             range,
             size_bytes,
+            near: topology.and_then(|topology| parameters.locality.near(&topology.preferred)),
             parameters,
             topology: topology.map_or(&[], |topology| &topology.requisite),
         })

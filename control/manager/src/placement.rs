@@ -6,6 +6,7 @@
 //!    its capacity times the over-commit.
 //! 3. Nothing is placed on a node whose operator wishes otherwise.
 //! 4. All or nothing: a volume that does not fit gets no place at all.
+//! 5. A wish to be near a node chooses among places that are possible: it never makes one, and never takes one away.
 
 use crate::View;
 use model::{MemberIntent, Node, NodeState, Pool, PoolState, Scheduling, SizeText, Volume};
@@ -134,16 +135,28 @@ impl fmt::Display for NoPlace {
 
 impl std::error::Error for NoPlace {}
 
-/// Chooses pools for `wanted` more copies of a volume that has `present` ones, and promises their space.
+/// Copies to place.
+#[derive(Clone, Copy, Debug)]
+pub struct Copies<'a> {
+    /// The size of each.
+    pub size_bytes: u64,
+    /// Those that the volume has.
+    pub present: &'a [MemberIntent],
+    /// How many more.
+    pub wanted: usize,
+    /// The node that gets the first of them if it can take one (invariant 5).
+    pub near: Option<&'a str>,
+}
+
+/// Chooses pools for more copies of a volume, and promises their space.
 pub fn place(
     view: &View,
     promised: &mut Promised,
     overcommit: u64,
-    size_bytes: u64,
-    present: &[MemberIntent],
-    wanted: usize,
+    copies: &Copies<'_>,
     new_uuid: &mut dyn FnMut() -> Uuid,
 ) -> Result<Vec<MemberIntent>, NoPlace> {
+    let &Copies { size_bytes, present, wanted, .. } = copies;
     let could_count = present.iter().filter(|member| !view.is_gone(member.pool));
     let taken: BTreeSet<&str> = could_count.map(|member| member.node.as_str()).collect();
     let mut best: BTreeMap<&str, Candidate<'_>> = BTreeMap::new();
@@ -155,7 +168,7 @@ pub fn place(
         }
         let candidate = Candidate::of(pool, promised, overcommit);
         let known = best.entry(&pool.node).or_insert(candidate);
-        if candidate.order(size_bytes) < known.order(size_bytes) {
+        if candidate.order(copies) < known.order(copies) {
             *known = candidate;
         }
     }
@@ -187,10 +200,10 @@ pub fn place(
     }
     // Of many nodes only the few best have to be in order.
     if wanted < candidates.len() {
-        candidates.select_nth_unstable_by_key(wanted, |candidate| candidate.order(size_bytes));
+        candidates.select_nth_unstable_by_key(wanted, |candidate| candidate.order(copies));
         candidates.truncate(wanted);
     }
-    candidates.sort_by_key(|candidate| candidate.order(size_bytes));
+    candidates.sort_by_key(|candidate| candidate.order(copies));
     let chosen = candidates.iter().map(|candidate| candidate.pool);
     let members = chosen
         .map(|pool| MemberIntent { replica: new_uuid(), pool: pool.uuid, node: pool.node.clone() })
@@ -251,11 +264,13 @@ impl<'a> Candidate<'a> {
         }
     }
 
-    /// Those with room first, then the emptiest by promise, then by fact; the names make it deterministic.
-    fn order(&self, size_bytes: u64) -> impl Ord + use<'a> {
-        let full = self.room_bytes < size_bytes;
+    /// Those with room first, of them the one that is near, then the emptiest by promise, then by fact; the names make it
+    /// deterministic.
+    fn order(&self, copies: &Copies<'_>) -> impl Ord + use<'a> {
+        let full = self.room_bytes < copies.size_bytes;
+        let far = copies.near != Some(self.pool.node.as_str());
         let free = std::cmp::Reverse(self.pool.free_bytes);
-        (full, self.promised_permille, free, &self.pool.node, &self.pool.name, self.pool.uuid)
+        (full, far, self.promised_permille, free, &self.pool.node, &self.pool.name, self.pool.uuid)
     }
 }
 
@@ -270,21 +285,17 @@ mod tests {
         present: &[MemberIntent],
         wanted: usize,
     ) -> Result<String, NoPlace> {
+        place_copies(scene, &Copies { size_bytes, present, wanted, near: None })
+    }
+
+    fn place_copies(scene: &Scene, copies: &Copies<'_>) -> Result<String, NoPlace> {
         let mut next = 0;
         let mut new_uuid = || {
             next += 1;
             Uuid::from_u128(1000 + next)
         };
         let mut promised = Promised::of(&scene.view);
-        let members = place(
-            &scene.view,
-            &mut promised,
-            OVERCOMMIT_DEFAULT,
-            size_bytes,
-            present,
-            wanted,
-            &mut new_uuid,
-        )?;
+        let members = place(&scene.view, &mut promised, OVERCOMMIT_DEFAULT, copies, &mut new_uuid)?;
         Ok(members.iter().map(|member| member.node.as_str()).collect::<Vec<_>>().join(" "))
     }
 
@@ -312,9 +323,33 @@ mod tests {
         second.name = "disk1".into();
         scene.pool_mut(1).free_bytes = 0;
         scene.add_pool(second);
+        let copies = Copies { size_bytes: GIB, present: &[], wanted: 1, near: None };
         let members =
-            place(&scene.view, &mut Promised::default(), 1, GIB, &[], 1, &mut || Uuid::from_u128(5)).unwrap();
+            place(&scene.view, &mut Promised::default(), 1, &copies, &mut || Uuid::from_u128(5)).unwrap();
         assert_eq!(members[0].pool, Uuid::from_u128(999));
+    }
+
+    #[test]
+    fn a_copy_is_near_if_that_is_possible() {
+        let mut scene = Scene::with_nodes(4);
+        let near = |scene: &Scene, node: &str, wanted, present: &[MemberIntent]| {
+            place_copies(scene, &Copies { size_bytes: GIB, present, wanted, near: Some(node) })
+        };
+        assert_eq!(near(&scene, "n4", 1, &[]).unwrap(), "n4");
+        scene.volume("a", 3, &[2, 3, 4]);
+        assert_eq!(near(&scene, "n4", 2, &[]).unwrap(), "n4 n1", "the others by space");
+        assert_eq!(near(&scene, "n4", 4, &[]).unwrap(), "n4 n1 n2 n3");
+        let present = scene.volume_mut("a").intent.members[2..].to_vec();
+        assert_eq!(near(&scene, "n4", 2, &present).unwrap(), "n1 n2", "never a second on one node");
+        assert_eq!(near(&scene, "n7", 2, &[]).unwrap(), "n1 n2", "there is no such node");
+        scene.node_mut(4).spec.scheduling = Scheduling::Cordoned;
+        assert_eq!(near(&scene, "n4", 2, &[]).unwrap(), "n1 n2");
+        scene.node_mut(4).spec.scheduling = Scheduling::Enabled;
+        scene.pool_mut(4).free_bytes = GIB / 2;
+        assert_eq!(near(&scene, "n4", 2, &[]).unwrap(), "n1 n2", "it has no room");
+        assert!(near(&scene, "n4", 4, &[]).is_err());
+        scene.node_mut(3).state = NodeState::NotReady;
+        assert_eq!(near(&scene, "n3", 2, &[]).unwrap(), "n1 n2");
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub(crate) async fn create(arguments: &VolumeCreate) -> Outcome {
 /// Creates a volume and waits until its copies exist.
 pub(crate) async fn create_and_wait(client: &Client, name: &str, spec: VolumeSpec) -> Outcome<VolumeView> {
     spec.validate(name).map_err(|invalid| Failure::new(invalid.to_string()).kind(Kind::Usage))?;
-    let volume = client.create_volume(&CreateVolume { name: name.to_owned(), spec }).await?;
+    let volume = client.create_volume(&CreateVolume { name: name.to_owned(), spec, near: None }).await?;
     match volume.status.state {
         VolumeState::Pending | VolumeState::Creating => Err(overdue(&volume, "created")),
         _ => Ok(volume),

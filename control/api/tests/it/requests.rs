@@ -31,6 +31,29 @@ async fn a_volume_is_created_with_a_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_volume_is_near_a_node_if_that_is_possible() {
+    let cluster = Cluster::start(4).await;
+    let create = async |name: &str, near: &str| {
+        let body = json!({"name": name, "spec": {"sizeBytes": 1 << 30, "copies": 2}, "near": near});
+        cluster.ask("POST", "/api/v1/volumes", &body.to_string()).await
+    };
+    let nodes = |view: serde_json::Value| {
+        let members = view["intent"]["members"].as_array().unwrap().clone();
+        members.iter().map(|member| member["node"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let created = create("data", "n4").await;
+    assert_eq!((created.status, nodes(created.json())), (201, vec!["n4".into(), "n1".into()]));
+    assert_eq!(
+        created.json()["spec"],
+        json!({"sizeBytes": 1 << 30, "copies": 2, "stripes": 1, "blockSize": 4096})
+    );
+    create("data", "n3").await.is_problem(409, "exists already");
+    assert_eq!(nodes(cluster.ask("GET", "/api/v1/volumes/data", "").await.json()), ["n4", "n1"]);
+    assert_eq!(nodes(create("more", "no node/at all").await.json()), ["n2", "n3"], "there is no such node");
+    cluster.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nodes_and_pools_are_shown() {
     let cluster = Cluster::start(2).await;
     let nodes = cluster.ask("GET", "/api/v1/nodes", "").await.json();

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     capability::tests::mount,
-    v1::{VolumeContentSource, volume_capability::access_mode::Mode},
+    v1::{TopologyRequirement, VolumeContentSource, volume_capability::access_mode::Mode},
 };
 use client::ErrorKind::{Garbled, Refused, Unreachable};
 use proptest::prelude::*;
@@ -25,6 +25,52 @@ fn a_request_becomes_a_wish() {
     let request = request("pvc-1");
     let wish = Wish::parse(&request).unwrap();
     assert_eq!((wish.name.as_str(), wish.size_bytes, wish.parameters.copies), ("pvc-1", 1 << 30, 3));
+}
+
+fn place(name: &str) -> Topology {
+    Topology { segments: HashMap::from([(TOPOLOGY_KEY.to_owned(), name.to_owned())]) }
+}
+
+/// The volume that this request made.
+fn made(request: &CreateVolumeRequest) -> VolumeView {
+    let Wish { name, size_bytes, parameters, .. } = Wish::parse(request).unwrap();
+    let uuid = "00000000-0000-0000-0000-000000000001";
+    let volume: model::Volume = serde_json::from_value(serde_json::json!({
+        "name": name, "uuid": uuid, "spec": parameters.spec(size_bytes),
+        "intent": { "members": [], "attachSerial": 0, "recorded": false, "deleting": false },
+    }))
+    .unwrap();
+    model::view(&volume, 1, None, None, &model::Surroundings::new([], [], []))
+}
+
+#[test]
+fn a_copy_is_wished_where_the_first_pod_will_be() {
+    let near = |parameters: &[(&str, &str)], preferred: &[&str]| {
+        let parameters = parameters.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        let topology = TopologyRequirement {
+            requisite: vec![place("n1"), place("n2")],
+            preferred: preferred.iter().map(|name| place(name)).collect(),
+        };
+        CreateVolumeRequest {
+            parameters: parameters.collect(),
+            accessibility_requirements: Some(topology),
+            ..request("pvc-1")
+        }
+    };
+    let here = near(&[], &["n2", "n1"]);
+    assert_eq!(Wish::parse(&here).unwrap().near, Some("n2"));
+    assert_eq!(Wish::parse(&near(&[], &[])).unwrap().near, None);
+    assert_eq!(Wish::parse(&near(&[("locality", "none")], &["n2", "n1"])).unwrap().near, None);
+    assert_eq!(Wish::parse(&request("pvc-1")).unwrap().near, None);
+
+    let volume = made(&here);
+    for again in
+        [&here, &near(&[], &["n1", "n2"]), &near(&[("locality", "none")], &["n1"]), &request("pvc-1")]
+    {
+        assert!(Wish::parse(again).unwrap().check_same(&volume).is_ok(), "a repetition finds what there is");
+    }
+    let other = Wish::parse(&near(&[("copies", "2")], &["n2"])).unwrap().check_same(&volume).unwrap_err();
+    assert_eq!(other.code(), Code::AlreadyExists);
 }
 
 #[test]
@@ -104,8 +150,6 @@ fn room_is_counted_on_different_nodes() {
     assert_eq!(room(&nodes, &pools), [0, 4, 3, 0, 0]);
     nodes[2].spec.scheduling = Scheduling::Cordoned;
     assert_eq!(room(&nodes, &pools), [0, 4, 0, 0, 0], "nothing is placed there");
-    let place =
-        |name: &str| Topology { segments: HashMap::from([(TOPOLOGY_KEY.to_owned(), name.to_owned())]) };
     assert!(is_one_of(&nodes, &place("n1")) && !is_one_of(&nodes, &place("n7")));
 }
 
