@@ -311,7 +311,8 @@ fn places(app: &App, view: &View, volume: &Volume, near: Option<&str>) -> Result
     }
     let mut promised = Promised::of(view);
     let wanted = usize::try_from(volume.spec.copies).unwrap_or(usize::MAX);
-    let copies = Copies { size_bytes: volume.spec.size_bytes, present: &[], wanted, near };
+    let (size_bytes, class) = (volume.spec.size_bytes, volume.spec.class);
+    let copies = Copies { size_bytes, class, present: &[], wanted, near };
     place(view, &mut promised, app.overcommit, &copies, &mut Uuid::new_v4)
         .map_err(|why| Problem::no_place(&object(&volume.name), &why))
 }

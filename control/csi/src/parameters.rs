@@ -8,10 +8,12 @@ use crate::{
     refusal::invalid,
     v1::Topology,
 };
-use model::VolumeSpec;
+use model::{DiskClass, VolumeSpec};
 use std::collections::HashMap;
 use tonic::Status;
 
+/// The class of disks.
+const CLASS_KEY: &str = "class";
 /// Whether a copy is wished where the volume is used first.
 const LOCALITY_KEY: &str = "locality";
 /// What it adds is for people; nothing depends on it.
@@ -25,6 +27,8 @@ pub(crate) struct Parameters {
     pub(crate) copies: u32,
     /// Over how many pools each copy is striped.
     pub(crate) stripes: u32,
+    /// The class of the disks that hold them; none: any disk.
+    pub(crate) class: Option<DiskClass>,
     /// The file system, where the capability names none.
     pub(crate) filesystem: Option<Filesystem>,
     /// What its mkfs is told.
@@ -90,6 +94,17 @@ impl Locality {
     }
 }
 
+/// The class of disks; none: any.
+fn class_of(text: &str) -> Result<Option<DiskClass>, Status> {
+    match text {
+        "" | "any" => Ok(None),
+        _ => match DiskClass::named(text) {
+            Some(class) => Ok(Some(class)),
+            None => Err(no_choice(CLASS_KEY, text, "any, nvme, ssd or hdd")),
+        },
+    }
+}
+
 /// A word that is none of those that are possible.
 fn no_choice(key: &str, text: &str, choices: &str) -> Status {
     let shown: String = text.chars().take(40).collect();
@@ -110,12 +125,13 @@ impl Parameters {
                 FILESYSTEM_KEY | "csi.storage.k8s.io/fstype" => FILESYSTEM_KEY,
                 MKFS_OPTIONS_KEY => MKFS_OPTIONS_KEY,
                 FAILOVER_KEY => FAILOVER_KEY,
+                CLASS_KEY => CLASS_KEY,
                 LOCALITY_KEY => LOCALITY_KEY,
                 _ if FROM_KUBERNETES.contains(&key) => continue,
                 _ => {
                     let shown: String = key.chars().take(80).collect();
                     return Err(invalid(format!(
-                        "parameter {shown:?} is not known; those known are copies, stripes, locality, fsType, mkfsOptions and failover"
+                        "parameter {shown:?} is not known; those known are copies, stripes, class, locality, fsType, mkfsOptions and failover"
                     )));
                 }
             };
@@ -138,6 +154,7 @@ impl Parameters {
         Ok(Self {
             copies: number("copies", 3)?,
             stripes: number("stripes", 1)?,
+            class: class_of(text(CLASS_KEY))?,
             filesystem: Filesystem::parse(text(FILESYSTEM_KEY))?,
             mkfs_options: MkfsOptions::parse(text(MKFS_OPTIONS_KEY))?,
             failover: Failover::parse(text(FAILOVER_KEY))?,
@@ -147,7 +164,8 @@ impl Parameters {
 
     /// What a volume of this size is to be.
     pub(crate) const fn spec(&self, size_bytes: u64) -> VolumeSpec {
-        VolumeSpec { size_bytes, copies: self.copies, stripes: self.stripes, block_size: 4096 }
+        let &Self { copies, stripes, class, .. } = self;
+        VolumeSpec { size_bytes, copies, stripes, block_size: 4096, class }
     }
 
     /// What the nodes have to know of it: the volume's context.
@@ -179,6 +197,7 @@ mod tests {
         let default = Parameters {
             copies: 3,
             stripes: 1,
+            class: None,
             filesystem: None,
             mkfs_options: MkfsOptions::default(),
             failover: Failover::Manual,
@@ -191,6 +210,9 @@ mod tests {
         }
         for stripes in ["stripes", "drivesPerCopy"] {
             assert_eq!(parse(&[(stripes, "4")]).unwrap(), Parameters { stripes: 4, ..default.clone() });
+        }
+        for (text, class) in [("any", None), ("nvme", Some(DiskClass::Nvme)), ("HDD", Some(DiskClass::Hdd))] {
+            assert_eq!(parse(&[("class", text)]).unwrap(), Parameters { class, ..default.clone() });
         }
         for key in ["fsType", "csi.storage.k8s.io/fstype"] {
             let xfs = Parameters { filesystem: Some(Filesystem::Xfs), ..default.clone() };
@@ -238,6 +260,7 @@ mod tests {
             (&[("fsType", "ntfs")], "\"ntfs\""),
             (&[("failover", "always")], "\"always\""),
             (&[("locality", "strict")], "\"strict\"; it can be preferred or none"),
+            (&[("class", "fast")], "\"fast\"; it can be any, nvme, ssd or hdd"),
             (&[("locality", "Preferred")], "\"Preferred\""),
             (&[("mkfsOptions", "-m 0 /dev/sda")], "\"/dev/sda\""),
             (&[("csi.storage.k8s.io/other", "x")], "csi.storage.k8s.io/other"),
@@ -251,7 +274,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_other_key_is_refused(key in "[a-zA-Z./]{0,20}") {
-            let known = ["copies", "numberOfCopies", "repl", "stripes", "drivesPerCopy", "fsType", "mkfsOptions", "failover", "locality"];
+            let known = ["copies", "numberOfCopies", "repl", "stripes", "drivesPerCopy", "fsType", "mkfsOptions", "failover", "class", "locality"];
             prop_assume!(!known.contains(&key.as_str()));
             prop_assert!(parse(&[(&key, "1")]).is_err());
         }

@@ -137,9 +137,10 @@ fn place_most(
 ) -> Result<(), NoPlace> {
     let mut first = None;
     for count in (least.max(1)..=missing).rev() {
-        let (size_bytes, present) = (volume.spec.size_bytes, &volume.intent.members);
+        let (size_bytes, class) = (volume.spec.size_bytes, volume.spec.class);
+        let present = &volume.intent.members;
         // Who uses the volume now may be anywhere: by whom it was made says nothing any more.
-        let copies = Copies { size_bytes, present, wanted: count, near: None };
+        let copies = Copies { size_bytes, class, present, wanted: count, near: None };
         let overcommit = planning.config.overcommit;
         let placed = place(planning.view, &mut planning.promised, overcommit, &copies, planning.new_uuid);
         match placed {

@@ -4,12 +4,12 @@
 //!    another one in another pool (docs/decisions/0009).
 //! 2. A pool gets a copy only if the whole size fits into what is free now, and what was promised of it stays within
 //!    its capacity times the over-commit.
-//! 3. Nothing is placed on a node whose operator wishes otherwise.
+//! 3. Nothing is placed on a node whose operator wishes otherwise, nor on a disk of another class than the volume's.
 //! 4. All or nothing: a volume that does not fit gets no place at all.
 //! 5. A wish to be near a node chooses among places that are possible: it never makes one, and never takes one away.
 
 use crate::View;
-use model::{MemberIntent, Node, NodeState, Pool, PoolState, Scheduling, SizeText, Volume};
+use model::{DiskClass, MemberIntent, Node, NodeState, Pool, PoolState, Scheduling, SizeText, Volume};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -69,6 +69,8 @@ pub enum NoPlace {
     TooFewNodes {
         /// Copies to place.
         wanted: usize,
+        /// The class of disks that they need.
+        class: Option<DiskClass>,
         /// Nodes that are ready, have a pool that is online, and have no copy of the volume yet.
         usable: usize,
         /// Nodes that are not ready.
@@ -82,6 +84,8 @@ pub enum NoPlace {
         wanted: usize,
         /// The size of each.
         size_bytes: u64,
+        /// The class of disks that they need.
+        class: Option<DiskClass>,
         /// Nodes that have that much.
         with_room: usize,
         /// The most that any other node has to give.
@@ -93,18 +97,20 @@ impl NoPlace {
     /// The cause.
     pub fn cause(&self) -> String {
         match self {
-            Self::TooFewNodes { wanted, usable, not_ready, cordoned } => {
+            Self::TooFewNodes { wanted, class, usable, not_ready, cordoned } => {
                 let named = [("NotReady", not_ready), ("cordoned", cordoned)];
                 let named = named.iter().filter(|(_, nodes)| !nodes.is_empty());
                 let named: Vec<String> =
                     named.map(|(what, nodes)| format!("{what}: {}", nodes.join(", "))).collect();
                 let away = if named.is_empty() { String::new() } else { format!(" ({})", named.join("; ")) };
-                format!("{} as many nodes, {usable} can take one{away}", copies_need(*wanted))
+                let with = class.map_or_else(String::new, |class| format!(" with disks of class {class}"));
+                format!("{} as many nodes{with}, {usable} can take one{away}", copies_need(*wanted))
             }
-            Self::TooLittleSpace { wanted, size_bytes, with_room, largest_bytes } => format!(
-                "{} as many nodes with {} free, {with_room} {} that; the most on another is {}",
+            Self::TooLittleSpace { wanted, size_bytes, class, with_room, largest_bytes } => format!(
+                "{} as many nodes with {} free{}, {with_room} {} that; the most on another is {}",
                 copies_need(*wanted),
                 SizeText(*size_bytes),
+                class.map_or_else(String::new, |class| format!(" on disks of class {class}")),
                 if *with_room == 1 { "has" } else { "have" },
                 SizeText(*largest_bytes)
             ),
@@ -114,6 +120,12 @@ impl NoPlace {
     /// What to do.
     pub const fn hint(&self) -> &'static str {
         match self {
+            Self::TooFewNodes { class: Some(_), cordoned, .. } if !cordoned.is_empty() => {
+                "add such disks, uncordon a node, or ask for fewer copies or another class"
+            }
+            Self::TooFewNodes { class: Some(_), .. } => {
+                "add such disks, or ask for fewer copies or another class"
+            }
             Self::TooFewNodes { cordoned, .. } if !cordoned.is_empty() => {
                 "start more nodes, uncordon one, or ask for fewer copies"
             }
@@ -140,6 +152,8 @@ impl std::error::Error for NoPlace {}
 pub struct Copies<'a> {
     /// The size of each.
     pub size_bytes: u64,
+    /// The class of the disks that may hold one; none: any disk.
+    pub class: Option<DiskClass>,
     /// Those that the volume has.
     pub present: &'a [MemberIntent],
     /// How many more.
@@ -156,13 +170,14 @@ pub fn place(
     copies: &Copies<'_>,
     new_uuid: &mut dyn FnMut() -> Uuid,
 ) -> Result<Vec<MemberIntent>, NoPlace> {
-    let &Copies { size_bytes, present, wanted, .. } = copies;
+    let &Copies { size_bytes, class, present, wanted, .. } = copies;
     let could_count = present.iter().filter(|member| !view.is_gone(member.pool));
     let taken: BTreeSet<&str> = could_count.map(|member| member.node.as_str()).collect();
     let mut best: BTreeMap<&str, Candidate<'_>> = BTreeMap::new();
     for pool in view.pools.values().map(|pool| &pool.value) {
         let is_open = view.scheduling(&pool.node) == Scheduling::Enabled;
-        let usable = pool.state == PoolState::Online && view.is_ready(&pool.node) && is_open;
+        let is_of_class = class.is_none_or(|class| pool.class == Some(class));
+        let usable = pool.state == PoolState::Online && view.is_ready(&pool.node) && is_open && is_of_class;
         if !usable || taken.contains(pool.node.as_str()) {
             continue;
         }
@@ -183,6 +198,7 @@ pub fn place(
         };
         return Err(NoPlace::TooFewNodes {
             wanted,
+            class,
             usable: best.len(),
             not_ready: named(&|node| node.state == NodeState::NotReady),
             cordoned: named(&closed),
@@ -194,6 +210,7 @@ pub fn place(
         return Err(NoPlace::TooLittleSpace {
             wanted,
             size_bytes,
+            class,
             with_room: candidates.len(),
             largest_bytes: without.iter().map(|candidate| candidate.room_bytes).max().unwrap_or(0),
         });
@@ -238,6 +255,8 @@ pub fn check_growth(
     Err(NoPlace::TooLittleSpace {
         wanted: members.len(),
         size_bytes: more_bytes,
+        // The copies stay where they are.
+        class: None,
         with_room,
         largest_bytes: without.map(|pool| pool.room_bytes).max().unwrap_or(0),
     })
@@ -285,7 +304,7 @@ mod tests {
         present: &[MemberIntent],
         wanted: usize,
     ) -> Result<String, NoPlace> {
-        place_copies(scene, &Copies { size_bytes, present, wanted, near: None })
+        place_copies(scene, &Copies { size_bytes, class: None, present, wanted, near: None })
     }
 
     fn place_copies(scene: &Scene, copies: &Copies<'_>) -> Result<String, NoPlace> {
@@ -323,7 +342,7 @@ mod tests {
         second.name = "disk1".into();
         scene.pool_mut(1).free_bytes = 0;
         scene.add_pool(second);
-        let copies = Copies { size_bytes: GIB, present: &[], wanted: 1, near: None };
+        let copies = Copies { size_bytes: GIB, class: None, present: &[], wanted: 1, near: None };
         let members =
             place(&scene.view, &mut Promised::default(), 1, &copies, &mut || Uuid::from_u128(5)).unwrap();
         assert_eq!(members[0].pool, Uuid::from_u128(999));
@@ -333,7 +352,7 @@ mod tests {
     fn a_copy_is_near_if_that_is_possible() {
         let mut scene = Scene::with_nodes(4);
         let near = |scene: &Scene, node: &str, wanted, present: &[MemberIntent]| {
-            place_copies(scene, &Copies { size_bytes: GIB, present, wanted, near: Some(node) })
+            place_copies(scene, &Copies { size_bytes: GIB, class: None, present, wanted, near: Some(node) })
         };
         assert_eq!(near(&scene, "n4", 1, &[]).unwrap(), "n4");
         scene.volume("a", 3, &[2, 3, 4]);
@@ -350,6 +369,50 @@ mod tests {
         assert!(near(&scene, "n4", 4, &[]).is_err());
         scene.node_mut(3).state = NodeState::NotReady;
         assert_eq!(near(&scene, "n3", 2, &[]).unwrap(), "n1 n2");
+    }
+
+    #[test]
+    fn copies_are_on_disks_of_the_class() {
+        let mut scene = Scene::with_nodes(4);
+        let class = Some(DiskClass::Nvme);
+        let of_class = |scene: &Scene, size_bytes, wanted, near| {
+            place_copies(scene, &Copies { size_bytes, class, present: &[], wanted, near })
+        };
+        let says = |scene: &Scene, size_bytes, wanted, text: &str| {
+            assert_eq!(of_class(scene, size_bytes, wanted, None).unwrap_err().to_string(), text);
+        };
+        says(
+            &scene,
+            GIB,
+            1,
+            "1 copy needs as many nodes with disks of class NVMe, 0 can take one; \
+             add such disks, or ask for fewer copies or another class",
+        );
+        scene.pool_mut(2).class = class;
+        scene.pool_mut(3).class = Some(DiskClass::Hdd);
+        scene.pool_mut(4).class = class;
+        assert_eq!(of_class(&scene, GIB, 2, None).unwrap(), "n2 n4");
+        assert_eq!(of_class(&scene, GIB, 2, Some("n4")).unwrap(), "n4 n2");
+        assert_eq!(of_class(&scene, GIB, 2, Some("n3")).unwrap(), "n2 n4", "its disk is of another class");
+        assert_eq!(place_in(&scene, GIB, &[], 4).unwrap(), "n1 n2 n3 n4", "any disk");
+        let second = Pool { uuid: Uuid::from_u128(999), ..scene.pool_mut(4).clone() };
+        scene.add_pool(Pool { node: "n3".into(), ..second });
+        assert_eq!(of_class(&scene, GIB, 3, None).unwrap(), "n2 n3 n4", "the other disk of the node");
+        says(
+            &scene,
+            5 * GIB,
+            3,
+            "3 copies need as many nodes with 5 GiB free on disks of class NVMe, 0 have that; \
+             the most on another is 4 GiB; add disks, delete volumes, or ask for less",
+        );
+        scene.node_mut(2).spec.scheduling = Scheduling::Cordoned;
+        says(
+            &scene,
+            GIB,
+            3,
+            "3 copies need as many nodes with disks of class NVMe, 2 can take one (cordoned: n2); \
+             add such disks, uncordon a node, or ask for fewer copies or another class",
+        );
     }
 
     #[test]

@@ -71,6 +71,10 @@ fn a_copy_is_wished_where_the_first_pod_will_be() {
     }
     let other = Wish::parse(&near(&[("copies", "2")], &["n2"])).unwrap().check_same(&volume).unwrap_err();
     assert_eq!(other.code(), Code::AlreadyExists);
+    let fast = near(&[("class", "nvme")], &["n2"]);
+    let other = Wish::parse(&fast).unwrap().check_same(&volume).unwrap_err();
+    assert_eq!(other.code(), Code::AlreadyExists);
+    assert!(Wish::parse(&fast).unwrap().check_same(&made(&fast)).is_ok());
 }
 
 #[test]
@@ -138,7 +142,7 @@ fn room_is_counted_on_different_nodes() {
     const GIB: u64 = 1 << 30;
     let (mut nodes, mut pools) = cluster(&[4 * GIB, 2 * GIB, 3 * GIB]);
     let room = |nodes: &[Node], pools: &[Pool]| {
-        [0, 1, 2, 3, 4].map(|copies| largest_volume(nodes, pools, copies) / GIB)
+        [0, 1, 2, 3, 4].map(|copies| largest_volume(nodes, pools, copies, None) / GIB)
     };
     assert_eq!(room(&nodes, &pools), [0, 4, 3, 2, 0]);
     pools[1].node = "n0".into();
@@ -150,6 +154,11 @@ fn room_is_counted_on_different_nodes() {
     assert_eq!(room(&nodes, &pools), [0, 4, 3, 0, 0]);
     nodes[2].spec.scheduling = Scheduling::Cordoned;
     assert_eq!(room(&nodes, &pools), [0, 4, 0, 0, 0], "nothing is placed there");
+    nodes[2].spec.scheduling = Scheduling::Enabled;
+    let of_class = |pools: &[Pool]| largest_volume(&nodes, pools, 1, Some(DiskClass::Hdd)) / GIB;
+    assert_eq!(of_class(&pools), 0, "nobody says what their disks are");
+    (pools[0].class, pools[2].class) = (Some(DiskClass::Nvme), Some(DiskClass::Hdd));
+    assert_eq!(of_class(&pools), 3);
     assert!(is_one_of(&nodes, &place("n1")) && !is_one_of(&nodes, &place("n7")));
 }
 
@@ -157,7 +166,7 @@ proptest! {
     #[test]
     fn more_copies_never_have_more_room(free in proptest::collection::vec(0_u64..1 << 40, 0..8)) {
         let (nodes, pools) = cluster(&free);
-        let room: Vec<u64> = (1..9).map(|copies| largest_volume(&nodes, &pools, copies)).collect();
+        let room: Vec<u64> = (1..9).map(|copies| largest_volume(&nodes, &pools, copies, None)).collect();
         prop_assert!(room.is_sorted_by(|a, b| a >= b) && room.iter().all(|bytes| bytes.is_multiple_of(1 << 20)));
     }
 }
