@@ -134,6 +134,7 @@ impl Cluster {
             pools: vec![PoolConfig {
                 name: "disk".to_owned(),
                 uri: format!("disk://{DISK}"),
+                class: None,
                 expected: Expected::Named,
             }],
             listen,
@@ -185,6 +186,7 @@ impl Cluster {
                 copies: 3,
                 stripes: 1,
                 block_size: BLOCK_SIZE,
+                class: None,
             },
             intent: VolumeIntent {
                 members: members.iter().map(intent).collect(),

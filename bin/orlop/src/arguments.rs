@@ -3,8 +3,9 @@
 use crate::failure::{EXIT_CODES, Failure, Kind};
 use crate::output::Format;
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use device::ByteCount;
+use model::DiskClass;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -418,10 +419,34 @@ pub(crate) struct VolumeCreate {
     /// Its logical block size: 4096, or 512 for software that insists.
     #[arg(long, default_value = "4096", value_name = "BYTES")]
     pub(crate) block_size: ByteCount,
+    /// The class of the disks that hold copies, as `orlop pool list` shows them.
+    #[arg(long, value_enum, default_value_t, ignore_case = true)]
+    pub(crate) class: Class,
     #[command(flatten)]
     pub(crate) api: Api,
     #[command(flatten)]
     pub(crate) output: Output,
+}
+
+/// The class of disks that a volume wants.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum Class {
+    #[default]
+    Any,
+    Nvme,
+    Ssd,
+    Hdd,
+}
+
+impl From<Class> for Option<DiskClass> {
+    fn from(class: Class) -> Self {
+        match class {
+            Class::Any => None,
+            Class::Nvme => Some(DiskClass::Nvme),
+            Class::Ssd => Some(DiskClass::Ssd),
+            Class::Hdd => Some(DiskClass::Hdd),
+        }
+    }
 }
 
 /// Options of `orlop volume attach`.

@@ -16,7 +16,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use manager::{Promised, View, check_growth, place};
+use manager::{Copies, Promised, View, check_growth, place};
 use model::{
     Attach, MemberIntent, MemberState, Object, Scheduling, Stored, Volume, VolumeIntent, VolumeSpec,
     VolumeState, VolumeView, limits,
@@ -45,6 +45,9 @@ pub struct CreateVolume {
     pub name: String,
     /// What it shall be.
     pub spec: VolumeSpec,
+    /// The node that gets a copy if it can take one; a wish for this request only, of which nothing is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub near: Option<String>,
 }
 
 /// Where the device shall be.
@@ -110,7 +113,7 @@ pub(crate) async fn get_volume(
 pub(crate) async fn create_volume(
     State(app): State<App>,
     Wait(wait): Wait,
-    Body(CreateVolume { name, spec }): Body<CreateVolume>,
+    Body(CreateVolume { name, spec, near }): Body<CreateVolume>,
 ) -> Result<Response, Problem> {
     let mut volume = Volume {
         name: name.clone(),
@@ -123,10 +126,10 @@ pub(crate) async fn create_volume(
     {
         let _alone = app.placing.lock().await;
         let mut live = app.live().await?;
-        volume.intent.members = match live.see(|view| places(&app, view, &volume)) {
+        volume.intent.members = match live.see(|view| places(&app, view, &volume, near.as_deref())) {
             Ok(members) => members,
             // Invariant 3.
-            Err(_) => places(&app, &View::load(&app.client).await?, &volume)?,
+            Err(_) => places(&app, &View::load(&app.client).await?, &volume, near.as_deref())?,
         };
         match app.client.create(&volume).await {
             // The next one has to know what this one was promised.
@@ -302,14 +305,15 @@ pub(crate) async fn resize_volume(
 }
 
 /// Where a new volume's copies may be.
-fn places(app: &App, view: &View, volume: &Volume) -> Result<Vec<MemberIntent>, Problem> {
+fn places(app: &App, view: &View, volume: &Volume, near: Option<&str>) -> Result<Vec<MemberIntent>, Problem> {
     if view.volumes.contains_key(&volume.name) {
         return Err(taken(&volume.name));
     }
     let mut promised = Promised::of(view);
-    let copies = usize::try_from(volume.spec.copies).unwrap_or(usize::MAX);
-    let size_bytes = volume.spec.size_bytes;
-    place(view, &mut promised, app.overcommit, size_bytes, &[], copies, &mut Uuid::new_v4)
+    let wanted = usize::try_from(volume.spec.copies).unwrap_or(usize::MAX);
+    let (size_bytes, class) = (volume.spec.size_bytes, volume.spec.class);
+    let copies = Copies { size_bytes, class, present: &[], wanted, near };
+    place(view, &mut promised, app.overcommit, &copies, &mut Uuid::new_v4)
         .map_err(|why| Problem::no_place(&object(&volume.name), &why))
 }
 

@@ -27,7 +27,7 @@ use crate::{
     },
 };
 use api::{AttachVolume, CreateVolume, ResizeVolume, client, client::Client};
-use model::{Node, NodeState, Pool, PoolState, Scheduling, VolumeSpec, VolumeState, VolumeView};
+use model::{DiskClass, Node, NodeState, Pool, PoolState, Scheduling, VolumeSpec, VolumeState, VolumeView};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -92,13 +92,8 @@ impl Controller for Volumes {
         let wish = Wish::parse(request.get_ref())?;
         wish.check_topology(&self.api).await?;
         let _alone = self.locks.of(&wish.name).await;
-        let spec = VolumeSpec {
-            size_bytes: wish.size_bytes,
-            copies: wish.parameters.copies,
-            stripes: wish.parameters.stripes,
-            block_size: 4096,
-        };
-        let create = CreateVolume { name: wish.name.clone(), spec };
+        let spec = wish.parameters.spec(wish.size_bytes);
+        let create = CreateVolume { name: wish.name.clone(), spec, near: wish.near.map(str::to_owned) };
         let view = match self.api.create_volume(&create).await {
             Ok(view) => view,
             Err(error) if error.problem == "urn:orlop:problem:conflict" => {
@@ -251,12 +246,12 @@ impl Controller for Volumes {
         let GetCapacityRequest { volume_capabilities, parameters, accessible_topology } =
             request.into_inner();
         volume_capabilities.iter().try_for_each(|one| Access::parse(Some(one)).map(drop))?;
-        let copies = Parameters::parse(&parameters)?.copies;
+        let Parameters { copies, class, .. } = Parameters::parse(&parameters)?;
         let room = self.room().await?;
         let Room { nodes, pools } = &*room;
         // A volume is within reach of every node, wherever its copies are.
         let somewhere = accessible_topology.is_none_or(|topology| is_one_of(nodes, &topology));
-        let bytes = if somewhere { largest_volume(nodes, pools, copies) } else { 0 };
+        let bytes = if somewhere { largest_volume(nodes, pools, copies, class) } else { 0 };
         Ok(Response::new(GetCapacityResponse {
             available_capacity: signed(bytes),
             maximum_volume_size: Some(signed(bytes)),
@@ -376,6 +371,8 @@ struct Wish<'a> {
     size_bytes: u64,
     parameters: Parameters,
     topology: &'a [Topology],
+    /// The node that should have a copy. A repetition may name another one: the volume that there is answers it.
+    near: Option<&'a str>,
 }
 
 impl<'a> Wish<'a> {
@@ -399,6 +396,7 @@ impl<'a> Wish<'a> {
             name: id::of_name(&request.name),
             range,
             size_bytes,
+            near: topology.and_then(|topology| parameters.locality.near(&topology.preferred)),
             parameters,
             topology: topology.map_or(&[], |topology| &topology.requisite),
         })
@@ -426,14 +424,16 @@ impl<'a> Wish<'a> {
                 "volume {name:?} is being deleted; try again when it is gone"
             )));
         }
-        let VolumeSpec { size_bytes, copies, stripes, .. } = view.spec;
+        let VolumeSpec { size_bytes, copies, stripes, class, .. } = view.spec;
         let same = self.range.holds(size_bytes)
-            && (copies, stripes) == (self.parameters.copies, self.parameters.stripes);
+            && (copies, stripes, class)
+                == (self.parameters.copies, self.parameters.stripes, self.parameters.class);
         if same {
             return Ok(());
         }
         Err(Status::already_exists(format!(
-            "volume {name:?} exists with {size_bytes} bytes, {copies} copies and {stripes} stripes; choose another name"
+            "volume {name:?} exists with {size_bytes} bytes, {copies} copies, {stripes} stripes and class {}; choose another name",
+            class.map_or_else(|| "any".to_owned(), |class| class.to_string())
         )))
     }
 }
@@ -456,13 +456,15 @@ fn is_one_of(nodes: &[Node], place: &Topology) -> bool {
         .all(|(key, name)| key == TOPOLOGY_KEY && nodes.iter().any(|node| node.name == *name))
 }
 
-/// The largest volume with so many copies that there is room for now: as large as the worst of the best nodes allows.
+/// The largest volume with so many copies on disks of this class that there is room for now: as large as the worst of the best nodes allows.
 /// What is promised to thin volumes and not yet written is not subtracted: the API has the last word.
-fn largest_volume(nodes: &[Node], pools: &[Pool], copies: u32) -> u64 {
+fn largest_volume(nodes: &[Node], pools: &[Pool], copies: u32, class: Option<DiskClass>) -> u64 {
     let is_open = |node: &Node| node.state == NodeState::Ready && node.spec.scheduling == Scheduling::Enabled;
     let ready = |name: &str| nodes.iter().any(|node| node.name == name && is_open(node));
     let mut best: BTreeMap<&str, u64> = BTreeMap::new();
-    for pool in pools.iter().filter(|pool| pool.state == PoolState::Online && ready(&pool.node)) {
+    let is_of_class = |pool: &Pool| class.is_none_or(|class| pool.class == Some(class));
+    let usable = |pool: &&Pool| pool.state == PoolState::Online && ready(&pool.node) && is_of_class(pool);
+    for pool in pools.iter().filter(usable) {
         let free = best.entry(&pool.node).or_default();
         *free = pool.free_bytes.max(*free);
     }

@@ -2,13 +2,20 @@
 //! what the provisioner of Kubernetes adds. All others are refused, so that a misspelt one is never silently ignored.
 
 use crate::{
+    TOPOLOGY_KEY,
     controller::{FAILOVER_KEY, FILESYSTEM_KEY, MKFS_OPTIONS_KEY},
     filesystem::{Filesystem, MkfsOptions},
     refusal::invalid,
+    v1::Topology,
 };
+use model::{DiskClass, VolumeSpec};
 use std::collections::HashMap;
 use tonic::Status;
 
+/// The class of disks.
+const CLASS_KEY: &str = "class";
+/// Whether a copy is wished where the volume is used first.
+const LOCALITY_KEY: &str = "locality";
 /// What it adds is for people; nothing depends on it.
 const FROM_KUBERNETES: [&str; 3] =
     ["csi.storage.k8s.io/pvc/name", "csi.storage.k8s.io/pvc/namespace", "csi.storage.k8s.io/pv/name"];
@@ -20,12 +27,16 @@ pub(crate) struct Parameters {
     pub(crate) copies: u32,
     /// Over how many pools each copy is striped.
     pub(crate) stripes: u32,
+    /// The class of the disks that hold them; none: any disk.
+    pub(crate) class: Option<DiskClass>,
     /// The file system, where the capability names none.
     pub(crate) filesystem: Option<Filesystem>,
     /// What its mkfs is told.
     pub(crate) mkfs_options: MkfsOptions,
     /// Whether its pods leave a lost node without an operator: the failover looks for it in the volume's context.
     pub(crate) failover: Failover,
+    /// Whether a copy is wished where the volume is used first.
+    pub(crate) locality: Locality,
 }
 
 /// Who says that a node is off, before a pod with this volume is elsewhere.
@@ -43,11 +54,7 @@ impl Failover {
         match text {
             "" | "manual" => Ok(Self::Manual),
             "automatic" => Ok(Self::Automatic),
-            _ => {
-                let shown: String = text.chars().take(40).collect();
-                let why = format!("parameter {FAILOVER_KEY:?} is {shown:?}; it can be automatic or manual");
-                Err(invalid(why))
-            }
+            _ => Err(no_choice(FAILOVER_KEY, text, "automatic or manual")),
         }
     }
 
@@ -57,6 +64,51 @@ impl Failover {
             Self::Automatic => "automatic",
         }
     }
+}
+
+/// Whether a copy is wished where the volume is used first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Locality {
+    /// One copy is there, if that node can take one.
+    #[default]
+    Preferred,
+    /// Copies are placed by space alone.
+    None,
+}
+
+impl Locality {
+    fn parse(text: &str) -> Result<Self, Status> {
+        match text {
+            "" | "preferred" => Ok(Self::Preferred),
+            "none" => Ok(Self::None),
+            _ => Err(no_choice(LOCALITY_KEY, text, "preferred or none")),
+        }
+    }
+
+    /// The node that should have a copy. Kubernetes tells first where the first pod will be, if it knows.
+    pub(crate) fn near(self, preferred: &[Topology]) -> Option<&str> {
+        match self {
+            Self::Preferred => preferred.first()?.segments.get(TOPOLOGY_KEY).map(String::as_str),
+            Self::None => None,
+        }
+    }
+}
+
+/// The class of disks; none: any.
+fn class_of(text: &str) -> Result<Option<DiskClass>, Status> {
+    match text {
+        "" | "any" => Ok(None),
+        _ => match DiskClass::named(text) {
+            Some(class) => Ok(Some(class)),
+            None => Err(no_choice(CLASS_KEY, text, "any, nvme, ssd or hdd")),
+        },
+    }
+}
+
+/// A word that is none of those that are possible.
+fn no_choice(key: &str, text: &str, choices: &str) -> Status {
+    let shown: String = text.chars().take(40).collect();
+    invalid(format!("parameter {key:?} is {shown:?}; it can be {choices}"))
 }
 
 impl Parameters {
@@ -73,11 +125,13 @@ impl Parameters {
                 FILESYSTEM_KEY | "csi.storage.k8s.io/fstype" => FILESYSTEM_KEY,
                 MKFS_OPTIONS_KEY => MKFS_OPTIONS_KEY,
                 FAILOVER_KEY => FAILOVER_KEY,
+                CLASS_KEY => CLASS_KEY,
+                LOCALITY_KEY => LOCALITY_KEY,
                 _ if FROM_KUBERNETES.contains(&key) => continue,
                 _ => {
                     let shown: String = key.chars().take(80).collect();
                     return Err(invalid(format!(
-                        "parameter {shown:?} is not known; those known are copies, stripes, fsType, mkfsOptions and failover"
+                        "parameter {shown:?} is not known; those known are copies, stripes, class, locality, fsType, mkfsOptions and failover"
                     )));
                 }
             };
@@ -100,10 +154,18 @@ impl Parameters {
         Ok(Self {
             copies: number("copies", 3)?,
             stripes: number("stripes", 1)?,
+            class: class_of(text(CLASS_KEY))?,
             filesystem: Filesystem::parse(text(FILESYSTEM_KEY))?,
             mkfs_options: MkfsOptions::parse(text(MKFS_OPTIONS_KEY))?,
             failover: Failover::parse(text(FAILOVER_KEY))?,
+            locality: Locality::parse(text(LOCALITY_KEY))?,
         })
+    }
+
+    /// What a volume of this size is to be.
+    pub(crate) const fn spec(&self, size_bytes: u64) -> VolumeSpec {
+        let &Self { copies, stripes, class, .. } = self;
+        VolumeSpec { size_bytes, copies, stripes, block_size: 4096, class }
     }
 
     /// What the nodes have to know of it: the volume's context.
@@ -135,9 +197,11 @@ mod tests {
         let default = Parameters {
             copies: 3,
             stripes: 1,
+            class: None,
             filesystem: None,
             mkfs_options: MkfsOptions::default(),
             failover: Failover::Manual,
+            locality: Locality::Preferred,
         };
         assert_eq!(parse(&[]).unwrap(), default);
         assert_eq!(parse(&[("csi.storage.k8s.io/pvc/name", "a")]).unwrap(), default);
@@ -146,6 +210,9 @@ mod tests {
         }
         for stripes in ["stripes", "drivesPerCopy"] {
             assert_eq!(parse(&[(stripes, "4")]).unwrap(), Parameters { stripes: 4, ..default.clone() });
+        }
+        for (text, class) in [("any", None), ("nvme", Some(DiskClass::Nvme)), ("HDD", Some(DiskClass::Hdd))] {
+            assert_eq!(parse(&[("class", text)]).unwrap(), Parameters { class, ..default.clone() });
         }
         for key in ["fsType", "csi.storage.k8s.io/fstype"] {
             let xfs = Parameters { filesystem: Some(Filesystem::Xfs), ..default.clone() };
@@ -169,6 +236,21 @@ mod tests {
     }
 
     #[test]
+    fn the_first_pods_node_is_near_unless_that_is_not_wished() {
+        let place = |key: &str, name: &str| Topology { segments: [(key.to_owned(), name.to_owned())].into() };
+        let nodes = [place(TOPOLOGY_KEY, "n2"), place(TOPOLOGY_KEY, "n1")];
+        let near = |given: &[(&str, &str)], preferred: &[Topology]| {
+            parse(given).unwrap().locality.near(preferred).map(str::to_owned)
+        };
+        assert_eq!(near(&[], &nodes).as_deref(), Some("n2"));
+        assert_eq!(near(&[("locality", "preferred")], &nodes).as_deref(), Some("n2"));
+        assert_eq!(near(&[("locality", "none")], &nodes), None);
+        assert_eq!(near(&[], &[]), None, "bound before there is a pod");
+        assert_eq!(near(&[], &[place("topology.kubernetes.io/zone", "a"), nodes[0].clone()]), None);
+        assert!(parse(&[("locality", "none")]).unwrap().for_nodes().is_empty());
+    }
+
+    #[test]
     fn what_cannot_be_meant_is_named() {
         for (given, named) in [
             (&[("copys", "2")][..], "\"copys\""),
@@ -177,6 +259,9 @@ mod tests {
             (&[("copies", "2"), ("repl", "3")], "\"repl\""),
             (&[("fsType", "ntfs")], "\"ntfs\""),
             (&[("failover", "always")], "\"always\""),
+            (&[("locality", "strict")], "\"strict\"; it can be preferred or none"),
+            (&[("class", "fast")], "\"fast\"; it can be any, nvme, ssd or hdd"),
+            (&[("locality", "Preferred")], "\"Preferred\""),
             (&[("mkfsOptions", "-m 0 /dev/sda")], "\"/dev/sda\""),
             (&[("csi.storage.k8s.io/other", "x")], "csi.storage.k8s.io/other"),
         ] {
@@ -189,7 +274,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_other_key_is_refused(key in "[a-zA-Z./]{0,20}") {
-            let known = ["copies", "numberOfCopies", "repl", "stripes", "drivesPerCopy", "fsType", "mkfsOptions", "failover"];
+            let known = ["copies", "numberOfCopies", "repl", "stripes", "drivesPerCopy", "fsType", "mkfsOptions", "failover", "class", "locality"];
             prop_assume!(!known.contains(&key.as_str()));
             prop_assert!(parse(&[(&key, "1")]).is_err());
         }

@@ -46,6 +46,7 @@ const POOL: &[Column] = &[
     column("Pool", "string", ".status.name"),
     column("Node", "string", ".status.node"),
     column("State", "string", ".status.state"),
+    column("Class", "string", ".status.class"),
     column("Capacity", "integer", ".status.capacityBytes"),
     column("Free", "integer", ".status.freeBytes"),
     column("Message", "string", ".status.message"),
@@ -57,6 +58,7 @@ const VOLUME: &[Column] = &[
     column("Owner", "string", ".status.intent.owner"),
     column("Attached", "string", ".status.intent.attach.node"),
     column("Message", "string", ".status.message"),
+    wide("Class", "string", ".spec.class"),
     wide("UUID", "string", ".spec.uuid"),
 ];
 const VOLUME_RECORD: &[Column] = &[
@@ -252,6 +254,10 @@ fn limit(spec: &mut Value) {
         "rule": "!has(oldSelf.uuid) || (has(self.uuid) && self.uuid == oldSelf.uuid)",
         "message": "the UUID of a volume cannot be changed",
         "fieldPath": ".uuid",
+    }, {
+        "rule": "has(self.class) == has(oldSelf.class) && (!has(self.class) || self.class == oldSelf.class)",
+        "message": "the class of a volume cannot be changed",
+        "fieldPath": ".class",
     }]);
     let fields = &mut spec["properties"];
     fields["uuid"]["description"] =
@@ -266,6 +272,8 @@ fn limit(spec: &mut Value) {
     fields["stripes"]["minimum"] = 1.into();
     fields["stripes"]["maximum"] = STRIPES_MAX.into();
     fields["stripes"]["x-kubernetes-validations"] = unchanging("stripes");
+    // One way to say nothing is enough.
+    fields["class"].as_object_mut().expect("a field of the spec").remove("nullable");
     fields["blockSize"]["enum"] = json!(BLOCK_SIZES_BYTES);
     fields["blockSize"]["x-kubernetes-validations"] = unchanging("block size");
 }

@@ -10,8 +10,8 @@ use crate::{
     testing::{GIB, Scene},
 };
 use model::{
-    Attach, Generation, MemberIntent, MemberRecord, MemberState, NexusState, NodeState, Object, Owner, Pool,
-    PoolState, ReplicaState, Scheduling, Stored, VolumeRecord, VolumeStatus,
+    Attach, DiskClass, Generation, MemberIntent, MemberRecord, MemberState, NexusState, NodeState, Object,
+    Owner, Pool, PoolState, ReplicaState, Scheduling, Stored, VolumeRecord, VolumeStatus,
 };
 use proptest::prelude::*;
 use std::{
@@ -110,8 +110,11 @@ impl World {
     fn new(nodes: u128, copies: &[u32]) -> Self {
         let mut scene = Scene::with_nodes(nodes);
         for (index, copies) in copies.iter().enumerate() {
-            scene.volume(&format!("v{index}"), *copies, &[]);
+            // One of them is for disks of a class: those that are there from the beginning are, later ones are not.
+            let class = (index == 1).then_some(DiskClass::Ssd);
+            scene.volume(&format!("v{index}"), *copies, &[]).spec.class = class;
         }
+        scene.view.pools.values_mut().for_each(|pool| pool.value.class = Some(DiskClass::Ssd));
         Self {
             old: scene.view.clone(),
             scene,
@@ -163,7 +166,12 @@ impl World {
                 let mine = |pool: &&Stored<Pool>| pool.value.node == format!("n{node}");
                 let mine: Vec<Pool> =
                     self.scene.view.pools.values().filter(mine).map(|pool| pool.value.clone()).collect();
-                let fresh = Pool { uuid: self.scene.new_uuid(), state: PoolState::Online, ..mine[0].clone() };
+                let fresh = Pool {
+                    uuid: self.scene.new_uuid(),
+                    class: Some(DiskClass::Hdd),
+                    state: PoolState::Online,
+                    ..mine[0].clone()
+                };
                 self.gone.extend(mine.iter().map(|pool| pool.uuid));
                 self.scene.add_pool(fresh);
             }
@@ -238,6 +246,7 @@ impl World {
             if let Action::Volume(volume) = action {
                 keeps_copies_apart(view, &volume.value);
                 respects_operators(view, &volume.value);
+                is_of_its_class(view, &volume.value);
             }
             self.perform(action);
         }
@@ -633,6 +642,13 @@ fn keeps_copies_apart(view: &View, after: &model::Volume) {
         let count = members.iter().filter(beside).all(|other| view.is_gone(other.pool));
         assert!(count, "{added:?} is beside a copy that could count: {after:?}");
     }
+}
+
+/// Every copy is on a disk of the volume's class.
+fn is_of_its_class(view: &View, after: &model::Volume) {
+    let Some(class) = after.spec.class else { return };
+    let on = |member: &MemberIntent| view.pool(member.pool).and_then(|pool| pool.class);
+    assert!(after.intent.members.iter().all(|member| on(member) == Some(class)), "{after:?}");
 }
 
 /// No new copy goes to a node that is cordoned, and no nexus that could be beside another copy.

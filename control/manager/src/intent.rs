@@ -10,7 +10,7 @@
 //! 4. A copy on a node that is evacuated leaves by invariant 1: another is made first. While there is no place for that
 //!    it stays. A copy on a node that is drained is awaited for longer than others (docs/decisions/0018).
 
-use crate::{NoPlace, place, plan::Planning};
+use crate::{Copies, NoPlace, place, plan::Planning};
 use model::{MemberIntent, MemberRecord, MemberState, NexusState, Rebuild, Scheduling, Volume, VolumeRecord};
 use std::{collections::BTreeSet, time::Duration};
 
@@ -140,15 +140,12 @@ fn place_most(
 ) -> Result<(), NoPlace> {
     let mut first = None;
     for count in (least.max(1)..=missing).rev() {
-        let placed = place(
-            planning.view,
-            &mut planning.promised,
-            planning.config.overcommit,
-            volume.spec.size_bytes,
-            &volume.intent.members,
-            count,
-            planning.new_uuid,
-        );
+        let (size_bytes, class) = (volume.spec.size_bytes, volume.spec.class);
+        let present = &volume.intent.members;
+        // Who uses the volume now may be anywhere: by whom it was made says nothing any more.
+        let copies = Copies { size_bytes, class, present, wanted: count, near: None };
+        let overcommit = planning.config.overcommit;
+        let placed = place(planning.view, &mut planning.promised, overcommit, &copies, planning.new_uuid);
         match placed {
             Ok(members) => {
                 volume.intent.members.extend(members);

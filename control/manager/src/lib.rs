@@ -25,7 +25,7 @@ mod view;
 
 pub use news::News;
 pub use observed::Observed;
-pub use placement::{NoPlace, OVERCOMMIT_DEFAULT, Promised, check_growth, place};
+pub use placement::{Copies, NoPlace, OVERCOMMIT_DEFAULT, Promised, check_growth, place};
 pub use plan::{Action, Config, plan};
 pub use planner::{Planner, Told};
 pub use run::{Manager, Mandate, ensure_cluster, start};

@@ -4,11 +4,12 @@
 //!    another one in another pool (docs/decisions/0009).
 //! 2. A pool gets a copy only if the whole size fits into what is free now, and what was promised of it stays within
 //!    its capacity times the over-commit.
-//! 3. Nothing is placed on a node whose operator wishes otherwise.
+//! 3. Nothing is placed on a node whose operator wishes otherwise, nor on a disk of another class than the volume's.
 //! 4. All or nothing: a volume that does not fit gets no place at all.
+//! 5. A wish to be near a node chooses among places that are possible: it never makes one, and never takes one away.
 
 use crate::View;
-use model::{MemberIntent, Node, NodeState, Pool, PoolState, Scheduling, SizeText, Volume};
+use model::{DiskClass, MemberIntent, Node, NodeState, Pool, PoolState, Scheduling, SizeText, Volume};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -68,6 +69,8 @@ pub enum NoPlace {
     TooFewNodes {
         /// Copies to place.
         wanted: usize,
+        /// The class of disks that they need.
+        class: Option<DiskClass>,
         /// Nodes that are ready, have a pool that is online, and have no copy of the volume yet.
         usable: usize,
         /// Nodes that are not ready.
@@ -81,6 +84,8 @@ pub enum NoPlace {
         wanted: usize,
         /// The size of each.
         size_bytes: u64,
+        /// The class of disks that they need.
+        class: Option<DiskClass>,
         /// Nodes that have that much.
         with_room: usize,
         /// The most that any other node has to give.
@@ -92,18 +97,20 @@ impl NoPlace {
     /// The cause.
     pub fn cause(&self) -> String {
         match self {
-            Self::TooFewNodes { wanted, usable, not_ready, cordoned } => {
+            Self::TooFewNodes { wanted, class, usable, not_ready, cordoned } => {
                 let named = [("NotReady", not_ready), ("cordoned", cordoned)];
                 let named = named.iter().filter(|(_, nodes)| !nodes.is_empty());
                 let named: Vec<String> =
                     named.map(|(what, nodes)| format!("{what}: {}", nodes.join(", "))).collect();
                 let away = if named.is_empty() { String::new() } else { format!(" ({})", named.join("; ")) };
-                format!("{} as many nodes, {usable} can take one{away}", copies_need(*wanted))
+                let with = class.map_or_else(String::new, |class| format!(" with disks of class {class}"));
+                format!("{} as many nodes{with}, {usable} can take one{away}", copies_need(*wanted))
             }
-            Self::TooLittleSpace { wanted, size_bytes, with_room, largest_bytes } => format!(
-                "{} as many nodes with {} free, {with_room} {} that; the most on another is {}",
+            Self::TooLittleSpace { wanted, size_bytes, class, with_room, largest_bytes } => format!(
+                "{} as many nodes with {} free{}, {with_room} {} that; the most on another is {}",
                 copies_need(*wanted),
                 SizeText(*size_bytes),
+                class.map_or_else(String::new, |class| format!(" on disks of class {class}")),
                 if *with_room == 1 { "has" } else { "have" },
                 SizeText(*largest_bytes)
             ),
@@ -113,6 +120,12 @@ impl NoPlace {
     /// What to do.
     pub const fn hint(&self) -> &'static str {
         match self {
+            Self::TooFewNodes { class: Some(_), cordoned, .. } if !cordoned.is_empty() => {
+                "add such disks, uncordon a node, or ask for fewer copies or another class"
+            }
+            Self::TooFewNodes { class: Some(_), .. } => {
+                "add such disks, or ask for fewer copies or another class"
+            }
             Self::TooFewNodes { cordoned, .. } if !cordoned.is_empty() => {
                 "start more nodes, uncordon one, or ask for fewer copies"
             }
@@ -134,28 +147,43 @@ impl fmt::Display for NoPlace {
 
 impl std::error::Error for NoPlace {}
 
-/// Chooses pools for `wanted` more copies of a volume that has `present` ones, and promises their space.
+/// Copies to place.
+#[derive(Clone, Copy, Debug)]
+pub struct Copies<'a> {
+    /// The size of each.
+    pub size_bytes: u64,
+    /// The class of the disks that may hold one; none: any disk.
+    pub class: Option<DiskClass>,
+    /// Those that the volume has.
+    pub present: &'a [MemberIntent],
+    /// How many more.
+    pub wanted: usize,
+    /// The node that gets the first of them if it can take one (invariant 5).
+    pub near: Option<&'a str>,
+}
+
+/// Chooses pools for more copies of a volume, and promises their space.
 pub fn place(
     view: &View,
     promised: &mut Promised,
     overcommit: u64,
-    size_bytes: u64,
-    present: &[MemberIntent],
-    wanted: usize,
+    copies: &Copies<'_>,
     new_uuid: &mut dyn FnMut() -> Uuid,
 ) -> Result<Vec<MemberIntent>, NoPlace> {
+    let &Copies { size_bytes, class, present, wanted, .. } = copies;
     let could_count = present.iter().filter(|member| !view.is_gone(member.pool));
     let taken: BTreeSet<&str> = could_count.map(|member| member.node.as_str()).collect();
     let mut best: BTreeMap<&str, Candidate<'_>> = BTreeMap::new();
     for pool in view.pools.values().map(|pool| &pool.value) {
         let is_open = view.scheduling(&pool.node) == Scheduling::Enabled;
-        let usable = pool.state == PoolState::Online && view.is_ready(&pool.node) && is_open;
+        let is_of_class = class.is_none_or(|class| pool.class == Some(class));
+        let usable = pool.state == PoolState::Online && view.is_ready(&pool.node) && is_open && is_of_class;
         if !usable || taken.contains(pool.node.as_str()) {
             continue;
         }
         let candidate = Candidate::of(pool, promised, overcommit);
         let known = best.entry(&pool.node).or_insert(candidate);
-        if candidate.order(size_bytes) < known.order(size_bytes) {
+        if candidate.order(copies) < known.order(copies) {
             *known = candidate;
         }
     }
@@ -170,6 +198,7 @@ pub fn place(
         };
         return Err(NoPlace::TooFewNodes {
             wanted,
+            class,
             usable: best.len(),
             not_ready: named(&|node| node.state == NodeState::NotReady),
             cordoned: named(&closed),
@@ -181,16 +210,17 @@ pub fn place(
         return Err(NoPlace::TooLittleSpace {
             wanted,
             size_bytes,
+            class,
             with_room: candidates.len(),
             largest_bytes: without.iter().map(|candidate| candidate.room_bytes).max().unwrap_or(0),
         });
     }
     // Of many nodes only the few best have to be in order.
     if wanted < candidates.len() {
-        candidates.select_nth_unstable_by_key(wanted, |candidate| candidate.order(size_bytes));
+        candidates.select_nth_unstable_by_key(wanted, |candidate| candidate.order(copies));
         candidates.truncate(wanted);
     }
-    candidates.sort_by_key(|candidate| candidate.order(size_bytes));
+    candidates.sort_by_key(|candidate| candidate.order(copies));
     let chosen = candidates.iter().map(|candidate| candidate.pool);
     let members = chosen
         .map(|pool| MemberIntent { replica: new_uuid(), pool: pool.uuid, node: pool.node.clone() })
@@ -225,6 +255,8 @@ pub fn check_growth(
     Err(NoPlace::TooLittleSpace {
         wanted: members.len(),
         size_bytes: more_bytes,
+        // The copies stay where they are.
+        class: None,
         with_room,
         largest_bytes: without.map(|pool| pool.room_bytes).max().unwrap_or(0),
     })
@@ -251,11 +283,13 @@ impl<'a> Candidate<'a> {
         }
     }
 
-    /// Those with room first, then the emptiest by promise, then by fact; the names make it deterministic.
-    fn order(&self, size_bytes: u64) -> impl Ord + use<'a> {
-        let full = self.room_bytes < size_bytes;
+    /// Those with room first, of them the one that is near, then the emptiest by promise, then by fact; the names make it
+    /// deterministic.
+    fn order(&self, copies: &Copies<'_>) -> impl Ord + use<'a> {
+        let full = self.room_bytes < copies.size_bytes;
+        let far = copies.near != Some(self.pool.node.as_str());
         let free = std::cmp::Reverse(self.pool.free_bytes);
-        (full, self.promised_permille, free, &self.pool.node, &self.pool.name, self.pool.uuid)
+        (full, far, self.promised_permille, free, &self.pool.node, &self.pool.name, self.pool.uuid)
     }
 }
 
@@ -270,21 +304,17 @@ mod tests {
         present: &[MemberIntent],
         wanted: usize,
     ) -> Result<String, NoPlace> {
+        place_copies(scene, &Copies { size_bytes, class: None, present, wanted, near: None })
+    }
+
+    fn place_copies(scene: &Scene, copies: &Copies<'_>) -> Result<String, NoPlace> {
         let mut next = 0;
         let mut new_uuid = || {
             next += 1;
             Uuid::from_u128(1000 + next)
         };
         let mut promised = Promised::of(&scene.view);
-        let members = place(
-            &scene.view,
-            &mut promised,
-            OVERCOMMIT_DEFAULT,
-            size_bytes,
-            present,
-            wanted,
-            &mut new_uuid,
-        )?;
+        let members = place(&scene.view, &mut promised, OVERCOMMIT_DEFAULT, copies, &mut new_uuid)?;
         Ok(members.iter().map(|member| member.node.as_str()).collect::<Vec<_>>().join(" "))
     }
 
@@ -312,9 +342,77 @@ mod tests {
         second.name = "disk1".into();
         scene.pool_mut(1).free_bytes = 0;
         scene.add_pool(second);
+        let copies = Copies { size_bytes: GIB, class: None, present: &[], wanted: 1, near: None };
         let members =
-            place(&scene.view, &mut Promised::default(), 1, GIB, &[], 1, &mut || Uuid::from_u128(5)).unwrap();
+            place(&scene.view, &mut Promised::default(), 1, &copies, &mut || Uuid::from_u128(5)).unwrap();
         assert_eq!(members[0].pool, Uuid::from_u128(999));
+    }
+
+    #[test]
+    fn a_copy_is_near_if_that_is_possible() {
+        let mut scene = Scene::with_nodes(4);
+        let near = |scene: &Scene, node: &str, wanted, present: &[MemberIntent]| {
+            place_copies(scene, &Copies { size_bytes: GIB, class: None, present, wanted, near: Some(node) })
+        };
+        assert_eq!(near(&scene, "n4", 1, &[]).unwrap(), "n4");
+        scene.volume("a", 3, &[2, 3, 4]);
+        assert_eq!(near(&scene, "n4", 2, &[]).unwrap(), "n4 n1", "the others by space");
+        assert_eq!(near(&scene, "n4", 4, &[]).unwrap(), "n4 n1 n2 n3");
+        let present = scene.volume_mut("a").intent.members[2..].to_vec();
+        assert_eq!(near(&scene, "n4", 2, &present).unwrap(), "n1 n2", "never a second on one node");
+        assert_eq!(near(&scene, "n7", 2, &[]).unwrap(), "n1 n2", "there is no such node");
+        scene.node_mut(4).spec.scheduling = Scheduling::Cordoned;
+        assert_eq!(near(&scene, "n4", 2, &[]).unwrap(), "n1 n2");
+        scene.node_mut(4).spec.scheduling = Scheduling::Enabled;
+        scene.pool_mut(4).free_bytes = GIB / 2;
+        assert_eq!(near(&scene, "n4", 2, &[]).unwrap(), "n1 n2", "it has no room");
+        assert!(near(&scene, "n4", 4, &[]).is_err());
+        scene.node_mut(3).state = NodeState::NotReady;
+        assert_eq!(near(&scene, "n3", 2, &[]).unwrap(), "n1 n2");
+    }
+
+    #[test]
+    fn copies_are_on_disks_of_the_class() {
+        let mut scene = Scene::with_nodes(4);
+        let class = Some(DiskClass::Nvme);
+        let of_class = |scene: &Scene, size_bytes, wanted, near| {
+            place_copies(scene, &Copies { size_bytes, class, present: &[], wanted, near })
+        };
+        let says = |scene: &Scene, size_bytes, wanted, text: &str| {
+            assert_eq!(of_class(scene, size_bytes, wanted, None).unwrap_err().to_string(), text);
+        };
+        says(
+            &scene,
+            GIB,
+            1,
+            "1 copy needs as many nodes with disks of class NVMe, 0 can take one; \
+             add such disks, or ask for fewer copies or another class",
+        );
+        scene.pool_mut(2).class = class;
+        scene.pool_mut(3).class = Some(DiskClass::Hdd);
+        scene.pool_mut(4).class = class;
+        assert_eq!(of_class(&scene, GIB, 2, None).unwrap(), "n2 n4");
+        assert_eq!(of_class(&scene, GIB, 2, Some("n4")).unwrap(), "n4 n2");
+        assert_eq!(of_class(&scene, GIB, 2, Some("n3")).unwrap(), "n2 n4", "its disk is of another class");
+        assert_eq!(place_in(&scene, GIB, &[], 4).unwrap(), "n1 n2 n3 n4", "any disk");
+        let second = Pool { uuid: Uuid::from_u128(999), ..scene.pool_mut(4).clone() };
+        scene.add_pool(Pool { node: "n3".into(), ..second });
+        assert_eq!(of_class(&scene, GIB, 3, None).unwrap(), "n2 n3 n4", "the other disk of the node");
+        says(
+            &scene,
+            5 * GIB,
+            3,
+            "3 copies need as many nodes with 5 GiB free on disks of class NVMe, 0 have that; \
+             the most on another is 4 GiB; add disks, delete volumes, or ask for less",
+        );
+        scene.node_mut(2).spec.scheduling = Scheduling::Cordoned;
+        says(
+            &scene,
+            GIB,
+            3,
+            "3 copies need as many nodes with disks of class NVMe, 2 can take one (cordoned: n2); \
+             add such disks, uncordon a node, or ask for fewer copies or another class",
+        );
     }
 
     #[test]

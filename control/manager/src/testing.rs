@@ -37,6 +37,7 @@ impl Scene {
                 uuid: Uuid::from_u128(20 + index),
                 node: format!("n{index}"),
                 uri: "mem://".into(),
+                class: None,
                 state: PoolState::Online,
                 capacity_bytes: 4 * GIB,
                 used_bytes: 0,
@@ -78,7 +79,7 @@ impl Scene {
         let volume = Volume {
             name: name.into(),
             uuid: self.new_uuid(),
-            spec: VolumeSpec { size_bytes: GIB, copies, stripes: 1, block_size: 4096 },
+            spec: VolumeSpec { size_bytes: GIB, copies, stripes: 1, block_size: 4096, class: None },
             intent: VolumeIntent { members, ..VolumeIntent::default() },
             message: None,
         };

@@ -29,6 +29,16 @@ pub enum DiskClass {
     Hdd,
 }
 
+impl DiskClass {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Nvme, Self::Ssd, Self::Hdd];
+
+    /// The class of this name, in capitals or not.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|class| class.to_string().eq_ignore_ascii_case(name))
+    }
+}
+
 impl fmt::Display for DiskClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -136,6 +146,24 @@ impl Object for Disk {
             )),
             (_, Some(pool)) => check_uuid(&object, "pool", pool),
             _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_class_has_a_name() {
+        for class in DiskClass::ALL {
+            let name = class.to_string();
+            assert_eq!(DiskClass::named(&name), Some(class));
+            assert_eq!(DiskClass::named(&name.to_lowercase()), Some(class));
+            assert_eq!(serde_json::to_value(class).unwrap(), name);
+        }
+        for other in ["", "any", "NVMe ", "optane"] {
+            assert_eq!(DiskClass::named(other), None, "{other:?}");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! finds. Nobody wishes anything of a pool.
 
 use crate::{
+    DiskClass,
     invalid::{Invalid, check_name, check_node_name, check_uuid},
     object::{Kind, Object},
 };
@@ -157,6 +158,10 @@ pub struct Pool {
     pub node: String,
     /// The device under it, such as `file:///path`.
     pub uri: String,
+    /// What kind of medium its disk is; none: a file, or nobody has said.
+    // Absent rather than null: definitions from before there were classes refuse the word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<DiskClass>,
     /// Whether it can be used.
     pub state: PoolState,
     /// Room for data, without the pool's own metadata.
@@ -291,6 +296,20 @@ mod tests {
         let json = serde_json::to_value(&node).unwrap();
         assert_eq!(json["spec"], serde_json::json!({ "scheduling": "Evacuated" }));
         assert_eq!(serde_json::from_value::<Node>(json).unwrap(), node);
+    }
+
+    #[test]
+    fn a_pool_from_before_there_were_classes_is_read() {
+        let old = r#"{"name": "a", "uuid": "00000000-0000-0000-0000-000000000001", "node": "n1", "uri": "disk:///dev/sda",
+            "state": "Online", "capacityBytes": 2, "usedBytes": 1, "freeBytes": 1, "message": null,
+            "incarnation": "00000000-0000-0000-0000-000000000002",
+            "bootId": "00000000-0000-0000-0000-000000000003"}"#;
+        let pool: Pool = serde_json::from_str(old).unwrap();
+        assert_eq!(pool.class, None);
+        let with_class = Pool { class: Some(DiskClass::Hdd), ..pool };
+        let json = serde_json::to_value(&with_class).unwrap();
+        assert_eq!(json["class"], "HDD");
+        assert_eq!(serde_json::from_value::<Pool>(json).unwrap(), with_class);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! 3. A volume that is being deleted is attached nowhere.
 
 use crate::{
-    Generation, MemberState, VolumeRecord,
+    DiskClass, Generation, MemberState, VolumeRecord,
     invalid::{Invalid, SizeText, check_name, check_node_name, check_uuid},
     object::{Kind, Object},
 };
@@ -50,6 +50,10 @@ pub struct VolumeSpec {
     /// The logical block size: 4096, or 512 for software that insists.
     #[serde(default = "default_block_size")]
     pub block_size: u32,
+    /// The class of the disks that hold copies: the pools' `class`. None: any disk. It cannot be changed.
+    // Absent rather than null, so that programs from before there were classes read all volumes that have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<DiskClass>,
 }
 
 const fn default_copies() -> u32 {
@@ -355,7 +359,7 @@ mod tests {
     use super::*;
 
     fn spec(size_bytes: u64, copies: u32, stripes: u32, block_size: u32) -> VolumeSpec {
-        VolumeSpec { size_bytes, copies, stripes, block_size }
+        VolumeSpec { size_bytes, copies, stripes, block_size, class: None }
     }
 
     #[test]
@@ -379,6 +383,12 @@ mod tests {
     fn a_spec_has_defaults_and_no_unknown_fields() {
         let parsed: VolumeSpec = serde_json::from_str(r#"{"sizeBytes": 1048576}"#).unwrap();
         assert_eq!(parsed, spec(1 << 20, 3, 1, 4096));
+        assert_eq!(serde_json::to_value(&parsed).unwrap().get("class"), None, "as older programs know it");
+        let with_class: VolumeSpec =
+            serde_json::from_str(r#"{"sizeBytes": 1048576, "class": "NVMe"}"#).unwrap();
+        assert_eq!(with_class, VolumeSpec { class: Some(DiskClass::Nvme), ..parsed });
+        assert_eq!(serde_json::to_value(&with_class).unwrap()["class"], "NVMe");
+        assert!(serde_json::from_str::<VolumeSpec>(r#"{"sizeBytes": 1048576, "class": "tape"}"#).is_err());
         assert!(serde_json::from_str::<VolumeSpec>(r#"{"sizeBytes": 1048576, "copys": 2}"#).is_err());
     }
 

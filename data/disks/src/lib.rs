@@ -10,6 +10,7 @@
 //!    [`pool::Pool::format`] would refuse is refused here.
 
 mod allow;
+mod class;
 mod content;
 mod found;
 mod judge;
@@ -22,6 +23,7 @@ mod sysfs;
 mod udev;
 
 pub use allow::Allow;
+pub use class::{class_at, class_of};
 pub use content::Content;
 pub use found::{Found, How, Partition, Use};
 pub use judge::Refusal;

@@ -1,6 +1,7 @@
 //! One look at all block devices, and what is kept for the next one: a disk that nobody wrote to is not read again.
 
 use crate::allow::Allow;
+use crate::class::class;
 use crate::content::Content;
 use crate::found::{Found, How, Use};
 use crate::mounts::InUse;
@@ -8,7 +9,7 @@ use crate::name::{Named, names};
 use crate::sysfs::{Block, Divided, blocks, mapper_name};
 use crate::udev::Note;
 use crate::{Refusal, Roots};
-use model::{Disk, DiskClass, DiskPartition, DiskState};
+use model::{Disk, DiskPartition, DiskState};
 use std::collections::BTreeMap;
 use std::io;
 use uuid::Uuid;
@@ -133,16 +134,6 @@ impl Scanner {
             self.probed.remove(&block.name);
         }
         content
-    }
-}
-
-fn class(block: &Block) -> DiskClass {
-    if block.name.starts_with("nvme") {
-        DiskClass::Nvme
-    } else if block.number("queue/rotational") == Some(0) {
-        DiskClass::Ssd
-    } else {
-        DiskClass::Hdd
     }
 }
 

@@ -15,7 +15,6 @@ use uuid::Uuid;
 
 /// How a selector begins.
 const SCHEME: &str = "select://";
-const CLASSES: [DiskClass; 3] = [DiskClass::Nvme, DiskClass::Ssd, DiskClass::Hdd];
 const EXAMPLE: &str = "write one such as select://?class=NVMe&min_size=100GiB; the conditions are class, model, name, \
                        min_size and max_size";
 
@@ -107,8 +106,7 @@ impl fmt::Display for Selector {
 }
 
 fn class(name: &str) -> Result<DiskClass, String> {
-    let known = CLASSES.into_iter().find(|class| class.to_string().eq_ignore_ascii_case(name));
-    known.ok_or_else(|| format!("{name:?} is not a class: NVMe, SSD or HDD"))
+    DiskClass::named(name).ok_or_else(|| format!("{name:?} is not a class: NVMe, SSD or HDD"))
 }
 
 fn pattern(what: &str, glob: &str) -> Result<Pattern, String> {

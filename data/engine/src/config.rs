@@ -1,5 +1,6 @@
 //! What an engine is told at its start. Only `bin` (and the simulator) fill it in.
 
+use model::DiskClass;
 use nvmf::Key;
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -13,6 +14,8 @@ pub struct PoolConfig {
     pub name: String,
     /// The device under it.
     pub uri: String,
+    /// What kind of medium that is, for reports.
+    pub class: Option<DiskClass>,
     /// What has to be on that device.
     pub expected: Expected,
 }

@@ -9,7 +9,7 @@
 
 use crate::{Config, Control, Error, Expected, PoolConfig};
 use device::AnyDevice;
-use model::{Node, NodeState, PoolState, Volume};
+use model::{DiskClass, Node, NodeState, PoolState, Volume};
 use nexus::leg::Port;
 use pool::{ErrorKind, FormatOptions, Opening, Pool, PoolInfo, PoolLabel, ReplicaConfig};
 use std::cell::RefCell;
@@ -41,6 +41,8 @@ struct Disk {
     name: String,
     /// Where it was seen last.
     uri: RefCell<String>,
+    /// What kind of medium it is.
+    class: Option<DiskClass>,
     uuid: Uuid,
     /// None while it cannot be opened.
     pool: RefCell<Option<Pool<AnyDevice>>>,
@@ -161,6 +163,7 @@ impl Pools {
         let disk = Rc::new(Disk {
             name: self.unique_name(wished, uuid),
             uri: RefCell::new(pool.uri.clone()),
+            class: pool.class,
             uuid,
             pool: RefCell::new(Some(open)),
             last: RefCell::new(info),
@@ -320,6 +323,7 @@ impl Pools {
                 uuid: disk.uuid,
                 node: config.node.clone(),
                 uri: disk.uri.borrow().clone(),
+                class: disk.class,
                 state: if open { PoolState::Online } else { PoolState::Failed },
                 capacity_bytes: info.capacity_bytes,
                 used_bytes: info.used_bytes,
@@ -531,6 +535,7 @@ mod tests {
             uuid: POOL,
             node: node.into(),
             uri: "disk:///dev/sda".into(),
+            class: None,
             state,
             capacity_bytes: 0,
             used_bytes: 0,

@@ -34,6 +34,7 @@ pub(crate) async fn list_pools(api: &Api, output: &Output) -> Outcome {
                 pool.node.clone(),
                 pool.name.clone(),
                 pool.state.to_string(),
+                pool.class.map_or_else(|| "-".to_owned(), |class| class.to_string()),
                 ByteCount(pool.capacity_bytes).to_string(),
                 ByteCount(pool.used_bytes).to_string(),
                 ByteCount(pool.free_bytes).to_string(),
@@ -41,7 +42,7 @@ pub(crate) async fn list_pools(api: &Api, output: &Output) -> Outcome {
                 pool.message.clone().unwrap_or_default(),
             ]
         };
-        let header = ["NODE", "NAME", "STATE", "CAPACITY", "USED", "FREE", "DEVICE", "MESSAGE"];
+        let header = ["NODE", "NAME", "STATE", "CLASS", "CAPACITY", "USED", "FREE", "DEVICE", "MESSAGE"];
         output::table(&header, pools.iter().map(row).collect(), "no pools")
     })
 }

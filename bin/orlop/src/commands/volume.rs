@@ -11,9 +11,15 @@ use model::{MemberPhase, MemberView, VolumeSpec, VolumeState, VolumeView};
 
 /// Runs `orlop volume create`.
 pub(crate) async fn create(arguments: &VolumeCreate) -> Outcome {
-    let VolumeCreate { name, size, copies, stripes, block_size, api, output } = arguments;
+    let VolumeCreate { name, size, copies, stripes, block_size, class, api, output } = arguments;
     let block_size = u32::try_from(block_size.0).unwrap_or(u32::MAX);
-    let spec = VolumeSpec { size_bytes: size.0, copies: *copies, stripes: *stripes, block_size };
+    let spec = VolumeSpec {
+        size_bytes: size.0,
+        copies: *copies,
+        stripes: *stripes,
+        block_size,
+        class: (*class).into(),
+    };
     let volume = create_and_wait(&Client::new(&api.api)?, name, spec).await?;
     output::show(output.output, &volume, |volume| {
         let nodes: Vec<&str> = volume.status.members.iter().map(|member| member.node.as_str()).collect();
@@ -24,7 +30,7 @@ pub(crate) async fn create(arguments: &VolumeCreate) -> Outcome {
 /// Creates a volume and waits until its copies exist.
 pub(crate) async fn create_and_wait(client: &Client, name: &str, spec: VolumeSpec) -> Outcome<VolumeView> {
     spec.validate(name).map_err(|invalid| Failure::new(invalid.to_string()).kind(Kind::Usage))?;
-    let volume = client.create_volume(&CreateVolume { name: name.to_owned(), spec }).await?;
+    let volume = client.create_volume(&CreateVolume { name: name.to_owned(), spec, near: None }).await?;
     match volume.status.state {
         VolumeState::Pending | VolumeState::Creating => Err(overdue(&volume, "created")),
         _ => Ok(volume),
@@ -163,6 +169,7 @@ fn describe(volume: &VolumeView) -> String {
         ("size", ByteCount(status.size_bytes).to_string()),
         ("copies", format!("{} in sync", copies(volume))),
         ("block size", spec.block_size.to_string()),
+        ("class", spec.class.map_or_else(|| "any".to_owned(), |class| class.to_string())),
         ("owner", status.owner.clone().unwrap_or_else(none)),
         ("epoch", status.epoch.to_string()),
         ("device", status.device.clone().unwrap_or_else(none)),

@@ -8,9 +8,9 @@
 
 use crate::failure::{Failure, Kind, OrFail, Outcome};
 use device::DeviceUri;
-use disks::{Allow, Changes, Claim, Roots, Scanner, Selector, claims, settle};
+use disks::{Allow, Changes, Claim, Roots, Scanner, Selector, claims, class_at, settle};
 use engine::{Engine, Expected, PoolConfig};
-use model::{Disk, DiskState, Node, NodeState, Object, Stored};
+use model::{Disk, DiskClass, DiskState, Node, NodeState, Object, Stored};
 use rt::mailbox;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -176,7 +176,18 @@ impl Watch {
 fn config(claim: Claim) -> PoolConfig {
     let uri = DeviceUri::Disk { path: PathBuf::from(claim.device), block_size: 4096 };
     let expected = claim.pool.map_or(Expected::Blank, Expected::Pool);
-    PoolConfig { name: claim.disk, uri: uri.to_string(), expected }
+    let uri = uri.to_string();
+    PoolConfig { name: claim.disk, class: class(&uri), uri, expected }
+}
+
+/// What kind of medium is under a device; that of a file is not known, whatever disk it lies on.
+pub(super) fn class(uri: &str) -> Option<DiskClass> {
+    match uri.parse().ok()? {
+        DeviceUri::Disk { path, .. } | DeviceUri::File { path, .. } => {
+            class_at(&Roots::below(Path::new("/")), &path)
+        }
+        _ => None,
+    }
 }
 
 /// Gives the engine the disks that were claimed, on its reactor, for as long as anybody can ask.
@@ -301,6 +312,15 @@ mod tests {
         assert!(selectors(&disks, &Allow::default()).is_err());
         assert!(selectors(&disks[..1], &Allow::default()).unwrap().is_empty());
         assert!(selectors(&["select://".to_owned()], &Allow::new(&["*"]).unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_file_has_no_class() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert_eq!(class(&format!("file://{}", file.path().display())), None);
+        for uri in ["mem://?size=1GiB", "disk:///dev/null", "disk:///dev/there-is-none", "no device"] {
+            assert_eq!(class(uri), None, "{uri}");
+        }
     }
 
     async fn states(client: &Client) -> Vec<(String, DiskState)> {

@@ -102,6 +102,7 @@ fn config(arguments: &NodeRun, cluster: Uuid) -> Outcome<Config> {
     let pools = named.map(|(index, uri)| PoolConfig {
         name: format!("pool-{}", index + 1),
         uri: uri.clone(),
+        class: disks::class(uri),
         expected: Expected::Named,
     });
     Ok(Config {

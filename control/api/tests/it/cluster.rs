@@ -113,6 +113,7 @@ pub(crate) fn pool(index: u128) -> Pool {
         uuid: Uuid::from_u128(20 + index),
         node: format!("n{index}"),
         uri: "mem://".into(),
+        class: None,
         state: PoolState::Online,
         capacity_bytes: 4 << 30,
         used_bytes: 1 << 30,

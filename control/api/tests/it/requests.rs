@@ -1,9 +1,9 @@
 //! What each request does, and what each bad request is told.
 
-use crate::cluster::{Cluster, ask, disk, node};
+use crate::cluster::{Cluster, ask, disk, node, pool};
 use model::{
-    Attach, Generation, MemberIntent, MemberRecord, MemberState, NexusState, Node, NodeState, Owner, Stored,
-    Volume, VolumeIntent, VolumeRecord, VolumeSpec, VolumeStatus, limits,
+    Attach, DiskClass, Generation, MemberIntent, MemberRecord, MemberState, NexusState, Node, NodeState,
+    Object, Owner, Pool, Stored, Volume, VolumeIntent, VolumeRecord, VolumeSpec, VolumeStatus, limits,
 };
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -27,6 +27,58 @@ async fn a_volume_is_created_with_a_place() {
     assert_eq!(got.headers["etag"], format!("\"{}\"", view["revision"]));
     let list = cluster.ask("GET", "/api/v1/volumes", "").await.json();
     assert_eq!(list["items"], json!([view]));
+    cluster.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_is_near_a_node_if_that_is_possible() {
+    let cluster = Cluster::start(4).await;
+    let create = async |name: &str, near: &str| {
+        let body = json!({"name": name, "spec": {"sizeBytes": 1 << 30, "copies": 2}, "near": near});
+        cluster.ask("POST", "/api/v1/volumes", &body.to_string()).await
+    };
+    let nodes = |view: serde_json::Value| {
+        let members = view["intent"]["members"].as_array().unwrap().clone();
+        members.iter().map(|member| member["node"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let created = create("data", "n4").await;
+    assert_eq!((created.status, nodes(created.json())), (201, vec!["n4".into(), "n1".into()]));
+    assert_eq!(
+        created.json()["spec"],
+        json!({"sizeBytes": 1 << 30, "copies": 2, "stripes": 1, "blockSize": 4096})
+    );
+    create("data", "n3").await.is_problem(409, "exists already");
+    assert_eq!(nodes(cluster.ask("GET", "/api/v1/volumes/data", "").await.json()), ["n4", "n1"]);
+    assert_eq!(nodes(create("more", "no node/at all").await.json()), ["n2", "n3"], "there is no such node");
+    cluster.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_of_a_class_is_on_disks_of_that_class() {
+    let cluster = Cluster::start(4).await;
+    for index in [2, 4] {
+        let Stored { revision, value } =
+            cluster.client.get::<Pool>(&pool(index).key()).await.unwrap().unwrap();
+        let with_class = Pool { class: Some(DiskClass::Nvme), ..value };
+        cluster.client.replace(&with_class, revision).await.unwrap();
+    }
+    let create = async |name: &str, copies: u32, class: &str| {
+        let body = json!({"name": name, "spec": {"sizeBytes": 1 << 30, "copies": copies, "class": class}});
+        cluster.ask("POST", "/api/v1/volumes", &body.to_string()).await
+    };
+    create("data", 3, "NVMe").await.is_problem(
+        409,
+        "3 copies need as many nodes with disks of class NVMe, 2 can take one; add such disks",
+    );
+    create("data", 1, "HDD")
+        .await
+        .is_problem(409, "1 copy needs as many nodes with disks of class HDD, 0 can");
+    let created = create("data", 2, "NVMe").await;
+    assert_eq!((created.status, &created.json()["spec"]["class"]), (201, &json!("NVMe")));
+    let members = created.json()["intent"]["members"].as_array().unwrap().clone();
+    let nodes: BTreeSet<&str> = members.iter().map(|member| member["node"].as_str().unwrap()).collect();
+    assert_eq!(nodes, BTreeSet::from(["n2", "n4"]));
+    assert_eq!(create("more", 1, "tape").await.status, 400);
     cluster.server.stop().await;
 }
 
@@ -168,7 +220,7 @@ async fn wishes_become_intent() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_takes_so_many_volumes_and_no_more() {
     let cluster = Cluster::start(1).await;
-    let spec = VolumeSpec { size_bytes: 1 << 20, copies: 1, stripes: 1, block_size: 4096 };
+    let spec = VolumeSpec { size_bytes: 1 << 20, copies: 1, stripes: 1, block_size: 4096, class: None };
     for number in 0..=limits::ATTACHED_MAX {
         let attach = (number > 0).then(|| Attach { node: "n1".into() });
         let owner = attach.as_ref().map(|attach| attach.node.clone());

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     capability::tests::mount,
-    v1::{VolumeContentSource, volume_capability::access_mode::Mode},
+    v1::{TopologyRequirement, VolumeContentSource, volume_capability::access_mode::Mode},
 };
 use client::ErrorKind::{Garbled, Refused, Unreachable};
 use proptest::prelude::*;
@@ -25,6 +25,56 @@ fn a_request_becomes_a_wish() {
     let request = request("pvc-1");
     let wish = Wish::parse(&request).unwrap();
     assert_eq!((wish.name.as_str(), wish.size_bytes, wish.parameters.copies), ("pvc-1", 1 << 30, 3));
+}
+
+fn place(name: &str) -> Topology {
+    Topology { segments: HashMap::from([(TOPOLOGY_KEY.to_owned(), name.to_owned())]) }
+}
+
+/// The volume that this request made.
+fn made(request: &CreateVolumeRequest) -> VolumeView {
+    let Wish { name, size_bytes, parameters, .. } = Wish::parse(request).unwrap();
+    let uuid = "00000000-0000-0000-0000-000000000001";
+    let volume: model::Volume = serde_json::from_value(serde_json::json!({
+        "name": name, "uuid": uuid, "spec": parameters.spec(size_bytes),
+        "intent": { "members": [], "attachSerial": 0, "recorded": false, "deleting": false },
+    }))
+    .unwrap();
+    model::view(&volume, 1, None, None, &model::Surroundings::new([], [], []))
+}
+
+#[test]
+fn a_copy_is_wished_where_the_first_pod_will_be() {
+    let near = |parameters: &[(&str, &str)], preferred: &[&str]| {
+        let parameters = parameters.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        let topology = TopologyRequirement {
+            requisite: vec![place("n1"), place("n2")],
+            preferred: preferred.iter().map(|name| place(name)).collect(),
+        };
+        CreateVolumeRequest {
+            parameters: parameters.collect(),
+            accessibility_requirements: Some(topology),
+            ..request("pvc-1")
+        }
+    };
+    let here = near(&[], &["n2", "n1"]);
+    assert_eq!(Wish::parse(&here).unwrap().near, Some("n2"));
+    assert_eq!(Wish::parse(&near(&[], &[])).unwrap().near, None);
+    assert_eq!(Wish::parse(&near(&[("locality", "none")], &["n2", "n1"])).unwrap().near, None);
+    assert_eq!(Wish::parse(&request("pvc-1")).unwrap().near, None);
+
+    let volume = made(&here);
+    for again in
+        [&here, &near(&[], &["n1", "n2"]), &near(&[("locality", "none")], &["n1"]), &request("pvc-1")]
+    {
+        assert!(Wish::parse(again).unwrap().check_same(&volume).is_ok(), "a repetition finds what there is");
+    }
+    let other = Wish::parse(&near(&[("copies", "2")], &["n2"])).unwrap().check_same(&volume).unwrap_err();
+    assert_eq!(other.code(), Code::AlreadyExists);
+    let fast = near(&[("class", "nvme")], &["n2"]);
+    let other = Wish::parse(&fast).unwrap().check_same(&volume).unwrap_err();
+    assert_eq!(other.code(), Code::AlreadyExists);
+    assert!(Wish::parse(&fast).unwrap().check_same(&made(&fast)).is_ok());
 }
 
 #[test]
@@ -92,7 +142,7 @@ fn room_is_counted_on_different_nodes() {
     const GIB: u64 = 1 << 30;
     let (mut nodes, mut pools) = cluster(&[4 * GIB, 2 * GIB, 3 * GIB]);
     let room = |nodes: &[Node], pools: &[Pool]| {
-        [0, 1, 2, 3, 4].map(|copies| largest_volume(nodes, pools, copies) / GIB)
+        [0, 1, 2, 3, 4].map(|copies| largest_volume(nodes, pools, copies, None) / GIB)
     };
     assert_eq!(room(&nodes, &pools), [0, 4, 3, 2, 0]);
     pools[1].node = "n0".into();
@@ -104,8 +154,11 @@ fn room_is_counted_on_different_nodes() {
     assert_eq!(room(&nodes, &pools), [0, 4, 3, 0, 0]);
     nodes[2].spec.scheduling = Scheduling::Cordoned;
     assert_eq!(room(&nodes, &pools), [0, 4, 0, 0, 0], "nothing is placed there");
-    let place =
-        |name: &str| Topology { segments: HashMap::from([(TOPOLOGY_KEY.to_owned(), name.to_owned())]) };
+    nodes[2].spec.scheduling = Scheduling::Enabled;
+    let of_class = |pools: &[Pool]| largest_volume(&nodes, pools, 1, Some(DiskClass::Hdd)) / GIB;
+    assert_eq!(of_class(&pools), 0, "nobody says what their disks are");
+    (pools[0].class, pools[2].class) = (Some(DiskClass::Nvme), Some(DiskClass::Hdd));
+    assert_eq!(of_class(&pools), 3);
     assert!(is_one_of(&nodes, &place("n1")) && !is_one_of(&nodes, &place("n7")));
 }
 
@@ -113,7 +166,7 @@ proptest! {
     #[test]
     fn more_copies_never_have_more_room(free in proptest::collection::vec(0_u64..1 << 40, 0..8)) {
         let (nodes, pools) = cluster(&free);
-        let room: Vec<u64> = (1..9).map(|copies| largest_volume(&nodes, &pools, copies)).collect();
+        let room: Vec<u64> = (1..9).map(|copies| largest_volume(&nodes, &pools, copies, None)).collect();
         prop_assert!(room.is_sorted_by(|a, b| a >= b) && room.iter().all(|bytes| bytes.is_multiple_of(1 << 20)));
     }
 }

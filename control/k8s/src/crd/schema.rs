@@ -23,6 +23,9 @@ fn make_structural(schema: &mut Value) {
     fields.remove("additionalProperties");
     one_line(fields);
     sign_numbers(fields);
+    if let Some(Value::Array(variants)) = fields.remove("anyOf") {
+        merge_null(fields, variants);
+    }
     if let Some(Value::Array(variants)) = fields.remove("oneOf") {
         if variants.iter().all(|variant| variant["type"] == "string") {
             merge_names(fields, &variants);
@@ -53,6 +56,18 @@ fn sign_numbers(fields: &mut Map<String, Value>) {
         _ => return,
     }
     fields.insert("format".into(), "int64".into());
+}
+
+/// A name or null: what the name may be, and that it may be null.
+fn merge_null(fields: &mut Map<String, Value>, variants: Vec<Value>) {
+    for variant in variants.into_iter().filter(|variant| variant["enum"] != json!([null])) {
+        let Value::Object(variant) = variant else { continue };
+        for (name, value) in variant {
+            // What the field says of itself is more than what its type says.
+            fields.entry(name).or_insert(value);
+        }
+    }
+    fields.insert("nullable".into(), true.into());
 }
 
 /// Variants without fields: names, and what each of them means.
@@ -106,7 +121,7 @@ fn merge_objects(fields: &mut Map<String, Value>, variants: Vec<Value>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{MemberRecord, PoolState};
+    use model::{MemberRecord, Pool, PoolState};
 
     #[test]
     fn enums_are_structural() {
@@ -129,5 +144,16 @@ mod tests {
         assert_eq!(schema["properties"]["bootId"]["nullable"], true, "{schema}");
         assert_eq!(schema["properties"]["bootId"]["type"], "string");
         assert!(!schema["required"].as_array().unwrap().contains(&"bootId".into()));
+
+        let pool = schema_of::<Pool>();
+        let class = &pool["properties"]["class"];
+        assert_eq!((&class["type"], &class["nullable"]), (&json!("string"), &json!(true)), "{class}");
+        assert_eq!(class["enum"], json!(["NVMe", "SSD", "HDD"]));
+        assert_eq!((class.get("anyOf"), class.get("oneOf")), (None, None), "{class}");
+        assert!(
+            class["description"].as_str().unwrap().starts_with("What kind of medium its disk is"),
+            "{class}"
+        );
+        assert!(!pool["required"].as_array().unwrap().contains(&"class".into()));
     }
 }

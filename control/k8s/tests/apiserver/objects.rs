@@ -6,8 +6,8 @@ use crate::server::ControlPlane;
 use hyper::{Method, StatusCode};
 use k8s::Severity;
 use model::{
-    Attach, Kind, MemberIntent, Node, NodeReplicas, NodeState, Object, Pool, PoolState, Scheduling, Volume,
-    VolumeIntent, VolumeSpec,
+    Attach, DiskClass, Kind, MemberIntent, Node, NodeReplicas, NodeState, Object, Pool, PoolState,
+    Scheduling, Volume, VolumeIntent, VolumeSpec,
 };
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -34,7 +34,7 @@ fn volume(name: &str, mib: u64) -> Volume {
     Volume {
         name: name.into(),
         uuid: Uuid::from_u128(7),
-        spec: VolumeSpec { size_bytes: mib << 20, copies: 1, stripes: 1, block_size: 4096 },
+        spec: VolumeSpec { size_bytes: mib << 20, copies: 1, stripes: 1, block_size: 4096, class: None },
         intent: VolumeIntent {
             members: vec![MemberIntent {
                 replica: Uuid::from_u128(8),
@@ -249,6 +249,22 @@ async fn what_no_volume_may_be_is_refused() {
     assert!(other.kind() == ErrorKind::Invalid && other.to_string().contains("UUID"), "{other}");
     assert_eq!(get::<Volume>(&client, "data").await, volume("data", 2), "nothing has changed");
 
+    let spec = VolumeSpec { class: Some(DiskClass::Nvme), ..volume("fast", 2).spec };
+    let mut fast = Volume { name: "fast".into(), uuid: Uuid::from_u128(71), spec, ..volume("fast", 2) };
+    let revision = client.create(&fast).await.unwrap();
+    assert_eq!(get::<Volume>(&client, "fast").await, fast);
+    fast.spec.size_bytes = 3 << 20;
+    let revision = client.replace(&fast, revision).await.unwrap();
+    let other = VolumeSpec { class: Some(DiskClass::Hdd), ..fast.spec.clone() };
+    let other = client.replace(&Volume { spec: other, ..fast.clone() }, revision).await.unwrap_err();
+    assert!(other.kind() == ErrorKind::Invalid && other.to_string().contains("class"), "{other}");
+    let path = format!("{VOLUMES}/fast");
+    let none = json!({ "spec": { "class": null } });
+    let (status, answer) = plane.by_hand(Method::PATCH, &path, &none).await;
+    let message = answer["message"].as_str().unwrap();
+    assert!(status == StatusCode::UNPROCESSABLE_ENTITY && message.contains("class of a volume"), "{message}");
+    assert_eq!(get::<Volume>(&client, "fast").await, fast);
+
     // A newer program than the definitions: nothing is dropped without a word.
     let mut newer = serde_json::to_value(node("n1", 1)).unwrap();
     newer["colour"] = "blue".into();
@@ -265,6 +281,8 @@ async fn what_no_volume_may_be_is_refused() {
         (json!({ "stripes": 2 }), "less than or equal to 1"),
         (json!({ "blockSize": 1024 }), "Unsupported value"),
         (json!({ "blockSize": 512 }), "block size of a volume cannot be changed"),
+        (json!({ "class": "NVMe" }), "class of a volume cannot be changed"),
+        (json!({ "class": "tape" }), "Unsupported value"),
         (json!({ "uuid": null }), "UUID of a volume cannot be changed"),
         (json!({ "uuid": "data" }), "uuid"),
     ] {

@@ -94,6 +94,7 @@ pub(crate) fn pool(node: u32) -> Pool {
         uuid: pool_id(node),
         node: node_name(node),
         uri: "file:///dev/nvme0n1".into(),
+        class: None,
         state: PoolState::Online,
         capacity_bytes: POOL_BYTES,
         used_bytes,
@@ -115,7 +116,13 @@ fn volume(index: u32) -> Volume {
     Volume {
         name: volume_name(index),
         uuid: id(4, index),
-        spec: VolumeSpec { size_bytes: VOLUME_BYTES, copies: COPIES, stripes: 1, block_size: 4096 },
+        spec: VolumeSpec {
+            size_bytes: VOLUME_BYTES,
+            copies: COPIES,
+            stripes: 1,
+            block_size: 4096,
+            class: None,
+        },
         intent: VolumeIntent {
             members: members.collect(),
             owner: attach.as_ref().map(|attach| attach.node.clone()),

@@ -38,7 +38,7 @@ fn volume() -> Volume {
     Volume {
         name: "data".into(),
         uuid: Uuid::from_u128(2),
-        spec: VolumeSpec { size_bytes: 1 << 30, copies: 1, stripes: 1, block_size: 4096 },
+        spec: VolumeSpec { size_bytes: 1 << 30, copies: 1, stripes: 1, block_size: 4096, class: None },
         intent: VolumeIntent { members: vec![member], ..VolumeIntent::default() },
         message: None,
     }

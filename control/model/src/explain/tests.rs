@@ -45,7 +45,7 @@ pub(crate) fn attached() -> Scene {
         volume: Volume {
             name: "data".into(),
             uuid: Uuid::from_u128(100),
-            spec: VolumeSpec { size_bytes: 1 << 30, copies: 3, stripes: 1, block_size: 4096 },
+            spec: VolumeSpec { size_bytes: 1 << 30, copies: 3, stripes: 1, block_size: 4096, class: None },
             intent: VolumeIntent {
                 members: ids
                     .clone()
@@ -117,6 +117,7 @@ pub(crate) fn attached() -> Scene {
                 uuid: Uuid::from_u128(20 + id),
                 node: name(id),
                 uri: "mem://".into(),
+                class: None,
                 state: PoolState::Online,
                 capacity_bytes: 4 << 30,
                 used_bytes: 0,

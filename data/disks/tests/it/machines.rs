@@ -1,6 +1,7 @@
 //! What is found on each machine, and what is said of it.
 
 use crate::machine::Machine;
+use disks::{Roots, class_of};
 use model::{Disk, DiskClass, DiskState};
 
 const SERVER: &str = include_str!("../machines/nvme-server.txt");
@@ -99,6 +100,22 @@ fn of_a_raid_nothing_is_free_but_what_was_never_in_it() {
     let sas = disk(&disks, "/dev/sde");
     assert_eq!((sas.class, sas.model.as_deref()), (DiskClass::Hdd, Some("ST8000NM0075")));
     assert_eq!((sas.serial.as_deref(), sas.by_id.as_deref()), (Some("ZA1234AB"), None));
+}
+
+#[test]
+fn a_partition_has_the_class_of_its_disk() {
+    use DiskClass::{Hdd, Nvme, Ssd};
+    for (text, device, class) in [
+        (RAID, (8, 0), Some(Ssd)),
+        (RAID, (8, 2), Some(Ssd)),
+        (RAID, (8, 17), Some(Hdd)),
+        (RAID, (8, 99), None),
+        (SERVER, (259, 3), Some(Nvme)),
+        (SERVER, (259, 4), Some(Nvme)),
+    ] {
+        let machine = Machine::new(text, &[]);
+        assert_eq!(class_of(&Roots::below(&machine.path("")), device), class, "{device:?}");
+    }
 }
 
 #[test]
