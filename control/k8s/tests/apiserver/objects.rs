@@ -136,6 +136,7 @@ async fn conditions_follow_what_is_written() {
     assert_ne!(away["lastTransitionTime"], first["lastTransitionTime"]);
 
     let pool = |state, used_bytes| Pool {
+        class: None,
         name: "disk0".into(),
         uuid: Uuid::from_u128(9),
         node: "n1".into(),
