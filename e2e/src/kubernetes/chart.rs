@@ -4,14 +4,16 @@ use super::Lab;
 use super::image::archive;
 use super::programs::built;
 use crate::journey::Trip;
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Building an image reads and hashes a hundred megabytes.
 const IMAGE_LIMIT: Duration = Duration::from_secs(300);
 const HELM_LIMIT: Duration = Duration::from_secs(240);
+/// As many as the chart makes.
+const CONTROLLERS: usize = 2;
 /// The release's namespace.
 pub(crate) const NAMESPACE: &str = "orlop";
 /// In the line before a block of commands that the journey takes from a document.
@@ -85,6 +87,29 @@ impl Lab<'_> {
     /// Waits until all pods of the chart are ready.
     pub(crate) fn wait_orlop(&self) -> Result<()> {
         ["controller", "node", "csi"].iter().try_for_each(|component| self.wait_pods(component))
+    }
+
+    /// Waits until controllers and plugins run as often as they should: what comes next may take any node away. Pods of a
+    /// node that has just booted are called ready for what was before, so processes count.
+    pub(crate) fn wait_whole(&self) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let counts = ["orlop controller", "csi.sock --store"]
+                .map(|line| self.nodes.iter().map(|node| node.running(line).len()).sum::<usize>());
+            let drivers = self.kubectl(
+                &["get", "csinodes", "--output=jsonpath={.items[*].spec.drivers[*].name}"],
+                HELM_LIMIT,
+            )?;
+            let registered = drivers.matches("csi.orlop.io").count();
+            if counts[0] >= CONTROLLERS && counts[1] >= self.nodes.len() && registered == self.nodes.len() {
+                return Ok(());
+            }
+            ensure!(
+                begun.elapsed() < HELM_LIMIT,
+                "controllers and plugins that run: {counts:?}, plugins that kubelets know: {registered}"
+            );
+            std::thread::sleep(Duration::from_millis(500));
+        }
     }
 
     fn wait_pods(&self, component: &str) -> Result<()> {

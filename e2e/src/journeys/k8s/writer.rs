@@ -212,7 +212,8 @@ impl<'a> Writer<'a> {
             2 * MINUTE,
         )?;
         word.taken_back(lab, node)?;
-        self.in_sync(lab)
+        self.in_sync(lab)?;
+        lab.wait_whole()
     }
 
     /// Its node loses power and boots: the pod is on it again.
