@@ -456,8 +456,8 @@ fn is_one_of(nodes: &[Node], place: &Topology) -> bool {
         .all(|(key, name)| key == TOPOLOGY_KEY && nodes.iter().any(|node| node.name == *name))
 }
 
-/// The largest volume with so many copies on disks of this class that there is room for now: as large as the worst of the best nodes allows.
-/// What is promised to thin volumes and not yet written is not subtracted: the API has the last word.
+/// The largest volume with so many copies on disks of this class that there is room for now: as large as the worst of the
+/// best nodes allows. What is promised to thin volumes and not yet written is not subtracted: the API has the last word.
 fn largest_volume(nodes: &[Node], pools: &[Pool], copies: u32, class: Option<DiskClass>) -> u64 {
     let is_open = |node: &Node| node.state == NodeState::Ready && node.spec.scheduling == Scheduling::Enabled;
     let ready = |name: &str| nodes.iter().any(|node| node.name == name && is_open(node));
