@@ -6,7 +6,7 @@
 //! | a kind | a custom resource of the same plural, for the whole cluster; `deploy/crds` has the definitions ([`crds`]) |
 //! | key | `metadata.name` |
 //! | value of a report | `status` |
-//! | value of a node | `spec` (what its operator wishes) and `status` (all the rest) |
+//! | value of a node or pool | `spec` (what its operator wishes) and `status` (all the rest) |
 //! | value of a volume | `spec` (what its user wants, and its UUID) and `status` (all the rest) |
 //! | revision | `metadata.resourceVersion` |
 //!
@@ -16,7 +16,7 @@
 //!    else gives a UUID; the creation of the same object goes on with it.
 //! 3. Every write is a compare-and-swap of the `resourceVersion`. We rely on it being the number that etcd gives, which
 //!    grows and is never given twice; one that is no number is `Corrupt`.
-//! 4. `status.conditions` of nodes and pools is for those who know nothing of Orlop: it follows from the value when that is
+//! 4. `status.conditions` of nodes, pools and statuses of volumes is for those who know nothing of Orlop: it follows from the value when that is
 //!    written, and is no part of it when it is read (`condition`).
 //! 5. Nothing is dropped without a word: a field that the definitions in the cluster do not know refuses the write.
 //!    So the definitions are updated before the programs.
@@ -31,6 +31,7 @@ mod extender;
 mod failover;
 mod install;
 mod kubernetes;
+mod logs;
 mod object;
 mod server;
 mod watch;
@@ -41,3 +42,4 @@ pub use event::Severity;
 pub use extender::Extender;
 pub use failover::{Config as FailoverConfig, Failover};
 pub use kubernetes::Kubernetes;
+pub use logs::{Log, own_namespace};

@@ -143,6 +143,15 @@ impl Server {
         self.understand(status, &answer)
     }
 
+    /// What is at a path, as text.
+    pub(crate) async fn text(&self, path: &str, deadline: Instant) -> Result<String> {
+        let (status, answer) = self.exchange(&Verb::Get, path, deadline).await?;
+        if !status.is_success() {
+            return Err(self.refused(status, &answer));
+        }
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    }
+
     /// Everything below a path.
     pub(crate) async fn list(&self, path: &str, deadline: Instant) -> Result<Listing> {
         self.select(path, "", deadline).await

@@ -1,7 +1,8 @@
 //! `orlop support bundle`: everything that can be asked about a cluster, in one tar that can be given away.
 //!
 //! 1. What does not answer, or cannot be read, is named in the bundle; it never fails the whole.
-//! 2. No environment, no argument of a process and no file is read but the logs that were named.
+//! 2. Nothing of an environment, of a process's arguments or of a file is in it but the logs: those of the folder that was
+//!    named or, in a pod of Orlop, those of its pods.
 
 mod bundle;
 mod redact;
@@ -46,9 +47,10 @@ pub(crate) async fn bundle(arguments: &SupportBundle) -> Outcome {
     let mut bundle = Bundle::default();
     this_machine(&mut bundle);
     cluster(&mut bundle, &client).await;
-    match &arguments.logs {
-        Some(folder) => logs(&mut bundle, folder),
-        None => bundle.miss("logs", "no folder was named by --logs; in Kubernetes `kubectl logs` has them"),
+    match (&arguments.logs, k8s::own_namespace()) {
+        (Some(folder), _) => logs(&mut bundle, folder),
+        (None, Some(namespace)) => logs_of_pods(&mut bundle, &namespace).await,
+        (None, None) => bundle.miss("logs", "no folder was named by --logs, and this is no pod of Orlop"),
     }
     let report = Report { file: shown.clone(), files: bundle.names(), missing: bundle.missing() };
     let cannot = || format!("cannot write {shown}");
@@ -178,6 +180,18 @@ fn logs(bundle: &mut Bundle, folder: &Path) {
     }
     if !found {
         bundle.miss("logs", &format!("no NAME.log is in {}", folder.display()));
+    }
+}
+
+/// The ends of the logs of all pods of Orlop.
+async fn logs_of_pods(bundle: &mut Bundle, namespace: &str) {
+    let had = match k8s::Kubernetes::in_cluster() {
+        Ok(kubernetes) => kubernetes.logs(namespace).await,
+        Err(error) => Err(error),
+    };
+    match had {
+        Ok(logs) => logs.into_iter().for_each(|log| bundle.add(&format!("logs/{}.log", log.name), log.text)),
+        Err(error) => bundle.miss("logs", &error.to_string()),
     }
 }
 
