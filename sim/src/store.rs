@@ -264,8 +264,8 @@ impl Control for NodeControl {
         })
     }
 
-    fn report_pool(&self, _pool: model::Pool) -> ControlFuture<'_, ()> {
-        Box::pin(async move { self.travel().await.map_err(away) })
+    fn report_pool(&self, pool: model::Pool) -> ControlFuture<'_, model::PoolSpec> {
+        Box::pin(async move { self.travel().await.map_err(away).map(|()| pool.spec) })
     }
 
     fn report_replicas(&self, replicas: NodeReplicas) -> ControlFuture<'_, ()> {

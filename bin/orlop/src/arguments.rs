@@ -253,6 +253,9 @@ pub(crate) enum Node {
     /// Takes back what cordon or drain has wished.
     #[command(after_help = "Example:\n  orlop node uncordon node-1")]
     Uncordon(NodeName),
+    /// Forgets a node that is gone for good, with its pools and disks; refused while a volume has a copy there.
+    #[command(after_help = "Example:\n  orlop node delete node-4")]
+    Delete(NodeName),
     /// The process of one node.
     #[command(hide = true)]
     Run(NodeRun),
@@ -295,7 +298,23 @@ pub(crate) enum Pool {
         #[command(flatten)]
         output: Output,
     },
+    /// Gives the disk of a pool back: it is blank then. Refused while a volume has a copy in it. Also forgets a pool whose
+    /// disk is gone.
+    #[command(after_help = POOL_DELETE_HELP)]
+    Delete {
+        /// The pool: its node and its name, as `orlop pool list` shows them, or its UUID.
+        #[arg(value_name = "NODE/NAME")]
+        pool: String,
+        #[command(flatten)]
+        api: Api,
+        #[command(flatten)]
+        output: Output,
+    },
 }
+
+const POOL_DELETE_HELP: &str = "The node does not use the disk again while it runs. Take the disk out of what the node is \
+                                told to use (--disk, node.disks), or the next start makes a new pool of it.\n\n\
+                                Example:\n  orlop pool delete node-1/disk0";
 
 /// Verbs of `orlop volume`.
 #[derive(Debug, Subcommand)]

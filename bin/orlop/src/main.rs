@@ -65,6 +65,10 @@ fn run(command: Command) -> Outcome {
         Command::Node(Node::Cordon(arguments)) => wait_for(commands::node::cordon(&arguments)),
         Command::Node(Node::Drain(arguments)) => wait_for(commands::node::drain(&arguments)),
         Command::Node(Node::Uncordon(arguments)) => wait_for(commands::node::uncordon(&arguments)),
+        Command::Node(Node::Delete(arguments)) => wait_for(commands::node::delete(&arguments)),
+        Command::Pool(Pool::Delete { pool, api, output }) => {
+            wait_for(commands::inventory::delete_pool(&pool, &api, &output))
+        }
         Command::Pool(Pool::List { api, output }) => wait_for(commands::inventory::list_pools(&api, &output)),
         Command::Disk(Disk::List { api, output }) => wait_for(commands::inventory::list_disks(&api, &output)),
         Command::Disk(Disk::Get { name, api, output }) => {

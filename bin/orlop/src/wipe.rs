@@ -1,17 +1,15 @@
 //! `orlop wipe`: makes a disk blank again that is a pool which no node has open.
 //!
 //! 1. Nothing is written before the disk's lock is held and the pool's own UUID has been given.
-//! 2. The front with both superblocks goes first: what was interrupted is no pool any more.
-//! 3. Afterwards a new pool can be made on it: all that [`pool::signature`] looks at is zero.
+//! 2. Afterwards a new pool can be made on it: all that [`pool::signature`] looks at is zero.
 
 use crate::arguments::Wipe;
 use crate::failure::{Failure, Kind, OrFail, Outcome};
 use crate::{opened, output};
-use device::{BlockCount, Device, DeviceUri, Lba};
+use device::DeviceUri;
 use opened::Opened;
-use pool::signature::LOOKED_AT_BYTES;
-use pool::{Pool, PoolLabel};
-use rt::{Access, Durability};
+use pool::{Pool, PoolLabel, signature};
+use rt::Access;
 use serde::Serialize;
 use std::time::Duration;
 use uuid::Uuid;
@@ -46,7 +44,7 @@ pub(crate) fn run(arguments: &Wipe) -> Outcome {
         if arguments.yes_destroy != Some(label.pool) {
             return Err(refused(&device, &label, arguments).await);
         }
-        blank(&device).await.or_fail(|| format!("{} cannot be written", arguments.uri))?;
+        signature::blank(&device).await.or_fail(|| format!("{} cannot be written", arguments.uri))?;
         Ok(label)
     })?;
     let report = Report { uri: arguments.uri.clone(), name, pool, wiped: true };
@@ -79,14 +77,4 @@ async fn refused(device: &Opened, label: &PoolLabel, arguments: &Wipe) -> Failur
             .kind(Kind::Usage)
             .hint(format!("if nobody needs them, say so with --yes-destroy {pool}")),
     }
-}
-
-/// Makes both ends zero, durably.
-async fn blank(device: &impl Device) -> Result<(), device::Status> {
-    let geometry = device.geometry();
-    let block = u64::from(geometry.block_size);
-    let len = BlockCount((LOOKED_AT_BYTES / block).min(geometry.blocks.0));
-    device.write_zeroes(Lba(0), len, Durability::Durable).await?;
-    device.write_zeroes(Lba(geometry.blocks.0 - len.0), len, Durability::Durable).await?;
-    device.flush().await
 }

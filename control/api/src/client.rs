@@ -13,6 +13,7 @@ use hyper_util::{
 use model::{Disk, Node, NodeView, Pool, VolumeView};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{fmt, time::Duration};
+use uuid::Uuid;
 
 /// An answer larger than this is not one of ours.
 const ANSWER_MAX_BYTES: usize = 64 << 20;
@@ -112,6 +113,18 @@ impl Client {
     /// Wishes something of a node; the answer says what is in its way.
     pub async fn update_node(&self, name: &str, wish: &UpdateNode) -> Result<NodeView, Error> {
         self.send(Method::PATCH, &path("node", name)?, None, Some(encode(wish)?)).await
+    }
+
+    /// Forgets a node that is gone for good.
+    pub async fn delete_node(&self, name: &str) -> Result<(), Error> {
+        self.exchange(Method::DELETE, &path("node", name)?, None, None).await.map(drop)
+    }
+
+    /// Gives the disk of a pool back; answers the pool while it is still there.
+    pub async fn delete_pool(&self, uuid: Uuid) -> Result<Option<Pool>, Error> {
+        let path = waiting(&path("pool", &uuid.to_string())?);
+        let bytes = self.exchange(Method::DELETE, &path, None, None).await?;
+        if bytes.is_empty() { Ok(None) } else { self.decode(&path, &bytes).map(Some) }
     }
 
     /// All pools, by node and name.

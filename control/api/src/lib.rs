@@ -8,6 +8,7 @@ mod live;
 mod metrics;
 mod nodes;
 mod problem;
+mod removal;
 mod requests;
 mod volumes;
 mod wait;
@@ -165,9 +166,9 @@ struct Document;
 fn api() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(nodes::list_nodes))
-        .routes(routes!(nodes::get_node, nodes::update_node))
+        .routes(routes!(nodes::get_node, nodes::update_node, removal::delete_node))
         .routes(routes!(nodes::list_pools))
-        .routes(routes!(nodes::get_pool))
+        .routes(routes!(nodes::get_pool, removal::delete_pool))
         .routes(routes!(nodes::list_disks))
         .routes(routes!(nodes::get_disk))
         .routes(routes!(volumes::list_volumes, volumes::create_volume))

@@ -27,7 +27,7 @@ use crate::{
     },
 };
 use api::{AttachVolume, CreateVolume, ResizeVolume, client, client::Client};
-use model::{DiskClass, Node, NodeState, Pool, PoolState, Scheduling, VolumeSpec, VolumeState, VolumeView};
+use model::{DiskClass, Node, NodeState, Pool, Scheduling, VolumeSpec, VolumeState, VolumeView};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -463,7 +463,7 @@ fn largest_volume(nodes: &[Node], pools: &[Pool], copies: u32, class: Option<Dis
     let ready = |name: &str| nodes.iter().any(|node| node.name == name && is_open(node));
     let mut best: BTreeMap<&str, u64> = BTreeMap::new();
     let is_of_class = |pool: &Pool| class.is_none_or(|class| pool.class == Some(class));
-    let usable = |pool: &&Pool| pool.state == PoolState::Online && ready(&pool.node) && is_of_class(pool);
+    let usable = |pool: &&Pool| pool.takes_copies() && ready(&pool.node) && is_of_class(pool);
     for pool in pools.iter().filter(usable) {
         let free = best.entry(&pool.node).or_default();
         *free = pool.free_bytes.max(*free);

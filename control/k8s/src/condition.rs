@@ -1,4 +1,4 @@
-//! `status.conditions` of nodes and pools: what `kubectl wait --for=condition=Ready` and every dashboard understand.
+//! `status.conditions` of nodes, pools and statuses of volumes: what `kubectl wait --for=condition=Ready` and every dashboard understand.
 //!
 //! 1. They follow from the other fields of the status they are in, whoever writes that; nothing is ever decided by them,
 //!    and the store does not know of them.
@@ -6,7 +6,7 @@
 
 use crate::event::shortened;
 use k8s_openapi::jiff::{Timestamp, Unit};
-use model::{Kind, NodeState, PoolState};
+use model::{Kind, MemberPhase, MemberStatus, NexusState, NodeState, PoolState};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
@@ -15,11 +15,12 @@ pub(crate) const CONDITIONS: &str = "conditions";
 
 /// Whether objects of this kind have them.
 pub(crate) const fn has_conditions(kind: Kind) -> bool {
-    matches!(kind, Kind::Node | Kind::Pool)
+    matches!(kind, Kind::Node | Kind::Pool | Kind::VolumeStatus)
 }
 
 /// What a person is told of a status.
-struct Ready {
+struct Condition {
+    r#type: &'static str,
     is: bool,
     reason: &'static str,
     message: String,
@@ -33,38 +34,51 @@ pub(crate) fn conditions(
     before: Option<&Value>,
     now: Timestamp,
 ) -> Option<Value> {
-    let Ready { is, reason, message } = match kind {
-        Kind::Node => node(field(status, "state")?),
-        Kind::Pool => pool(field(status, "state")?, field(status, "message").flatten()),
+    let message = || field(status, "message").flatten();
+    let told = match kind {
+        Kind::Node => vec![node(field(status, "state")?)],
+        Kind::Pool => vec![pool(field(status, "state")?, message())],
+        Kind::VolumeStatus => {
+            vec![serving(field(status, "state")?, message()), in_sync(&field::<Vec<_>>(status, "members")?)]
+        }
         _ => return None,
     };
-    let is = if is { "True" } else { "False" };
-    let before = before.and_then(Value::as_array).into_iter().flatten();
-    let same = before.clone().find(|before| before["type"] == "Ready" && before["status"] == is);
-    let since = same.and_then(|before| before["lastTransitionTime"].as_str()).map(str::to_owned);
-    // Kubernetes writes these without fractions.
-    let since = since.unwrap_or_else(|| now.round(Unit::Second).unwrap_or(now).to_string());
-    Some(json!([{
-        "type": "Ready", "status": is, "reason": reason, "message": shortened(message), "lastTransitionTime": since,
-    }]))
+    Some(told.into_iter().map(|condition| condition.written(before, now)).collect())
+}
+
+impl Condition {
+    /// As Kubernetes has it, after `before`.
+    fn written(self, before: Option<&Value>, now: Timestamp) -> Value {
+        let Self { r#type, is, reason, message } = self;
+        let is = if is { "True" } else { "False" };
+        let mut before = before.and_then(Value::as_array).into_iter().flatten();
+        let same = before.find(|before| before["type"] == r#type && before["status"] == is);
+        let since = same.and_then(|before| before["lastTransitionTime"].as_str()).map(str::to_owned);
+        // Kubernetes writes these without fractions.
+        let since = since.unwrap_or_else(|| now.round(Unit::Second).unwrap_or(now).to_string());
+        json!({
+            "type": r#type, "status": is, "reason": reason, "message": shortened(message),
+            "lastTransitionTime": since,
+        })
+    }
 }
 
 fn field<T: DeserializeOwned>(status: &Map<String, Value>, name: &str) -> Option<T> {
     serde_json::from_value(status.get(name)?.clone()).ok()
 }
 
-fn node(state: NodeState) -> Ready {
-    match state {
-        NodeState::Ready => Ready { is: true, reason: "EngineRuns", message: "its engine runs".into() },
-        NodeState::NotReady => Ready {
-            is: false,
-            reason: "EngineAway",
-            message: "its engine has not been heard of, or has ended".into(),
-        },
-    }
+/// The one that programs look for.
+const READY: &str = "Ready";
+
+fn node(state: NodeState) -> Condition {
+    let (reason, message) = match state {
+        NodeState::Ready => ("EngineRuns", "its engine runs"),
+        NodeState::NotReady => ("EngineAway", "its engine has not been heard of, or has ended"),
+    };
+    Condition { r#type: READY, is: state == NodeState::Ready, reason, message: message.into() }
 }
 
-fn pool(state: PoolState, message: Option<String>) -> Ready {
+fn pool(state: PoolState, message: Option<String>) -> Condition {
     let (reason, otherwise) = match state {
         PoolState::Online => ("Online", "it is open"),
         PoolState::Degraded => ("Degraded", "nothing new is placed on it"),
@@ -72,7 +86,40 @@ fn pool(state: PoolState, message: Option<String>) -> Ready {
         PoolState::Gone => ("Gone", "its node runs without it"),
     };
     let message = message.unwrap_or_else(|| otherwise.into());
-    Ready { is: state == PoolState::Online, reason, message }
+    Condition { r#type: READY, is: state == PoolState::Online, reason, message }
+}
+
+/// Whether the volume can be read and written.
+fn serving(state: NexusState, message: Option<String>) -> Condition {
+    let (reason, otherwise) = match state {
+        NexusState::Opening => ("Opening", "it connects to its copies"),
+        NexusState::Serving => ("Serving", "it can be read and written"),
+        NexusState::Stalled => ("Stalled", "reads and writes wait: no copy that is in sync can be reached"),
+        NexusState::Closing => ("Closing", "it hands over"),
+        NexusState::Closed => ("Closed", "nobody uses it"),
+        NexusState::Failed => ("Failed", "it has moved to another node"),
+    };
+    let message = message.unwrap_or_else(|| otherwise.into());
+    Condition { r#type: READY, is: state == NexusState::Serving, reason, message }
+}
+
+/// Whether all copies have every write.
+fn in_sync(members: &[MemberStatus]) -> Condition {
+    let kept = members.iter().filter(|member| member.state != MemberPhase::Removed);
+    let good = |member: &&MemberStatus| member.state == MemberPhase::InSync && member.reachable;
+    let (good, others): (Vec<_>, Vec<_>) = kept.partition(good);
+    let is = others.is_empty() && !good.is_empty();
+    let word = |member: &MemberStatus| match member.state {
+        MemberPhase::InSync => format!("the one on {} cannot be reached", member.node),
+        state => format!("the one on {} is {state}", member.node),
+    };
+    let said: Vec<String> = others.into_iter().map(word).collect();
+    let (reason, message) = match (is, said.is_empty()) {
+        (true, _) => ("InSync", format!("copies that have every write: {}", good.len())),
+        (false, true) => ("NotOpen", "nobody looks at its copies now".to_owned()),
+        (false, false) => ("CopiesBehind", format!("copies in sync: {}; {}", good.len(), said.join(", "))),
+    };
+    Condition { r#type: "InSync", is, reason, message }
 }
 
 /// Their schema, as Kubernetes has it for its own kinds.
@@ -142,6 +189,42 @@ mod tests {
         assert_eq!((&gone[0]["status"], &gone[0]["reason"]), (&json!("False"), &json!("Gone")));
         let since = &gone[0]["lastTransitionTime"];
         assert_eq!(*since, "1970-01-01T00:01:00Z", "it was not ready before, either");
+    }
+
+    #[test]
+    fn a_volume_is_ready_and_in_sync_or_says_what_is_not() {
+        let member = |node: &str, state: &str, reachable: bool| {
+            json!({
+                "replica": "00000000-0000-0000-0000-000000000001", "node": node, "state": state,
+                "reachable": reachable, "rebuild": null, "rebuilt": null, "message": null,
+            })
+        };
+        let of = |state: &str, members: Value, before: Option<&Value>| {
+            of(Kind::VolumeStatus, json!({ "state": state, "members": members }), before, 60)
+        };
+        let said = |conditions: &Value| {
+            let one = |c: &Value| format!("{}={} {}", c["type"], c["status"], c["message"]).replace('"', "");
+            conditions.as_array().unwrap().iter().map(one).collect::<Vec<_>>().join("; ")
+        };
+        let old = member("n3", "Removed", false);
+        let whole = of("Serving", json!([member("n1", "InSync", true), old]), None);
+        assert_eq!(
+            said(&whole),
+            "Ready=True it can be read and written; InSync=True copies that have every write: 1"
+        );
+        let members =
+            [member("n1", "InSync", true), member("n2", "Rebuilding", true), member("n4", "InSync", false)];
+        let behind = of("Serving", json!(members), Some(&whole));
+        assert_eq!(
+            said(&behind),
+            "Ready=True it can be read and written; InSync=False copies in sync: 1; \
+             the one on n2 is Rebuilding, the one on n4 cannot be reached"
+        );
+        let unopened = of("Opening", json!([]), Some(&behind));
+        assert_eq!(
+            said(&unopened),
+            "Ready=False it connects to its copies; InSync=False nobody looks at its copies now"
+        );
     }
 
     #[test]

@@ -51,6 +51,7 @@ const POOL: &[Column] = &[
     column("Free", "integer", ".status.freeBytes"),
     column("Message", "string", ".status.message"),
     wide("URI", "string", ".status.uri"),
+    wide("Release", "boolean", ".spec.release"),
 ];
 const VOLUME: &[Column] = &[
     column("Size", "integer", ".spec.sizeBytes"),
@@ -133,11 +134,11 @@ pub fn crds() -> Vec<Value> {
 fn crd(kind: Kind) -> Value {
     let schema = match kind {
         Kind::Cluster => report(schema_of::<ClusterInfo>(), &format!("'{}'", ClusterInfo::KEY)),
-        Kind::Node => node(with_conditions(schema_of::<Node>())),
-        Kind::Pool => report(with_conditions(schema_of::<Pool>()), "self.status.uuid"),
+        Kind::Node => wished(with_conditions(schema_of::<Node>()), "self.status.name"),
+        Kind::Pool => wished(with_conditions(schema_of::<Pool>()), "self.status.uuid"),
         Kind::Volume => volume(schema_of::<Volume>()),
         Kind::VolumeRecord => report(schema_of::<VolumeRecord>(), "self.status.volume"),
-        Kind::VolumeStatus => report(schema_of::<VolumeStatus>(), "self.status.volume"),
+        Kind::VolumeStatus => report(with_conditions(schema_of::<VolumeStatus>()), "self.status.volume"),
         Kind::NodeReplicas => report(schema_of::<NodeReplicas>(), "self.status.node"),
         Kind::Disk => report(schema_of::<Disk>(), "self.status.name"),
     };
@@ -213,9 +214,9 @@ fn report(mut value: Value, key: &str) -> Value {
 }
 
 /// What its operator wishes is its spec, which is there even where nobody has written one; all the rest is a report.
-fn node(mut value: Value) -> Value {
+fn wished(mut value: Value, key: &str) -> Value {
     let spec = value["properties"].as_object_mut().and_then(|fields| fields.remove("spec"));
-    let mut object = report(value, "self.status.name");
+    let mut object = report(value, key);
     object["properties"]["spec"] = spec.unwrap_or_default();
     object
 }

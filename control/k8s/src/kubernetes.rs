@@ -42,6 +42,9 @@ pub struct Kubernetes {
     written: Arc<Mutex<HashMap<String, (u64, Value)>>>,
 }
 
+/// Of so many objects the conditions are remembered.
+const WRITTEN_MAX: usize = 1024;
+
 /// The answer to a deletion: a status, or the object if it is not gone yet.
 #[derive(Deserialize)]
 struct Deleted {
@@ -250,7 +253,12 @@ impl Kubernetes {
             && !has_wish(kind)
             && let Some(conditions) = object.conditions()
         {
-            self.written().insert(key.to_owned(), (revision, conditions.clone()));
+            let mut written = self.written();
+            if written.len() >= WRITTEN_MAX {
+                // What is forgotten costs one question.
+                written.clear();
+            }
+            written.insert(key.to_owned(), (revision, conditions.clone()));
         }
         Ok(revision)
     }

@@ -97,7 +97,7 @@ fn remove_ours(status: &mut Fields) {
 
 /// Whether a value of this kind has a part that people wish; all the rest is written by programs.
 pub(crate) const fn has_wish(kind: Kind) -> bool {
-    matches!(kind, Kind::Node | Kind::Volume)
+    matches!(kind, Kind::Node | Kind::Pool | Kind::Volume)
 }
 
 /// A value, taken apart.
@@ -116,7 +116,12 @@ impl Parts {
         if !has_wish(kind) {
             return Ok(Self { spec: None, status });
         }
-        let Some(Value::Object(mut spec)) = status.remove("spec") else { return Err(malformed()) };
+        let mut spec = match status.remove("spec") {
+            Some(Value::Object(spec)) => spec,
+            // Nothing is wished of it; what is wished already stays.
+            None if kind == Kind::Pool => return Ok(Self { spec: None, status }),
+            _ => return Err(malformed()),
+        };
         if kind == Kind::Volume {
             status.remove("name");
             spec.insert("uuid".into(), status.remove("uuid").ok_or_else(malformed)?);

@@ -177,7 +177,7 @@ pub fn place(
     for pool in view.pools.values().map(|pool| &pool.value) {
         let is_open = view.scheduling(&pool.node) == Scheduling::Enabled;
         let is_of_class = class.is_none_or(|class| pool.class == Some(class));
-        let usable = pool.state == PoolState::Online && view.is_ready(&pool.node) && is_open && is_of_class;
+        let usable = pool.takes_copies() && view.is_ready(&pool.node) && is_open && is_of_class;
         if !usable || taken.contains(pool.node.as_str()) {
             continue;
         }

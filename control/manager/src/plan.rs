@@ -5,8 +5,8 @@
 //! 2. A record is made once: only if there is none, and never again for a volume that is known to have had one.
 //! 3. A record is changed only for a volume that is being deleted, and with a new epoch and no owner, so that a nexus
 //!    that still runs is fenced: it can no longer change the record.
-//! 4. A record goes only after every node has reported each of its replicas `Destroyed`; the volume goes only after its
-//!    record.
+//! 4. A record goes only after every node that was not deleted has reported each of its replicas `Destroyed`; the volume
+//!    goes only after its record.
 
 use crate::{
     Observed, Promised, View,

@@ -36,6 +36,7 @@ impl Scene {
                 name: "disk0".into(),
                 uuid: Uuid::from_u128(20 + index),
                 node: format!("n{index}"),
+                spec: model::PoolSpec::default(),
                 uri: "mem://".into(),
                 class: None,
                 state: PoolState::Online,

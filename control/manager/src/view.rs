@@ -63,8 +63,12 @@ impl View {
         self.pool(pool).is_some_and(|pool| pool.state == PoolState::Gone)
     }
 
-    /// Whether this node has said that it has destroyed the replica.
+    /// Whether this node has said that it has destroyed the replica. Of a node that its operator has deleted nobody waits
+    /// for that: if it comes back, it keeps what no record names.
     pub(crate) fn is_destroyed(&self, node: &str, replica: Uuid) -> bool {
+        if !self.nodes.contains_key(node) && !self.replicas.contains_key(node) {
+            return true;
+        }
         let reports = self.replicas.get(node).into_iter().flat_map(|node| &node.value.replicas);
         reports.filter(|report| report.replica == replica).any(|r| r.state == ReplicaState::Destroyed)
     }

@@ -34,8 +34,8 @@ pub use explain::{
 };
 pub use invalid::{Invalid, SizeText};
 pub use node::{
-    ClusterInfo, Node, NodeReplicas, NodeSpec, NodeState, Pool, PoolState, ReplicaReport, ReplicaState,
-    Scheduling,
+    ClusterInfo, Node, NodeReplicas, NodeSpec, NodeState, Pool, PoolSpec, PoolState, ReplicaReport,
+    ReplicaState, Scheduling,
 };
 pub use object::{Kind, Object, Stored, UnknownKind};
 pub use record::{Generation, HostRecord, MemberRecord, MemberState, Owner, VolumeRecord};

@@ -1,7 +1,7 @@
 //! The cluster, its nodes, their pools, and the replicas that each node really holds.
 //!
-//! A node has a `spec`: what its operator wishes. All the rest is the report of its engine, which keeps the wish that it
-//! finds. Nobody wishes anything of a pool.
+//! A node and a pool have a `spec`: what an operator wishes. All the rest is the report of the engine, which keeps the
+//! wish that it finds.
 
 use crate::{
     DiskClass,
@@ -146,6 +146,23 @@ impl fmt::Display for PoolState {
     }
 }
 
+/// What an operator wishes of a pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PoolSpec {
+    /// Its disk is to be given back: nothing new is placed on it, and its node makes it blank once no copy is on it.
+    #[serde(default)]
+    pub release: bool,
+}
+
+impl PoolSpec {
+    /// Whether nothing is wished.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// One pool: a disk that Orlop has formatted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -156,6 +173,10 @@ pub struct Pool {
     pub uuid: Uuid,
     /// The node whose engine has it open.
     pub node: String,
+    /// What an operator wishes; engines write it as they find it.
+    // Absent where nothing is wished: definitions from before there were such wishes refuse the word.
+    #[serde(default, skip_serializing_if = "PoolSpec::is_default")]
+    pub spec: PoolSpec,
     /// The device under it, such as `file:///path`.
     pub uri: String,
     /// What kind of medium its disk is; none: a file, or nobody has said.
@@ -220,6 +241,13 @@ pub struct NodeReplicas {
     pub node: String,
     /// Ordered by replica. A `Destroyed` one stays until no record names it.
     pub replicas: Vec<ReplicaReport>,
+}
+
+impl Pool {
+    /// Whether new copies may be placed on it, as far as it is up to the pool.
+    pub fn takes_copies(&self) -> bool {
+        self.state == PoolState::Online && !self.spec.release
+    }
 }
 
 impl Object for ClusterInfo {
@@ -306,6 +334,8 @@ mod tests {
             "bootId": "00000000-0000-0000-0000-000000000003"}"#;
         let pool: Pool = serde_json::from_str(old).unwrap();
         assert_eq!(pool.class, None);
+        assert_eq!(pool.spec, PoolSpec::default());
+        assert_eq!(serde_json::to_value(&pool).unwrap().get("spec"), None, "as older programs know it");
         let with_class = Pool { class: Some(DiskClass::Hdd), ..pool };
         let json = serde_json::to_value(&with_class).unwrap();
         assert_eq!(json["class"], "HDD");

@@ -1,6 +1,6 @@
 //! What an engine needs of the control plane. `bin` implements it over the store's client, the simulator over its own.
 
-use model::{Node, NodeReplicas, Pool, Stored, Volume, VolumeRecord, VolumeStatus};
+use model::{Node, NodeReplicas, Pool, PoolSpec, Stored, Volume, VolumeRecord, VolumeStatus};
 use nexus::Records;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -67,8 +67,8 @@ pub trait Control {
     /// Writes this node's report, all but its `spec`: what is wished of the node stays as it is in the store.
     fn report_node(&self, node: Node) -> ControlFuture<'_, ()>;
 
-    /// Writes a pool's report.
-    fn report_pool(&self, pool: Pool) -> ControlFuture<'_, ()>;
+    /// Writes a pool's report, all but its `spec`, and answers what is wished of the pool.
+    fn report_pool(&self, pool: Pool) -> ControlFuture<'_, PoolSpec>;
 
     /// Writes what this node knows of its replicas.
     fn report_replicas(&self, replicas: NodeReplicas) -> ControlFuture<'_, ()>;

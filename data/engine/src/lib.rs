@@ -291,12 +291,29 @@ impl State {
     async fn tell_pools(&self, told: &mut Vec<model::Pool>) {
         let pools = self.pools.reports(&self.config);
         for pool in pools.iter().filter(|pool| !told.contains(pool)) {
-            if let Err(error) = self.control.report_pool(pool.clone()).await {
-                tracing::debug!(node = self.config.node, %error, "pool report not written");
-                return told.clear();
+            match self.control.report_pool(pool.clone()).await {
+                Ok(wish) if wish.release => self.release(pool).await,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::debug!(node = self.config.node, %error, "pool report not written");
+                    return told.clear();
+                }
             }
         }
         *told = pools;
+    }
+
+    /// Gives the disk of a pool back, as an operator wishes, unless a copy is on it: then it is asked again later.
+    async fn release(&self, pool: &model::Pool) {
+        match self.pools.release(pool.uuid).await {
+            Ok(()) => {
+                tracing::info!(node = self.config.node, pool = %pool.uuid, uri = pool.uri, "its disk was given back");
+                self.absent_told.set(false);
+            }
+            Err(cause) => {
+                tracing::debug!(node = self.config.node, pool = %pool.uuid, cause, "it is not given back yet");
+            }
+        }
     }
 
     /// Opens the disks that were named and could not be opened at the start, once they can be. One that hangs holds up
@@ -318,6 +335,9 @@ impl State {
         for pool in known.into_iter().filter(absent) {
             let (state, message) = match self.pools.why_closed(&pool.uri) {
                 Some(cause) => (PoolState::Failed, cause),
+                None if pool.spec.release && self.pools.is_gone(pool.uuid) => {
+                    (PoolState::Gone, "its disk was given back".to_owned())
+                }
                 None if self.pools.is_gone(pool.uuid) => {
                     let message =
                         "its disk was taken away, replaced or blanked; what is on that disk stays there";

@@ -9,11 +9,11 @@
 
 use crate::{Config, Control, Error, Expected, PoolConfig};
 use device::AnyDevice;
-use model::{DiskClass, Node, NodeState, PoolState, Volume};
+use model::{DiskClass, Node, NodeState, PoolSpec, PoolState, Volume};
 use nexus::leg::Port;
 use pool::{ErrorKind, FormatOptions, Opening, Pool, PoolInfo, PoolLabel, ReplicaConfig};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use uuid::Uuid;
 
@@ -25,6 +25,8 @@ pub(crate) struct Pools {
     disks: RefCell<Vec<Rc<Disk>>>,
     /// Those that were named and could not be opened yet.
     closed: RefCell<Vec<Closed>>,
+    /// Where disks were that were given back: this engine does not take them again, whatever selects them.
+    released: RefCell<BTreeSet<String>>,
     ports: Ports,
     planted: nexus::Planted,
 }
@@ -83,6 +85,7 @@ impl Pools {
         let pools = Self {
             disks: RefCell::default(),
             closed: RefCell::default(),
+            released: RefCell::default(),
             ports: Ports::default(),
             planted: config.nexus.planted,
         };
@@ -153,6 +156,10 @@ impl Pools {
                 disk.uri.borrow_mut().clone_from(&pool.uri);
             }
             return Ok(());
+        }
+        if pool.expected == Expected::Blank && self.released.borrow().contains(&pool.uri) {
+            let why = "it was given back by `orlop pool delete`; start this node again to have it used";
+            return Err(why.to_owned());
         }
         let open = open_or_format(config, control, pool).await?;
         let info = open.info();
@@ -313,6 +320,27 @@ impl Pools {
         }
     }
 
+    /// Gives back the disk of a pool that holds no copy: it is blank then, and none of this node's.
+    ///
+    /// # Errors
+    /// Why it cannot be given back; a pool that holds a copy is as before.
+    pub(crate) async fn release(&self, pool: Uuid) -> Result<(), String> {
+        let (disk, open) = self.find(pool)?;
+        let retired = open.retire().await;
+        if let Err(error) = &retired
+            && error.kind() == ErrorKind::Occupied
+        {
+            *disk.message.borrow_mut() = Some(format!("it is given back later: {error}"));
+            return retired.map_err(|error| text(&error));
+        }
+        // Closed, whatever else has failed: what is left of it is looked at by the next revival.
+        disk.pool.take();
+        retired.map_err(|error| text(&error))?;
+        self.disks.borrow_mut().retain(|other| other.uuid != pool);
+        self.released.borrow_mut().insert(disk.uri.borrow().clone());
+        Ok(())
+    }
+
     /// What the pools are like now.
     pub(crate) fn reports(&self, config: &Config) -> Vec<model::Pool> {
         let report = |disk: &Rc<Disk>| {
@@ -322,6 +350,8 @@ impl Pools {
                 name: disk.name.clone(),
                 uuid: disk.uuid,
                 node: config.node.clone(),
+                // The wish that is there stays.
+                spec: PoolSpec::default(),
                 uri: disk.uri.borrow().clone(),
                 class: disk.class,
                 state: if open { PoolState::Online } else { PoolState::Failed },
@@ -534,6 +564,7 @@ mod tests {
             name: "a".into(),
             uuid: POOL,
             node: node.into(),
+            spec: PoolSpec::default(),
             uri: "disk:///dev/sda".into(),
             class: None,
             state,

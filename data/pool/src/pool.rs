@@ -337,6 +337,23 @@ impl<D: Device + 'static> Pool<D> {
         inner.last_checkpoint(|superblock| superblock.clean = true).await.map_err(context)
     }
 
+    /// Closes the pool and makes its device blank, if it holds no replica. From the first write on it is no pool any more;
+    /// what was interrupted is done by hand (`orlop wipe`).
+    ///
+    /// # Errors
+    /// `Occupied` if it holds a replica: nothing was changed. Otherwise it is closed, and perhaps still a pool.
+    pub async fn retire(&self) -> Result<(), Error> {
+        if let Some(first) = self.replicas().first() {
+            let (name, volume) = (self.name(), &first.config.volume_name);
+            let context = format!("pool {name} holds a copy of volume {volume:?}");
+            return Err(Error::new(ErrorKind::Occupied, context));
+        }
+        // Between the look and this nothing waits: no replica is made from here on.
+        self.close().await?;
+        let blanked = signature::blank(&self.inner.device).await;
+        blanked.map_err(|status| Error::io(format!("pool {} cannot be made blank", self.name()), status))
+    }
+
     fn name(&self) -> String {
         self.inner.superblock.borrow().name.clone()
     }

@@ -9,7 +9,8 @@ use crate::load::read_region;
 use crate::pool::{PoolLabel, label};
 use crate::superblock::Superblock;
 use crate::{error::Error, layout::BLOCK_LEN, layout::SUPERBLOCKS, layout::index};
-use device::{Device, Status};
+use device::{BlockCount, Device, Lba, Status};
+use rt::Durability;
 use std::collections::BTreeSet;
 
 /// How much of a device's front and of its end is looked at.
@@ -197,6 +198,17 @@ pub(crate) async fn find(device: &impl Device) -> Result<Option<String>, Status>
     let back = read_region(device, size - len, len).await?;
     let found = Ends { front: &front, back: &back, size }.signatures();
     Ok((!found.is_empty()).then(|| found.join(" and ")))
+}
+
+/// Makes both ends of a device zero, durably, the front with a pool's superblocks first: what was interrupted is no pool
+/// any more. Afterwards nothing that is looked for here is there.
+pub async fn blank(device: &impl Device) -> Result<(), Status> {
+    let geometry = device.geometry();
+    let block = u64::from(geometry.block_size);
+    let len = BlockCount((LOOKED_AT_BYTES / block).min(geometry.blocks.0));
+    device.write_zeroes(Lba(0), len, Durability::Durable).await?;
+    device.write_zeroes(Lba(geometry.blocks.0 - len.0), len, Durability::Durable).await?;
+    device.flush().await
 }
 
 #[cfg(test)]

@@ -88,6 +88,11 @@ fn plugin(trip: &Trip, lab: &Lab<'_>) -> Result<()> {
         ensure!(output.contains("pvc-"), "{command} does not show the writer's volume: {output}");
     }
     trip.checked("kubectl orlop: the commands of the guide show the writer's volume");
+    let bundle = lab.documented("kubectl orlop support bundle --file -")?;
+    for log in ["logs/orlop-controller-", "logs/orlop-node-", "logs/orlop-csi-"] {
+        ensure!(bundle.contains(log), "the bundle has no {log}*");
+    }
+    trip.checked("kubectl orlop support bundle has the logs of Orlop's pods");
     Ok(())
 }
 
@@ -301,6 +306,19 @@ fn refusals(trip: &Trip, lab: &Lab<'_>) -> Result<()> {
     trip.checked(
         "refused at the claim: a misspelt parameter, more copies than nodes, more space than there is",
     );
+    deletions(trip, lab)
+}
+
+/// What is in use is not deleted by hand.
+fn deletions(trip: &Trip, lab: &Lab<'_>) -> Result<()> {
+    for (objects, says) in [("onode", "orlop node delete"), ("opool", "orlop pool delete")] {
+        let names = lab.kubectl(&["get", objects, "--output=name"], MINUTE)?;
+        let name = names.lines().next().context("there are some")?;
+        let line = format!("kubectl delete --dry-run=server {name} 2>&1 && exit 1 || exit 0");
+        let said = lab.documented(&line)?;
+        ensure!(said.contains(says), "{line} says {said:?}, not {says:?}");
+    }
+    trip.checked("kubectl delete of a node that runs and of a pool in use is refused, with what to do");
     Ok(())
 }
 

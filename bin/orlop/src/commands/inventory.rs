@@ -1,11 +1,13 @@
-//! `orlop node list`, `orlop pool list`, `orlop disk list` and `orlop disk get`.
+//! `orlop node list`, `orlop pool list`, `orlop pool delete`, `orlop disk list` and `orlop disk get`.
 
 use crate::arguments::{Api, Output};
-use crate::failure::Outcome;
+use crate::failure::{Failure, Kind, Outcome};
 use crate::output;
 use api::client::Client;
 use device::ByteCount;
-use model::{Disk, DiskPartition, Node, Pool, SizeText};
+use model::{Disk, DiskPartition, Node, Pool, PoolState, SizeText};
+use serde::Serialize;
+use uuid::Uuid;
 
 /// Runs `orlop node list`.
 pub(crate) async fn list_nodes(api: &Api, output: &Output) -> Outcome {
@@ -45,6 +47,42 @@ pub(crate) async fn list_pools(api: &Api, output: &Output) -> Outcome {
         let header = ["NODE", "NAME", "STATE", "CLASS", "CAPACITY", "USED", "FREE", "DEVICE", "MESSAGE"];
         output::table(&header, pools.iter().map(row).collect(), "no pools")
     })
+}
+
+/// What is there no more, as programs see it.
+#[derive(Debug, Serialize)]
+struct Report {
+    node: String,
+    name: String,
+    pool: Uuid,
+    deleted: bool,
+}
+
+/// Runs `orlop pool delete`.
+pub(crate) async fn delete_pool(called: &str, api: &Api, output: &Output) -> Outcome {
+    let client = Client::new(&api.api)?;
+    let pools = client.pools().await?;
+    let Some(pool) = pools.into_iter().find(|pool| is_called(pool, called)) else {
+        return Err(Failure::new(format!("there is no pool {called:?}"))
+            .kind(Kind::NotFound)
+            .hint("write NODE/NAME or a UUID; `orlop pool list` shows those that there are"));
+    };
+    if let Some(left) = client.delete_pool(pool.uuid).await? {
+        let why = left.message.unwrap_or_else(|| "its node has not answered yet".into());
+        return Err(Failure::new(format!("pool {called:?} is not deleted yet: {why}"))
+            .hint("its node goes on by itself; the same command waits again"));
+    }
+    let was_gone = pool.state == PoolState::Gone;
+    let deleted = Report { node: pool.node, name: pool.name, pool: pool.uuid, deleted: true };
+    output::show(output.output, &deleted, |Report { node, name, pool, .. }| {
+        let what = if was_gone { "is forgotten" } else { "is gone, and its disk is blank" };
+        format!("pool {name} of node {node} ({pool}) {what}")
+    })
+}
+
+fn is_called(pool: &Pool, called: &str) -> bool {
+    let by_name = called.split_once('/').is_some_and(|(node, name)| pool.node == node && pool.name == name);
+    by_name || called.parse() == Ok(pool.uuid)
 }
 
 /// Runs `orlop disk list`.

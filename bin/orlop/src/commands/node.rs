@@ -7,6 +7,7 @@ use api::client::{self, Client, ErrorKind};
 use api::{UpdateNode, UpdateNodeSpec};
 use indicatif::ProgressBar;
 use model::{Held, NodeView, NodeWait, Scheduling};
+use serde::Serialize;
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -36,6 +37,23 @@ pub(crate) async fn cordon(arguments: &NodeName) -> Outcome {
 pub(crate) async fn uncordon(arguments: &NodeName) -> Outcome {
     let node = wish(&arguments.api, &arguments.name, Scheduling::Enabled).await?;
     output::show(arguments.output.output, &node, |node| format!("node {:?} is uncordoned", node.node.name))
+}
+
+/// What is there no more, as programs see it.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    name: &'a str,
+    deleted: bool,
+}
+
+/// Runs `orlop node delete`.
+pub(crate) async fn delete(arguments: &NodeName) -> Outcome {
+    let NodeName { name, api, output } = arguments;
+    Client::new(&api.api)?.delete_node(name).await?;
+    let deleted = Report { name, deleted: true };
+    output::show(output.output, &deleted, |_| {
+        format!("node {name:?} is forgotten, with its pools and disks; what is on them stays there")
+    })
 }
 
 async fn wish(api: &Api, name: &str, scheduling: Scheduling) -> Outcome<NodeView> {

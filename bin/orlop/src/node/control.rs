@@ -4,10 +4,10 @@
 //! Invariants:
 //! 1. A write whose answer is unknown is reported as unknown, never as refused.
 //! 2. A volume's status is never replaced by one of a lower epoch.
-//! 3. What is wished of the node is written as it was found: a report never takes a wish back.
+//! 3. What is wished of the node and its pools is written as it was found: a report never takes a wish back.
 
 use engine::{Control, ControlError, ControlFuture, Known};
-use model::{Node, NodeReplicas, Object, Pool, Stored, Volume, VolumeRecord, VolumeStatus};
+use model::{Node, NodeReplicas, Object, Pool, PoolSpec, Stored, Volume, VolumeRecord, VolumeStatus};
 use nexus::{RecordError, RecordFuture, Records, Versioned};
 use rt::mailbox;
 use std::pin::Pin;
@@ -144,7 +144,7 @@ async fn beat(
 /// What a report becomes where there is one already; none: what is there stays.
 type Over<T> = fn(there: &T, new: T) -> Option<T>;
 
-/// Answers what is there now, if that was written here.
+/// Answers what is there now, if it is as it was to be.
 async fn put<T: Object + PartialEq>(
     client: &Client,
     object: &T,
@@ -155,7 +155,8 @@ async fn put<T: Object + PartialEq>(
         let (written, value) = match client.get::<T>(&object.key()).await? {
             Some(Stored { revision, value }) => match over(&value, object.clone()) {
                 Some(next) if next != value => (client.replace(&next, revision).await, next),
-                _ => return Ok(None),
+                Some(_) => return Ok(Some(Stored { revision, value })),
+                None => return Ok(None),
             },
             None => (client.create(object).await, object.clone()),
         };
@@ -172,6 +173,8 @@ async fn put<T: Object + PartialEq>(
 
 /// Invariant 3.
 const KEEP_WISH: Over<Node> = |there, new| Some(Node { spec: there.spec, ..new });
+/// The same of a pool.
+const KEEP_POOL_WISH: Over<Pool> = |there, new| Some(Pool { spec: there.spec, ..new });
 
 fn gone() -> ControlError {
     ControlError("this process is ending".into())
@@ -216,8 +219,13 @@ impl Control for StoreControl {
         })
     }
 
-    fn report_pool(&self, pool: Pool) -> ControlFuture<'_, ()> {
-        self.report(pool)
+    fn report_pool(&self, pool: Pool) -> ControlFuture<'_, PoolSpec> {
+        let client = self.client.clone();
+        Box::pin(async move {
+            let put = self.ask(async move { put(&client, &pool, KEEP_POOL_WISH).await });
+            let there = put.await.ok_or_else(gone)?.map_err(failed)?;
+            Ok(there.map(|there| there.value.spec).unwrap_or_default())
+        })
     }
 
     fn report_replicas(&self, replicas: NodeReplicas) -> ControlFuture<'_, ()> {

@@ -109,6 +109,8 @@ fn a_disk_that_was_replaced_gets_its_copy_again() {
         assert_eq!(member["pool"], fresh, "{status}");
     }
     dev.wait_for("closed", "closed", |status| status["owner"].is_null() && status["state"] == "Available");
+    assert_eq!(dev.run(&["pool", "delete", old.as_str().unwrap()]).code, 0, "its disk is gone");
+    assert!(pools(&dev.json(&["pool", "list"]), "node-2", "Gone").is_empty());
     dev.stop();
     check(temp.path(), &all, 2);
 
@@ -179,4 +181,77 @@ fn a_node_that_is_dead_for_good_is_replaced_by_a_spare_one() {
     assert!(is_whole(&dev.json(&["volume", "get", "data"])["status"].take(), &healed));
     dev.stop();
     check(temp.path(), &healed, 1);
+}
+
+/// A pool and a node go when no volume needs them, and not before.
+#[test]
+fn a_disk_is_given_back_and_a_node_forgotten() {
+    let temp = tempfile::tempdir().unwrap();
+    let options = ["--nodes", "4", "--disk-size", "128MiB"];
+    let dev = Dev::start_hasty(temp.path(), &options, REPLACE_AFTER_SECONDS);
+    assert_eq!(dev.run(&["volume", "create", "data", "--size", "32MiB"]).code, 0);
+    let status = dev.wait_for("data", "made", |status| in_sync(status).len() == 3);
+    let nodes: Vec<String> = in_sync(&status).into_iter().map(str::to_owned).collect();
+    let all = ["node-1", "node-2", "node-3", "node-4"];
+    let spare = all.into_iter().find(|node| !nodes.iter().any(|known| known == node)).unwrap();
+    let called = |node: &str| {
+        let list = dev.json(&["pool", "list"]);
+        let name = pools(&list, node, "Online")[0]["name"].as_str().unwrap().to_owned();
+        format!("{node}/{name}")
+    };
+
+    dev.refused(&["pool", "delete", &called(&nodes[0])], 5, &["has copies of volume data", "--evacuate"]);
+    dev.refused(&["pool", "delete", "node-1/none"], 4, &["no pool \"node-1/none\"", "orlop pool list"]);
+    dev.refused(&["node", "delete", spare], 5, &[spare, "is Ready", "end its engine"]);
+    let given = called(spare);
+    let deleted = dev.run(&["pool", "delete", &given]);
+    assert!(deleted.code == 0 && deleted.stdout.contains("its disk is blank"), "{deleted:?}");
+    assert_eq!(dev.json(&["pool", "list"]).as_array().map(Vec::len), Some(3));
+    let disk = temp.path().join(spare).join("disk");
+    assert!(std::fs::read(&disk).unwrap()[..1 << 20].iter().all(|byte| *byte == 0), "it is blank");
+    // It is named in what this node is told: its next start takes it again.
+    kill(&dev, spare);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while pools(&dev.json(&["pool", "list"]), spare, "Online").is_empty() {
+        assert!(Instant::now() < deadline, "no new pool on {spare}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+
+    let dead = nodes[2].as_str();
+    let (disk, kept) = (temp.path().join(dead).join("disk"), temp.path().join(dead).join("kept"));
+    std::fs::rename(&disk, &kept).unwrap();
+    std::fs::create_dir(&disk).unwrap();
+    kill(&dev, dead);
+    let state = |node: &str| {
+        let list = dev.json(&["node", "list"]);
+        list.as_array()
+            .unwrap()
+            .iter()
+            .find(|known| known["name"] == node)
+            .map(|known| known["state"].clone())
+    };
+    while state(dead) != Some("NotReady".into()) {
+        assert!(Instant::now() < deadline + Duration::from_secs(30), "{dead} is still ready");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    dev.refused(&["node", "delete", dead], 5, &["has copies of volume data"]);
+    let mut healed = [nodes[0].as_str(), nodes[1].as_str(), spare];
+    healed.sort_unstable();
+    dev.wait_for("data", "whole on the others", |status| is_whole(status, &healed));
+    let forgotten = dev.run(&["node", "delete", dead]);
+    assert!(forgotten.code == 0 && forgotten.stdout.contains("is forgotten"), "{forgotten:?}");
+    assert_eq!(state(dead), None);
+    assert!(dev.json(&["pool", "list"]).as_array().unwrap().iter().all(|pool| pool["node"] != dead));
+    // Its record still names the copy there, and nobody waits for that.
+    assert_eq!(dev.run(&["volume", "delete", "data"]).code, 0);
+
+    std::fs::remove_dir(&disk).unwrap();
+    std::fs::rename(&kept, &disk).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while state(dead) != Some("Ready".into()) {
+        assert!(Instant::now() < deadline, "{dead} does not come back");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    dev.stop();
+    check(temp.path(), &[dead], 1);
 }

@@ -112,6 +112,7 @@ pub(crate) fn pool(index: u128) -> Pool {
         name: "disk0".into(),
         uuid: Uuid::from_u128(20 + index),
         node: format!("n{index}"),
+        spec: model::PoolSpec::default(),
         uri: "mem://".into(),
         class: None,
         state: PoolState::Online,

@@ -3,7 +3,8 @@
 use crate::cluster::{Cluster, ask, disk, node, pool};
 use model::{
     Attach, DiskClass, Generation, MemberIntent, MemberRecord, MemberState, NexusState, Node, NodeState,
-    Object, Owner, Pool, Stored, Volume, VolumeIntent, VolumeRecord, VolumeSpec, VolumeStatus, limits,
+    Object, Owner, Pool, PoolState, Stored, Volume, VolumeIntent, VolumeRecord, VolumeSpec, VolumeStatus,
+    limits,
 };
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -391,6 +392,81 @@ async fn metrics_count_what_there_is() {
     }
     assert!(text.contains("orlop_store_operation_seconds_count{operation=\"put\"}"), "{text}");
     assert!(text.ends_with("# EOF\n"));
+    cluster.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_gone_is_forgotten() {
+    let cluster = Cluster::start(4).await;
+    cluster.create("data").await;
+    let delete = |node: &'static str| cluster.ask("DELETE", node, "");
+    delete("/api/v1/nodes/n1").await.is_problem(409, "node \"n1\" is Ready; end its engine");
+    delete("/api/v1/nodes/n7").await.is_problem(404, "there is no node \"n7\"");
+    set_state(&cluster, 1, NodeState::NotReady).await;
+    delete("/api/v1/nodes/n1").await.is_problem(409, "has copies of volume data; they are made elsewhere");
+    let node = cluster.ask("GET", "/api/v1/nodes/n4", "").await;
+    set_state(&cluster, 4, NodeState::NotReady).await;
+    let tag = node.headers["etag"].to_str().unwrap();
+    cluster
+        .ask_if("DELETE", "/api/v1/nodes/n4", "", Some(tag))
+        .await
+        .is_problem(412, "read the object again");
+    cluster.client.create(&disk("wwn-1", "n4")).await.unwrap();
+    cluster.client.create(&disk("wwn-2", "n3")).await.unwrap();
+    assert_eq!(delete("/api/v1/nodes/n4").await.status, 204);
+    let left = async |kind: &str| cluster.ask("GET", &format!("/api/v1/{kind}"), "").await.json();
+    assert_eq!(left("nodes").await["items"].as_array().map(Vec::len), Some(3));
+    assert_eq!(left("pools").await["items"].as_array().map(Vec::len), Some(3));
+    assert_eq!(left("disks").await["items"][0]["name"], "wwn-2");
+    delete("/api/v1/nodes/n4").await.is_problem(404, "n4");
+
+    // Nothing is lost with a node whose copies are all to be destroyed, also where the volume's object is gone.
+    let mut record = VolumeRecord::new(
+        Uuid::from_u128(9),
+        1 << 20,
+        4096,
+        vec![MemberRecord::new(Uuid::from_u128(8), Uuid::from_u128(21), "n1".into())],
+    );
+    let revision = cluster.client.create(&record).await.unwrap();
+    cluster.ask("DELETE", "/api/v1/volumes/data", "").await;
+    delete("/api/v1/nodes/n1")
+        .await
+        .is_problem(409, "has copies of volume 00000000-0000-0000-0000-000000000009");
+    record.members[0].state = MemberState::Removed;
+    cluster.client.replace(&record, revision).await.unwrap();
+    assert_eq!(delete("/api/v1/nodes/n1").await.status, 204);
+    cluster.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_is_given_back_by_its_node() {
+    let cluster = Cluster::start(4).await;
+    cluster.create("data").await;
+    let path = |index: u128| format!("/api/v1/pools/{}", Uuid::from_u128(20 + index));
+    let held = cluster.ask("DELETE", &path(1), "").await;
+    held.is_problem(
+        409,
+        "pool \"disk0\" of node \"n1\" has copies of volume data; `orlop node drain n1 --evacuate`",
+    );
+    set_state(&cluster, 4, NodeState::NotReady).await;
+    cluster.ask("DELETE", &path(4), "").await.is_problem(409, "node n4 is NotReady; only the node");
+    set_state(&cluster, 4, NodeState::Ready).await;
+    let wished = cluster.ask("DELETE", &path(4), "").await;
+    assert_eq!(wished.status, 202);
+    let uuid = Uuid::from_u128(24).to_string();
+    let Stored { revision, value } = cluster.client.get::<Pool>(&uuid).await.unwrap().unwrap();
+    assert_eq!((value.spec.release, value.state), (true, PoolState::Online), "it is for its node to do");
+    cluster.create("more").await;
+    let body = r#"{"name": "four", "spec": {"sizeBytes": 1048576, "copies": 4}}"#;
+    cluster.ask("POST", "/api/v1/volumes", body).await.is_problem(409, "3 can take one");
+    let waiting = cluster.ask("DELETE", "/api/v1/pools/00000000-0000-0000-0000-000000000018?wait=60s", "");
+    let engine = async {
+        cluster.client.replace(&Pool { state: PoolState::Gone, ..value }, revision).await.unwrap();
+    };
+    let (gone, ()) = tokio::join!(waiting, engine);
+    assert_eq!(gone.status, 204);
+    assert_eq!(cluster.client.get::<Pool>(&uuid).await.unwrap(), None);
+    cluster.ask("DELETE", &path(4), "").await.is_problem(404, "there is no pool");
     cluster.server.stop().await;
 }
 

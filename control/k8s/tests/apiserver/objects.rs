@@ -6,7 +6,7 @@ use crate::server::ControlPlane;
 use hyper::{Method, StatusCode};
 use k8s::Severity;
 use model::{
-    Attach, DiskClass, Kind, MemberIntent, Node, NodeReplicas, NodeState, Object, Pool, PoolState,
+    Attach, DiskClass, Kind, MemberIntent, Node, NodeReplicas, NodeState, Object, Pool, PoolSpec, PoolState,
     Scheduling, Volume, VolumeIntent, VolumeSpec,
 };
 use serde_json::{Value, json};
@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("definitions_are_applied_again", || Box::pin(definitions_are_applied_again())),
     ("a_volume_is_a_spec_and_a_status", || Box::pin(a_volume_is_a_spec_and_a_status())),
     ("an_operator_and_an_engine_write_one_node", || Box::pin(an_operator_and_an_engine_write_one_node())),
+    ("a_pool_is_wished_to_be_given_back", || Box::pin(a_pool_is_wished_to_be_given_back())),
     ("conditions_follow_what_is_written", || Box::pin(conditions_follow_what_is_written())),
     ("events_are_found_by_their_object", || Box::pin(events_are_found_by_their_object())),
     ("what_no_volume_may_be_is_refused", || Box::pin(what_no_volume_may_be_is_refused())),
@@ -110,6 +111,52 @@ async fn an_operator_and_an_engine_write_one_node() {
     assert_eq!(get::<Node>(&client, "n2").await.spec.scheduling, Scheduling::Cordoned);
 }
 
+fn pool(state: PoolState, used_bytes: u64) -> Pool {
+    Pool {
+        name: "disk0".into(),
+        uuid: Uuid::from_u128(9),
+        node: "n1".into(),
+        spec: PoolSpec::default(),
+        uri: "mem://".into(),
+        class: None,
+        state,
+        capacity_bytes: 1 << 30,
+        used_bytes,
+        free_bytes: 0,
+        incarnation: Uuid::from_u128(10),
+        boot_id: Uuid::from_u128(11),
+        message: None,
+    }
+}
+
+/// What is wished of a pool is its spec, and there is none where nothing is wished.
+async fn a_pool_is_wished_to_be_given_back() {
+    let plane = ControlPlane::installed().await;
+    let client = plane.client().await;
+    let path = format!("/apis/orlop.io/v1alpha1/pools/{}", Uuid::from_u128(9));
+    let before = client.create(&pool(PoolState::Online, 0)).await.unwrap();
+    let (_, object) = plane.by_hand(Method::GET, &path, &Value::Null).await;
+    assert!(object.get("spec").is_none_or(|spec| *spec == json!({})), "{object}");
+    assert!(object["status"].get("spec").is_none(), "{object}");
+    let key = Uuid::from_u128(9).to_string();
+    assert_eq!(get::<Pool>(&client, &key).await, pool(PoolState::Online, 0));
+
+    let wished = Pool { spec: PoolSpec { release: true }, ..pool(PoolState::Online, 0) };
+    let revision = client.replace(&wished, before).await.unwrap();
+    let (_, object) = plane.by_hand(Method::GET, &path, &Value::Null).await;
+    assert_eq!(object["spec"], json!({ "release": true }));
+    let late = client.replace(&pool(PoolState::Online, 1), before).await.unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::Conflict);
+    // An engine from before there were wishes knows of none, and takes none back.
+    client.replace(&pool(PoolState::Online, 1), revision).await.unwrap();
+    let Pool { spec, used_bytes, .. } = get::<Pool>(&client, &key).await;
+    assert_eq!((spec.release, used_bytes), (true, 1));
+    let unknown = json!({ "spec": { "relase": true } });
+    let strict = format!("{path}?fieldValidation=Strict");
+    let (status, answer) = plane.by_hand(Method::PATCH, &strict, &unknown).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{answer}");
+}
+
 /// `kubectl wait --for=condition=Ready onode/n1`, while its engine reports every second.
 async fn conditions_follow_what_is_written() {
     let plane = ControlPlane::installed().await;
@@ -135,20 +182,6 @@ async fn conditions_follow_what_is_written() {
     assert_eq!(away["status"], "False");
     assert_ne!(away["lastTransitionTime"], first["lastTransitionTime"]);
 
-    let pool = |state, used_bytes| Pool {
-        class: None,
-        name: "disk0".into(),
-        uuid: Uuid::from_u128(9),
-        node: "n1".into(),
-        uri: "mem://".into(),
-        state,
-        capacity_bytes: 1 << 30,
-        used_bytes,
-        free_bytes: 0,
-        incarnation: Uuid::from_u128(10),
-        boot_id: Uuid::from_u128(11),
-        message: None,
-    };
     let path = format!("/apis/orlop.io/v1alpha1/pools/{}", Uuid::from_u128(9));
     let mut revision = client.create(&pool(PoolState::Online, 0)).await.unwrap();
     let first = conditions(&path).await;

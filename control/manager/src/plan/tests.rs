@@ -315,6 +315,32 @@ fn a_volume_is_deleted_from_the_record_down() {
     assert!(matches!(plan_after(&scene, 0)[..], [Action::DeleteVolume(_)]));
 }
 
+/// Its operator has said that it does not come back.
+#[test]
+fn nobody_waits_for_a_node_that_was_deleted() {
+    let mut scene = Scene::with_nodes(2);
+    scene.recorded("a", 2, &[1, 2], MemberState::Removed);
+    scene.volume_mut("a").intent.deleting = true;
+    let replica = scene.record_mut("a").members[0].replica;
+    scene.report(1, replica, ReplicaState::Destroyed);
+    scene.node_mut(2).state = NodeState::NotReady;
+    assert_eq!(plan_after(&scene, 1000), [], "it may come back and destroy its copy");
+    scene.view.nodes.remove("n2");
+    scene.view.pools.remove(&Uuid::from_u128(22).to_string());
+    assert!(matches!(plan_after(&scene, 0)[..], [Action::DeleteRecord(_)]));
+    // Its object alone is no word: somebody may have deleted that by hand.
+    scene.report(2, Uuid::from_u128(7), ReplicaState::Present);
+    assert_eq!(plan_after(&scene, 0), []);
+}
+
+#[test]
+fn nothing_is_placed_in_a_pool_that_is_given_back() {
+    let mut scene = Scene::with_nodes(3);
+    scene.pool_mut(1).spec.release = true;
+    scene.volume("a", 2, &[2]);
+    assert_eq!(wish_after(&scene, 0), "n2 n3 / - / -");
+}
+
 fn wish(scene: &mut Scene, node: u128, scheduling: Scheduling) {
     scene.node_mut(node).spec.scheduling = scheduling;
 }

@@ -93,6 +93,7 @@ pub(crate) fn pool(node: u32) -> Pool {
         name: "disk0".into(),
         uuid: pool_id(node),
         node: node_name(node),
+        spec: model::PoolSpec::default(),
         uri: "file:///dev/nvme0n1".into(),
         class: None,
         state: PoolState::Online,

@@ -116,6 +116,7 @@ pub(crate) fn attached() -> Scene {
                 name: "disk0".into(),
                 uuid: Uuid::from_u128(20 + id),
                 node: name(id),
+                spec: crate::PoolSpec::default(),
                 uri: "mem://".into(),
                 class: None,
                 state: PoolState::Online,

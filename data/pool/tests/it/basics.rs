@@ -426,3 +426,24 @@ fn an_idle_pool_settles_and_overwrites_without_the_journal() {
         assert_eq!(pool.metrics().flushes, after.flushes, "an idle pool does nothing");
     });
 }
+
+#[test]
+fn a_pool_that_holds_nothing_is_given_back_blank() {
+    simulated(1, || async {
+        let device = memory(64 * MIB);
+        let pool = fresh(&device, 32 * MIB).await;
+        let refused = pool.retire().await.expect_err("it holds a replica");
+        assert_eq!(refused.kind(), ErrorKind::Occupied);
+        assert!(refused.to_string().contains("holds a copy of volume"), "{refused}");
+        let replica = pool.replica(REPLICA).expect("it is as before");
+        replica.write(generation(1), Lba(5), blocks(7, 1), Durability::Durable).await.expect("written");
+        pool.delete_replica(REPLICA).await.expect("deleted");
+        pool.retire().await.expect("given back");
+        let late = pool.create_replica(&config(REPLICA, 32 * MIB)).await.expect_err("it is closed");
+        assert_eq!(late.kind(), ErrorKind::Gone);
+        drop((replica, pool));
+        let nothing = Pool::<Mem>::probe(&device).await.expect_err("it is no pool any more");
+        assert_eq!(nothing.kind(), ErrorKind::NotAPool);
+        Pool::format(&device, &format_options()).await.expect("blank enough for another pool");
+    });
+}
