@@ -33,6 +33,7 @@ mod install;
 mod kubernetes;
 mod object;
 mod server;
+mod topology;
 mod watch;
 
 pub use crd::{GROUP, VERSION, crds};
