@@ -187,6 +187,7 @@ impl Cluster {
                 stripes: 1,
                 block_size: BLOCK_SIZE,
                 class: None,
+                spread: None,
             },
             intent: VolumeIntent {
                 members: members.iter().map(intent).collect(),

@@ -6,6 +6,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use device::ByteCount;
 use model::DiskClass;
+use model::topology::{check_labels, spread_by};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -84,6 +85,7 @@ Examples:
   orlop dev                                     three nodes, data in ./orlop-data
   orlop dev --data /srv/orlop --nodes 5 --disk-size 20GiB
   orlop dev --listen 127.0.0.1:7071             another API address; then set ORLOP_API
+  orlop dev --nodes 6 --zones 3                 nodes in zones; see `orlop volume create --spread zone`
   orlop dev --store etcd://127.0.0.1:2379       records in an etcd that runs already
   orlop dev --secret ./secret                   nodes that let in only who knows it; see `orlop volume key`
   orlop dev --csi ./csi                         a CSI plugin for each node, on ./csi/NODE/csi.sock";
@@ -180,6 +182,9 @@ pub(crate) struct Dev {
     /// The size of each node's disk.
     #[arg(long, value_name = "SIZE")]
     pub(crate) disk_size: Option<ByteCount>,
+    /// In how many zones the nodes say they are, in turn; 0 is none.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=64))]
+    pub(crate) zones: Option<u32>,
     /// The address of the API.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7070")]
     pub(crate) listen: SocketAddr,
@@ -321,7 +326,8 @@ const POOL_DELETE_HELP: &str = "The node does not use the disk again while it ru
 pub(crate) enum Volume {
     /// Creates a volume and waits until its copies exist.
     #[command(after_help = "Examples:\n  orlop volume create data --size 1GiB\n  \
-                            orlop volume create scratch --size 512MiB --copies 1")]
+                            orlop volume create scratch --size 512MiB --copies 1\n  \
+                            orlop volume create apart --size 1GiB --spread zone")]
     Create(VolumeCreate),
     /// Lists the volumes.
     #[command(after_help = "Example:\n  orlop volume list -o yaml")]
@@ -441,6 +447,9 @@ pub(crate) struct VolumeCreate {
     /// The class of the disks that hold copies, as `orlop pool list` shows them.
     #[arg(long, value_enum, default_value_t, ignore_case = true)]
     pub(crate) class: Class,
+    /// Keep the copies in different zones, regions, or values of another label of the nodes (zone, region, KEY).
+    #[arg(long, value_name = "KEY", default_value = "node", value_parser = spread)]
+    pub(crate) spread: String,
     #[command(flatten)]
     pub(crate) api: Api,
     #[command(flatten)]
@@ -718,6 +727,25 @@ pub(crate) struct NodeOptions {
     /// A file with the secret of the cluster: without it everybody who reaches the target may use it.
     #[arg(long, value_name = "FILE")]
     pub(crate) secret: Option<PathBuf>,
+    /// A label that says where the node is, such as topology.kubernetes.io/zone=a; may be given several times.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    pub(crate) topology: Vec<(String, String)>,
+    /// A label of the Kubernetes node that says where it is, beside its zone and region; may be given several times.
+    #[arg(long = "topology-key", value_name = "KEY")]
+    pub(crate) topology_keys: Vec<String>,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("use one such as topology.kubernetes.io/zone=a")?;
+    let label = (key.to_owned(), value.to_owned());
+    check_labels("label", &[label.clone()].into()).map_err(|why| format!("{}; {}", why.cause, why.hint))?;
+    Ok(label)
+}
+
+fn spread(text: &str) -> Result<String, String> {
+    // What keeps copies on different nodes is what is always so.
+    let key = spread_by(text).map_err(|why| format!("{}; {}", why.cause, why.hint))?;
+    Ok(key.unwrap_or_default())
 }
 
 /// Whether what clap says is what was asked for, such as the help.

@@ -84,7 +84,9 @@ impl Problem {
     pub(crate) fn no_place(object: &str, why: &NoPlace) -> Self {
         let (name, title) = match why {
             NoPlace::TooFewNodes { .. } => ("too-few-nodes", "Too few nodes"),
+            NoPlace::TooFewDomains { .. } => ("too-few-domains", "Too few failure domains"),
             NoPlace::TooLittleSpace { .. } => ("too-little-space", "Too little space"),
+            NoPlace::NotThere { .. } => ("not-there", "No place where a copy has to be"),
         };
         Self::new(StatusCode::CONFLICT, name, title, format!("{object}: {}", why.cause()), why.hint())
     }

@@ -22,7 +22,7 @@ use model::{
     VolumeState, VolumeView, limits,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use store::ErrorKind;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -48,6 +48,16 @@ pub struct CreateVolume {
     /// The node that gets a copy if it can take one; a wish for this request only, of which nothing is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub near: Option<String>,
+    /// Of these nodes one gets a copy, or the volume is not made; none: any will do. For this request only, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on: Option<BTreeSet<String>>,
+}
+
+impl CreateVolume {
+    /// One whose copies may be anywhere.
+    pub const fn anywhere(name: String, spec: VolumeSpec) -> Self {
+        Self { name, spec, near: None, on: None }
+    }
 }
 
 /// Where the device shall be.
@@ -113,7 +123,7 @@ pub(crate) async fn get_volume(
 pub(crate) async fn create_volume(
     State(app): State<App>,
     Wait(wait): Wait,
-    Body(CreateVolume { name, spec, near }): Body<CreateVolume>,
+    Body(CreateVolume { name, spec, near, on }): Body<CreateVolume>,
 ) -> Result<Response, Problem> {
     let mut volume = Volume {
         name: name.clone(),
@@ -126,11 +136,13 @@ pub(crate) async fn create_volume(
     {
         let _alone = app.placing.lock().await;
         let mut live = app.live().await?;
-        volume.intent.members = match live.see(|view| places(&app, view, &volume, near.as_deref())) {
+        let copies = Copies { near: near.as_deref(), on: on.as_ref(), ..Copies::of(&volume.spec) };
+        let members = match live.see(|view| places(&app, view, &name, &copies)) {
             Ok(members) => members,
             // Invariant 3.
-            Err(_) => places(&app, &View::load(&app.client).await?, &volume, near.as_deref())?,
+            Err(_) => places(&app, &View::load(&app.client).await?, &name, &copies)?,
         };
+        volume.intent.members = members;
         match app.client.create(&volume).await {
             // The next one has to know what this one was promised.
             Ok(revision) => live.has(&name, revision).await,
@@ -305,16 +317,13 @@ pub(crate) async fn resize_volume(
 }
 
 /// Where a new volume's copies may be.
-fn places(app: &App, view: &View, volume: &Volume, near: Option<&str>) -> Result<Vec<MemberIntent>, Problem> {
-    if view.volumes.contains_key(&volume.name) {
-        return Err(taken(&volume.name));
+fn places(app: &App, view: &View, name: &str, copies: &Copies<'_>) -> Result<Vec<MemberIntent>, Problem> {
+    if view.volumes.contains_key(name) {
+        return Err(taken(name));
     }
     let mut promised = Promised::of(view);
-    let wanted = usize::try_from(volume.spec.copies).unwrap_or(usize::MAX);
-    let (size_bytes, class) = (volume.spec.size_bytes, volume.spec.class);
-    let copies = Copies { size_bytes, class, present: &[], wanted, near };
-    place(view, &mut promised, app.overcommit, &copies, &mut Uuid::new_v4)
-        .map_err(|why| Problem::no_place(&object(&volume.name), &why))
+    place(view, &mut promised, app.overcommit, copies, &mut Uuid::new_v4)
+        .map_err(|why| Problem::no_place(&object(name), &why))
 }
 
 fn attach(view: &View, volume: &mut Volume, node: String, take: bool) -> Result<(), Problem> {

@@ -9,7 +9,7 @@ use crate::{
     capacity::{MIN_BYTES, Range},
     id,
     locks::Locks,
-    parameters::Parameters,
+    parameters::{Locality, Parameters, node_of},
     refusal::{invalid, missing, of_api},
     v1::{
         ControllerExpandVolumeRequest, ControllerExpandVolumeResponse, ControllerGetCapabilitiesRequest,
@@ -27,9 +27,9 @@ use crate::{
     },
 };
 use api::{AttachVolume, CreateVolume, ResizeVolume, client, client::Client};
-use model::{DiskClass, Node, NodeState, Pool, Scheduling, VolumeSpec, VolumeState, VolumeView};
+use model::{Node, NodeState, Pool, Scheduling, VolumeSpec, VolumeState, VolumeView};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -42,6 +42,8 @@ const NAME_MAX_BYTES: usize = 128;
 const ATTEMPTS_MAX: usize = 10;
 /// For how long it is not asked again where there is room.
 const ROOM_LASTS: Duration = Duration::from_secs(1);
+/// As many nodes as an answer names.
+const NODES_SHOWN: usize = 5;
 /// In front of the tokens of a list, so that not everything is one.
 const TOKEN: &str = "after:";
 /// The volume context's key for the file system, where the capability names none.
@@ -93,7 +95,8 @@ impl Controller for Volumes {
         wish.check_topology(&self.api).await?;
         let _alone = self.locks.of(&wish.name).await;
         let spec = wish.parameters.spec(wish.size_bytes);
-        let create = CreateVolume { name: wish.name.clone(), spec, near: wish.near.map(str::to_owned) };
+        let (near, on) = (wish.near.map(str::to_owned), wish.on.clone());
+        let create = CreateVolume { near, on, ..CreateVolume::anywhere(wish.name.clone(), spec) };
         let view = match self.api.create_volume(&create).await {
             Ok(view) => view,
             Err(error) if error.problem == "urn:orlop:problem:conflict" => {
@@ -103,7 +106,9 @@ impl Controller for Volumes {
             }
             Err(error) => return Err(of_api(&error)),
         };
-        let volume = Volume { volume_context: wish.parameters.for_nodes(), ..volume(&view) };
+        let accessible_topology = wish.reachable_from(&view)?;
+        let volume_context = wish.parameters.for_nodes();
+        let volume = Volume { volume_context, accessible_topology, ..volume(&view) };
         Ok(Response::new(CreateVolumeResponse { volume: Some(volume) }))
     }
 
@@ -246,12 +251,14 @@ impl Controller for Volumes {
         let GetCapacityRequest { volume_capabilities, parameters, accessible_topology } =
             request.into_inner();
         volume_capabilities.iter().try_for_each(|one| Access::parse(Some(one)).map(drop))?;
-        let Parameters { copies, class, .. } = Parameters::parse(&parameters)?;
+        let parameters = Parameters::parse(&parameters)?;
         let room = self.room().await?;
         let Room { nodes, pools } = &*room;
-        // A volume is within reach of every node, wherever its copies are.
-        let somewhere = accessible_topology.is_none_or(|topology| is_one_of(nodes, &topology));
-        let bytes = if somewhere { largest_volume(nodes, pools, copies, class) } else { 0 };
+        let place = accessible_topology.as_ref();
+        // A volume is within reach of every node, wherever its copies are, unless one has to be there.
+        let somewhere = place.is_none_or(|place| is_one_of(nodes, place));
+        let at = place.and_then(node_of).filter(|_| parameters.locality == Locality::Strict);
+        let bytes = if somewhere { largest_volume(nodes, pools, &parameters, at) } else { 0 };
         Ok(Response::new(GetCapacityResponse {
             available_capacity: signed(bytes),
             maximum_volume_size: Some(signed(bytes)),
@@ -373,6 +380,8 @@ struct Wish<'a> {
     topology: &'a [Topology],
     /// The node that should have a copy. A repetition may name another one: the volume that there is answers it.
     near: Option<&'a str>,
+    /// The nodes of which one has to have a copy; none: any.
+    on: Option<BTreeSet<String>>,
 }
 
 impl<'a> Wish<'a> {
@@ -397,6 +406,7 @@ impl<'a> Wish<'a> {
             range,
             size_bytes,
             near: topology.and_then(|topology| parameters.locality.near(&topology.preferred)),
+            on: topology.and_then(|topology| parameters.locality.on(topology)),
             parameters,
             topology: topology.map_or(&[], |topology| &topology.requisite),
         })
@@ -424,17 +434,45 @@ impl<'a> Wish<'a> {
                 "volume {name:?} is being deleted; try again when it is gone"
             )));
         }
-        let VolumeSpec { size_bytes, copies, stripes, class, .. } = view.spec;
+        let VolumeSpec { size_bytes, copies, stripes, class, ref spread, .. } = view.spec;
+        let wanted = &self.parameters;
         let same = self.range.holds(size_bytes)
-            && (copies, stripes, class)
-                == (self.parameters.copies, self.parameters.stripes, self.parameters.class);
+            && (copies, stripes, class) == (wanted.copies, wanted.stripes, wanted.class)
+            && *spread == wanted.spread;
         if same {
             return Ok(());
         }
+        let class = class.map_or_else(|| "any".to_owned(), |class| class.to_string());
+        let spread = spread.as_deref().unwrap_or("node");
         Err(Status::already_exists(format!(
-            "volume {name:?} exists with {size_bytes} bytes, {copies} copies, {stripes} stripes and class {}; choose another name",
-            class.map_or_else(|| "any".to_owned(), |class| class.to_string())
+            "volume {name:?} exists with {size_bytes} bytes, {copies} copies, {stripes} stripes, class {class} and placement \
+             {spread}; choose another name"
         )))
+    }
+
+    /// From where pods reach the volume that there is: none stands for everywhere.
+    fn reachable_from(&self, view: &VolumeView) -> Result<Vec<Topology>, Status> {
+        if self.parameters.locality != Locality::Strict {
+            return Ok(Vec::new());
+        }
+        let nodes: Vec<&str> = view.intent.members.iter().map(|member| member.node.as_str()).collect();
+        if nodes.is_empty() {
+            return Err(overdue(view, "placed"));
+        }
+        // Made for another place, where nobody has heard of it.
+        if let Some(on) = &self.on
+            && !nodes.iter().any(|node| on.contains(*node))
+        {
+            let on: Vec<&str> = on.iter().map(String::as_str).take(NODES_SHOWN).collect();
+            return Err(Status::resource_exhausted(format!(
+                "volume {:?} exists with copies on {}, and has none on {}; use it there",
+                view.name,
+                nodes.join(", "),
+                on.join(" or ")
+            )));
+        }
+        let place = |node: &str| Topology { segments: [(TOPOLOGY_KEY.to_owned(), node.to_owned())].into() };
+        Ok(nodes.into_iter().map(place).collect())
     }
 }
 
@@ -456,22 +494,28 @@ fn is_one_of(nodes: &[Node], place: &Topology) -> bool {
         .all(|(key, name)| key == TOPOLOGY_KEY && nodes.iter().any(|node| node.name == *name))
 }
 
-/// The largest volume with so many copies on disks of this class that there is room for now: as large as the worst of the
-/// best nodes allows. What is promised to thin volumes and not yet written is not subtracted: the API has the last word.
-fn largest_volume(nodes: &[Node], pools: &[Pool], copies: u32, class: Option<DiskClass>) -> u64 {
-    let is_open = |node: &Node| node.state == NodeState::Ready && node.spec.scheduling == Scheduling::Enabled;
-    let ready = |name: &str| nodes.iter().any(|node| node.name == name && is_open(node));
-    let mut best: BTreeMap<&str, u64> = BTreeMap::new();
-    let is_of_class = |pool: &Pool| class.is_none_or(|class| pool.class == Some(class));
-    let usable = |pool: &&Pool| pool.takes_copies() && ready(&pool.node) && is_of_class(pool);
+/// The largest volume of these parameters that there is room for now, with a copy on the node `at` if one is named: as
+/// large as the worst of the best nodes allows, one of each failure domain. What is promised to thin volumes and not yet
+/// written is not subtracted: the API has the last word.
+fn largest_volume(nodes: &[Node], pools: &[Pool], parameters: &Parameters, at: Option<&str>) -> u64 {
+    let is_open =
+        |node: &&Node| node.state == NodeState::Ready && node.spec.scheduling == Scheduling::Enabled;
+    let open: HashMap<&str, &Node> =
+        nodes.iter().filter(is_open).map(|node| (node.name.as_str(), node)).collect();
+    let mut best: BTreeMap<&str, (bool, u64)> = BTreeMap::new();
+    let usable = |pool: &&Pool| pool.takes_copies() && pool.is_of(parameters.class);
     for pool in pools.iter().filter(usable) {
-        let free = best.entry(&pool.node).or_default();
-        *free = pool.free_bytes.max(*free);
+        let node = open.get(pool.node.as_str());
+        let Some(domain) = node.and_then(|node| node.domain(parameters.spread.as_deref())) else { continue };
+        let free = best.entry(domain).or_default();
+        *free = (at == Some(pool.node.as_str()), pool.free_bytes).max(*free);
     }
-    let mut free: Vec<u64> = best.into_values().collect();
+    let mut free: Vec<(bool, u64)> = best.into_values().collect();
+    // That node's first.
     free.sort_unstable_by(|a, b| b.cmp(a));
-    let last = usize::try_from(copies).ok().and_then(|copies| copies.checked_sub(1));
-    let bytes = last.and_then(|last| free.get(last)).copied().unwrap_or(0);
+    let copies = usize::try_from(parameters.copies).ok().and_then(|copies| free.get(..copies));
+    let there = copies.filter(|copies| at.is_none() || copies.iter().any(|(is_there, _)| *is_there));
+    let bytes = there.and_then(|copies| copies.iter().map(|(_, bytes)| *bytes).min()).unwrap_or(0);
     bytes / model::limits::SIZE_UNIT_BYTES * model::limits::SIZE_UNIT_BYTES
 }
 

@@ -6,14 +6,16 @@ use crate::{
     controller::{FAILOVER_KEY, FILESYSTEM_KEY, MKFS_OPTIONS_KEY},
     filesystem::{Filesystem, MkfsOptions},
     refusal::invalid,
-    v1::Topology,
+    v1::{Topology, TopologyRequirement},
 };
-use model::{DiskClass, VolumeSpec};
-use std::collections::HashMap;
+use model::{DiskClass, VolumeSpec, topology::spread_by};
+use std::collections::{BTreeSet, HashMap};
 use tonic::Status;
 
 /// The class of disks.
 const CLASS_KEY: &str = "class";
+/// What keeps copies apart.
+const PLACEMENT_KEY: &str = "placement";
 /// Whether a copy is wished where the volume is used first.
 const LOCALITY_KEY: &str = "locality";
 /// What it adds is for people; nothing depends on it.
@@ -29,6 +31,8 @@ pub(crate) struct Parameters {
     pub(crate) stripes: u32,
     /// The class of the disks that hold them; none: any disk.
     pub(crate) class: Option<DiskClass>,
+    /// The label of nodes that keeps copies apart; none: only nodes do.
+    pub(crate) spread: Option<String>,
     /// The file system, where the capability names none.
     pub(crate) filesystem: Option<Filesystem>,
     /// What its mkfs is told.
@@ -74,6 +78,9 @@ pub(crate) enum Locality {
     Preferred,
     /// Copies are placed by space alone.
     None,
+    /// One copy is on one of the nodes where the volume has to be within reach, or it is not made; and its pods are only
+    /// where a copy was made.
+    Strict,
 }
 
 impl Locality {
@@ -81,17 +88,32 @@ impl Locality {
         match text {
             "" | "preferred" => Ok(Self::Preferred),
             "none" => Ok(Self::None),
-            _ => Err(no_choice(LOCALITY_KEY, text, "preferred or none")),
+            "strict" => Ok(Self::Strict),
+            _ => Err(no_choice(LOCALITY_KEY, text, "preferred, strict or none")),
         }
     }
 
     /// The node that should have a copy. Kubernetes tells first where the first pod will be, if it knows.
     pub(crate) fn near(self, preferred: &[Topology]) -> Option<&str> {
         match self {
-            Self::Preferred => preferred.first()?.segments.get(TOPOLOGY_KEY).map(String::as_str),
+            Self::Preferred | Self::Strict => node_of(preferred.first()?),
             Self::None => None,
         }
     }
+
+    /// The nodes of which one has to have a copy: where the volume has to be within reach, if that is said. None: any.
+    pub(crate) fn on(self, topology: &TopologyRequirement) -> Option<BTreeSet<String>> {
+        let TopologyRequirement { requisite, preferred } = topology;
+        let places = if requisite.is_empty() { preferred } else { requisite };
+        let nodes = places.iter().filter(|_| self == Self::Strict).filter_map(node_of);
+        let nodes: BTreeSet<String> = nodes.map(str::to_owned).collect();
+        (!nodes.is_empty()).then_some(nodes)
+    }
+}
+
+/// The node that a place is, if it is one.
+pub(crate) fn node_of(place: &Topology) -> Option<&str> {
+    place.segments.get(TOPOLOGY_KEY).map(String::as_str)
 }
 
 /// The class of disks; none: any.
@@ -103,6 +125,12 @@ fn class_of(text: &str) -> Result<Option<DiskClass>, Status> {
             None => Err(no_choice(CLASS_KEY, text, "any, nvme, ssd or hdd")),
         },
     }
+}
+
+/// The label that keeps copies apart; none: only nodes do.
+fn spread_of(text: &str) -> Result<Option<String>, Status> {
+    let choices = "node, zone, region or a label of nodes such as example.com/rack";
+    spread_by(text).map_err(|_| no_choice(PLACEMENT_KEY, text, choices))
 }
 
 /// A word that is none of those that are possible.
@@ -126,12 +154,13 @@ impl Parameters {
                 MKFS_OPTIONS_KEY => MKFS_OPTIONS_KEY,
                 FAILOVER_KEY => FAILOVER_KEY,
                 CLASS_KEY => CLASS_KEY,
+                PLACEMENT_KEY => PLACEMENT_KEY,
                 LOCALITY_KEY => LOCALITY_KEY,
                 _ if FROM_KUBERNETES.contains(&key) => continue,
                 _ => {
                     let shown: String = key.chars().take(80).collect();
                     return Err(invalid(format!(
-                        "parameter {shown:?} is not known; those known are copies, stripes, class, locality, fsType, mkfsOptions and failover"
+                        "parameter {shown:?} is not known; those known are copies, stripes, class, placement, locality, fsType, mkfsOptions and failover"
                     )));
                 }
             };
@@ -155,6 +184,7 @@ impl Parameters {
             copies: number("copies", 3)?,
             stripes: number("stripes", 1)?,
             class: class_of(text(CLASS_KEY))?,
+            spread: spread_of(text(PLACEMENT_KEY))?,
             filesystem: Filesystem::parse(text(FILESYSTEM_KEY))?,
             mkfs_options: MkfsOptions::parse(text(MKFS_OPTIONS_KEY))?,
             failover: Failover::parse(text(FAILOVER_KEY))?,
@@ -163,9 +193,9 @@ impl Parameters {
     }
 
     /// What a volume of this size is to be.
-    pub(crate) const fn spec(&self, size_bytes: u64) -> VolumeSpec {
+    pub(crate) fn spec(&self, size_bytes: u64) -> VolumeSpec {
         let &Self { copies, stripes, class, .. } = self;
-        VolumeSpec { size_bytes, copies, stripes, block_size: 4096, class }
+        VolumeSpec { size_bytes, copies, stripes, block_size: 4096, class, spread: self.spread.clone() }
     }
 
     /// What the nodes have to know of it: the volume's context.
@@ -198,6 +228,7 @@ mod tests {
             copies: 3,
             stripes: 1,
             class: None,
+            spread: None,
             filesystem: None,
             mkfs_options: MkfsOptions::default(),
             failover: Failover::Manual,
@@ -213,6 +244,12 @@ mod tests {
         }
         for (text, class) in [("any", None), ("nvme", Some(DiskClass::Nvme)), ("HDD", Some(DiskClass::Hdd))] {
             assert_eq!(parse(&[("class", text)]).unwrap(), Parameters { class, ..default.clone() });
+        }
+        let zone = "topology.kubernetes.io/zone";
+        for (text, key) in [("node", None), ("zone", Some(zone)), (zone, Some(zone)), ("rack", Some("rack"))]
+        {
+            let spread = key.map(str::to_owned);
+            assert_eq!(parse(&[("placement", text)]).unwrap(), Parameters { spread, ..default.clone() });
         }
         for key in ["fsType", "csi.storage.k8s.io/fstype"] {
             let xfs = Parameters { filesystem: Some(Filesystem::Xfs), ..default.clone() };
@@ -244,10 +281,13 @@ mod tests {
         };
         assert_eq!(near(&[], &nodes).as_deref(), Some("n2"));
         assert_eq!(near(&[("locality", "preferred")], &nodes).as_deref(), Some("n2"));
+        assert_eq!(near(&[("locality", "strict")], &nodes).as_deref(), Some("n2"));
         assert_eq!(near(&[("locality", "none")], &nodes), None);
         assert_eq!(near(&[], &[]), None, "bound before there is a pod");
         assert_eq!(near(&[], &[place("topology.kubernetes.io/zone", "a"), nodes[0].clone()]), None);
-        assert!(parse(&[("locality", "none")]).unwrap().for_nodes().is_empty());
+        for locality in ["none", "strict"] {
+            assert!(parse(&[("locality", locality)]).unwrap().for_nodes().is_empty());
+        }
     }
 
     #[test]
@@ -259,7 +299,8 @@ mod tests {
             (&[("copies", "2"), ("repl", "3")], "\"repl\""),
             (&[("fsType", "ntfs")], "\"ntfs\""),
             (&[("failover", "always")], "\"always\""),
-            (&[("locality", "strict")], "\"strict\"; it can be preferred or none"),
+            (&[("locality", "there")], "\"there\"; it can be preferred, strict or none"),
+            (&[("placement", "no label")], "\"no label\"; it can be node, zone, region or a label"),
             (&[("class", "fast")], "\"fast\"; it can be any, nvme, ssd or hdd"),
             (&[("locality", "Preferred")], "\"Preferred\""),
             (&[("mkfsOptions", "-m 0 /dev/sda")], "\"/dev/sda\""),
@@ -274,7 +315,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_other_key_is_refused(key in "[a-zA-Z./]{0,20}") {
-            let known = ["copies", "numberOfCopies", "repl", "stripes", "drivesPerCopy", "fsType", "mkfsOptions", "failover", "class", "locality"];
+            let known = ["copies", "numberOfCopies", "repl", "stripes", "drivesPerCopy", "fsType", "mkfsOptions", "failover", "class", "placement", "locality"];
             prop_assume!(!known.contains(&key.as_str()));
             prop_assert!(parse(&[(&key, "1")]).is_err());
         }

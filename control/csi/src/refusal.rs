@@ -20,7 +20,7 @@ pub(crate) fn of_api(error: &Error) -> Status {
 
 /// The code by which an orchestrator decides whether to try again.
 fn code(error: &Error) -> Code {
-    let no_room = ["too-few-nodes", "too-little-space", "node-full"];
+    let no_room = ["too-few-nodes", "too-few-domains", "too-little-space", "not-there", "node-full"];
     let problem = error.problem.strip_prefix("urn:orlop:problem:").unwrap_or_default();
     match error.kind {
         ErrorKind::Usage => Code::InvalidArgument,

@@ -9,6 +9,7 @@ use crate::condition::{CONDITIONS, schema as conditions};
 use model::{
     ClusterInfo, Disk, Kind, Node, NodeReplicas, Pool, Volume, VolumeRecord, VolumeStatus,
     limits::{BLOCK_SIZES_BYTES, COPIES_MAX, SIZE_MAX_BYTES, SIZE_UNIT_BYTES, STRIPES_MAX},
+    topology::LABEL_KEY_BYTES_MAX,
 };
 use schema::schema_of;
 use serde_json::{Value, json};
@@ -17,6 +18,9 @@ use serde_json::{Value, json};
 pub const GROUP: &str = "orlop.io";
 /// The version of all kinds.
 pub const VERSION: &str = "v1alpha1";
+
+/// A label: a DNS subdomain and a slash where it has a prefix, and a name.
+const LABEL_KEY: &str = "^([a-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$";
 
 /// A column of `kubectl get`.
 struct Column {
@@ -41,6 +45,7 @@ const NODE: &[Column] = &[
     column("Scheduling", "string", ".spec.scheduling"),
     column("Address", "string", ".status.address"),
     column("Version", "string", ".status.version"),
+    wide("Zone", "string", r".status.topology.topology\.kubernetes\.io/zone"),
 ];
 const POOL: &[Column] = &[
     column("Pool", "string", ".status.name"),
@@ -60,6 +65,7 @@ const VOLUME: &[Column] = &[
     column("Attached", "string", ".status.intent.attach.node"),
     column("Message", "string", ".status.message"),
     wide("Class", "string", ".spec.class"),
+    wide("Spread", "string", ".spec.spread"),
     wide("UUID", "string", ".spec.uuid"),
 ];
 const VOLUME_RECORD: &[Column] = &[
@@ -259,6 +265,10 @@ fn limit(spec: &mut Value) {
         "rule": "has(self.class) == has(oldSelf.class) && (!has(self.class) || self.class == oldSelf.class)",
         "message": "the class of a volume cannot be changed",
         "fieldPath": ".class",
+    }, {
+        "rule": "has(self.spread) == has(oldSelf.spread) && (!has(self.spread) || self.spread == oldSelf.spread)",
+        "message": "the spread of a volume cannot be changed",
+        "fieldPath": ".spread",
     }]);
     let fields = &mut spec["properties"];
     fields["uuid"]["description"] =
@@ -274,7 +284,12 @@ fn limit(spec: &mut Value) {
     fields["stripes"]["maximum"] = STRIPES_MAX.into();
     fields["stripes"]["x-kubernetes-validations"] = unchanging("stripes");
     // One way to say nothing is enough.
-    fields["class"].as_object_mut().expect("a field of the spec").remove("nullable");
+    for field in ["class", "spread"] {
+        fields[field].as_object_mut().expect("a field of the spec").remove("nullable");
+    }
+    fields["spread"]["minLength"] = 1.into();
+    fields["spread"]["maxLength"] = LABEL_KEY_BYTES_MAX.into();
+    fields["spread"]["pattern"] = LABEL_KEY.into();
     fields["blockSize"]["enum"] = json!(BLOCK_SIZES_BYTES);
     fields["blockSize"]["x-kubernetes-validations"] = unchanging("block size");
 }

@@ -34,6 +34,7 @@ mod kubernetes;
 mod logs;
 mod object;
 mod server;
+mod topology;
 mod watch;
 
 pub use crd::{GROUP, VERSION, crds};

@@ -181,7 +181,14 @@ mod tests {
         let volume = Volume {
             name: "data".into(),
             uuid: Uuid::from_u128(7),
-            spec: VolumeSpec { size_bytes: 1 << 20, copies: 1, stripes: 1, block_size: 4096, class: None },
+            spec: VolumeSpec {
+                size_bytes: 1 << 20,
+                copies: 1,
+                stripes: 1,
+                block_size: 4096,
+                class: None,
+                spread: None,
+            },
             intent: VolumeIntent { attach_serial: 3, ..VolumeIntent::default() },
             message: Some("full".into()),
         };

@@ -6,12 +6,14 @@
 //! from what it was told of changes is what a look at everything would have planned.
 
 use crate::{
-    Action, Config, Objects, Observed, Planner, Told, View, plan,
+    Action, Config, Objects, Observed, Planner, Told, View,
+    intent::MAINTENANCE,
+    plan,
     testing::{GIB, Scene},
 };
 use model::{
     Attach, DiskClass, Generation, MemberIntent, MemberRecord, MemberState, NexusState, NodeState, Object,
-    Owner, Pool, PoolState, ReplicaState, Scheduling, Stored, VolumeRecord, VolumeStatus,
+    Owner, Pool, PoolState, ReplicaState, Scheduling, Stored, VolumeRecord, VolumeStatus, topology::ZONE_KEY,
 };
 use proptest::prelude::*;
 use std::{
@@ -21,6 +23,7 @@ use std::{
 use store::Change;
 use uuid::Uuid;
 
+const ZONES: [&str; 3] = ["a", "b", "c"];
 const STALE: MemberState = MemberState::Stale { since: Generation::ZERO };
 
 /// What happens next.
@@ -46,6 +49,8 @@ enum Step {
     SetFree(u128, u64),
     /// Its operator wishes this of the node.
     Schedule(u128, Scheduling),
+    /// The node is in another zone, or in none.
+    Relabel(u128, usize),
     /// The manager starts anew.
     Restart,
     /// The watches begin again.
@@ -69,6 +74,7 @@ fn steps(nodes: u128) -> impl Strategy<Value = Vec<Step>> {
         1 => volume.prop_map(Step::Delete),
         3 => (node.clone(), scheduling()).prop_map(|(node, wish)| Step::Schedule(node, wish)),
         1 => Just(Step::PlanOnOldView),
+        1 => (node.clone(), 0..=ZONES.len()).prop_map(|(node, zone)| Step::Relabel(node, zone)),
         2 => (node, prop_oneof![Just(0), Just(GIB), Just(4 * GIB)])
             .prop_map(|(node, bytes)| Step::SetFree(node, bytes)),
         1 => Just(Step::Restart),
@@ -112,9 +118,15 @@ impl World {
         for (index, copies) in copies.iter().enumerate() {
             // One of them is for disks of a class: those that are there from the beginning are, later ones are not.
             let class = (index == 1).then_some(DiskClass::Ssd);
-            scene.volume(&format!("v{index}"), *copies, &[]).spec.class = class;
+            let spec = &mut scene.volume(&format!("v{index}"), *copies, &[]).spec;
+            spec.class = class;
+            // Another one is to be in different zones.
+            spec.spread = (index == 2).then(|| ZONE_KEY.into());
         }
         scene.view.pools.values_mut().for_each(|pool| pool.value.class = Some(DiskClass::Ssd));
+        for (node, zone) in (1..=nodes).zip(ZONES.iter().cycle()) {
+            scene.node_mut(node).topology.insert(ZONE_KEY.into(), (*zone).into());
+        }
         Self {
             old: scene.view.clone(),
             scene,
@@ -182,6 +194,13 @@ impl World {
                 known.revision = self.revision;
                 known.value.spec.scheduling = *scheduling;
             }
+            Step::Relabel(node, zone) => {
+                self.revision += 1;
+                let known = self.scene.view.nodes.get_mut(&format!("n{node}")).unwrap();
+                known.revision = self.revision;
+                let zone = ZONES.get(*zone).map(|zone| (ZONE_KEY.to_owned(), (*zone).to_owned()));
+                known.value.topology = zone.into_iter().collect();
+            }
             Step::SetFree(node, bytes) => self.set_free(*node, *bytes),
             Step::Restart => {
                 self.planner = Planner::default();
@@ -247,6 +266,7 @@ impl World {
                 keeps_copies_apart(view, &volume.value);
                 respects_operators(view, &volume.value);
                 is_of_its_class(view, &volume.value);
+                keeps_zones_apart(view, &self.observed, &volume.value);
             }
             self.perform(action);
         }
@@ -559,16 +579,18 @@ impl World {
             assert!(!volume.intent.deleting, "{} is never deleted", volume.name);
             let copies = usize::try_from(volume.spec.copies).unwrap();
             if !self.recorded.contains(&volume.uuid) {
-                assert!(volume.message.is_some() && copies > self.places(), "{volume:?}");
+                assert!(volume.message.is_some() && copies > self.places(volume), "{volume:?}");
                 continue;
             }
             let record = &self.scene.view.record(volume.uuid).unwrap().value;
             let wanted: BTreeSet<Uuid> = volume.intent.members.iter().map(|member| member.replica).collect();
             let got: BTreeSet<Uuid> = record.members.iter().map(|member| member.replica).collect();
-            assert_eq!(wanted.len(), copies, "{volume:?}");
-            assert!(wanted.is_subset(&got), "{volume:?} {record:?}");
             let nodes: BTreeSet<&str> =
                 volume.intent.members.iter().map(|member| member.node.as_str()).collect();
+            assert!(wanted.is_subset(&got), "{volume:?} {record:?}");
+            let apart = domains(&self.scene.view, volume, &volume.intent.members).len() == copies;
+            assert!(wanted.len() == copies || !apart && wanted.len() > copies, "{volume:?}");
+            assert!(apart || volume.spec.spread.is_some() && volume.message.is_some(), "{volume:?}");
             assert_eq!(nodes.len(), wanted.len(), "two copies on one node: {volume:?}");
             for member in &record.members {
                 let state =
@@ -587,20 +609,32 @@ impl World {
         }
     }
 
-    /// A node that is evacuated has no copy that could be elsewhere, and the volume says why it has one at all.
+    /// A node that is evacuated has no copy that could be elsewhere, no zone has two if there is another one, and the
+    /// volume says why it is so at all.
     fn has_left(&self, volume: &model::Volume, nodes: &BTreeSet<&str>) {
-        let scheduling = |node: &str| self.scene.view.scheduling(node);
-        let stays = nodes.iter().any(|node| scheduling(node) == Scheduling::Evacuated);
-        assert_eq!(volume.message.is_some(), stays, "{volume:?}");
-        let mut others = self.scene.view.nodes.keys().filter(|node| !nodes.contains(node.as_str()));
-        let elsewhere = others.any(|node| scheduling(node) == Scheduling::Enabled);
-        assert!(!(stays && elsewhere), "a copy does not leave: {volume:?}");
+        let view = &self.scene.view;
+        let leaves = |node: &str| view.scheduling(node) == Scheduling::Evacuated;
+        let (go, stay): (Vec<_>, Vec<_>) =
+            volume.intent.members.iter().cloned().partition(|member| leaves(&member.node));
+        let taken = domains(view, volume, &stay);
+        let missing = !go.is_empty() || u32::try_from(taken.len()) != Ok(volume.spec.copies);
+        assert_eq!(volume.message.is_some(), missing, "{volume:?}");
+        let spread = volume.spec.spread.as_deref();
+        let is_place = |node: &&String| {
+            let domain = view.domain(spread, node);
+            view.scheduling(node) == Scheduling::Enabled
+                && domain.is_some_and(|domain| !taken.contains(&(true, domain)))
+        };
+        let elsewhere = view.nodes.keys().filter(|node| !nodes.contains(node.as_str())).any(|n| is_place(&n));
+        assert!(!(missing && elsewhere), "a copy does not leave: {volume:?}");
     }
 
-    /// How many nodes take something new.
-    fn places(&self) -> usize {
-        let nodes = self.scene.view.nodes.values();
-        nodes.filter(|node| node.value.spec.scheduling == Scheduling::Enabled).count()
+    /// How many copies of the volume can be apart on nodes that take something new.
+    fn places(&self, volume: &model::Volume) -> usize {
+        let view = &self.scene.view;
+        let open = view.nodes.keys().filter(|node| view.scheduling(node) == Scheduling::Enabled);
+        let spread = volume.spec.spread.as_deref();
+        open.filter_map(|node| view.domain(spread, node)).collect::<BTreeSet<_>>().len()
     }
 }
 
@@ -649,6 +683,49 @@ fn is_of_its_class(view: &View, after: &model::Volume) {
     let Some(class) = after.spec.class else { return };
     let on = |member: &MemberIntent| view.pool(member.pool).and_then(|pool| pool.class);
     assert!(after.intent.members.iter().all(|member| on(member) == Some(class)), "{after:?}");
+}
+
+/// What tells these copies of the volume apart; a node that is in no zone is alone.
+fn domains<'a>(
+    view: &'a View,
+    volume: &model::Volume,
+    members: &'a [MemberIntent],
+) -> BTreeSet<(bool, &'a str)> {
+    let domain = |member: &'a MemberIntent| {
+        let value = view.domain(volume.spec.spread.as_deref(), &member.node);
+        (value.is_some(), value.unwrap_or(&member.node))
+    };
+    members.iter().map(domain).collect()
+}
+
+/// A new copy is in a zone where no other one is that stays; those that are left when some are given up are in different
+/// zones.
+fn keeps_zones_apart(view: &View, observed: &Observed, after: &model::Volume) {
+    let before = &view.volumes[&after.name].value.intent.members;
+    let members = &after.intent.members;
+    let zone =
+        |member: &MemberIntent| view.domain(after.spec.spread.as_deref(), &member.node).map(str::to_owned);
+    let stays = |member: &MemberIntent| {
+        let scheduling = view.scheduling(&member.node);
+        let drained = scheduling == Scheduling::Drained;
+        let patience = if drained { MAINTENANCE } else { Config::default().replace_after };
+        let removed = view.record(after.uuid).is_some_and(|record| {
+            let known = record.value.members.iter().find(|known| known.replica == member.replica);
+            known.is_some_and(|known| known.state == MemberState::Removed)
+        });
+        let lost = removed || observed.is_lost(member, patience) || view.is_gone(member.pool);
+        scheduling != Scheduling::Evacuated && !lost
+    };
+    // A volume whose intent was lost has what its record names.
+    for added in members.iter().filter(|member| !before.contains(member) && !before.is_empty()) {
+        let others = members.iter().filter(|other| *other != added && stays(other));
+        let alone = zone(added).is_some() && !others.into_iter().any(|other| zone(other) == zone(added));
+        assert!(alone, "{added:?} is not in a zone of its own: {after:?}");
+    }
+    let apart = domains(view, after, members).len() == members.len();
+    let mut given_up = before.iter().filter(|member| !members.contains(member));
+    let is_useless = |gone: &MemberIntent| members.iter().any(|other| other.node == gone.node);
+    assert!(apart || given_up.all(is_useless), "not apart: {after:?}");
 }
 
 /// No new copy goes to a node that is cordoned, and no nexus that could be beside another copy.

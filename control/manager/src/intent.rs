@@ -9,10 +9,16 @@
 //!    record names: none is made anew for that, and none is given up.
 //! 4. A copy on a node that is evacuated leaves by invariant 1: another is made first. While there is no place for that
 //!    it stays. A copy on a node that is drained is awaited for longer than others (docs/decisions/0018).
+//! 5. Copies that are kept apart by a label count once for each value of it. So one that is lost is replaced in its own
+//!    zone, too, and those that came to share a zone are parted, by invariant 1 (docs/decisions/0024).
 
-use crate::{Copies, NoPlace, place, plan::Planning};
-use model::{MemberIntent, MemberRecord, MemberState, NexusState, Rebuild, Scheduling, Volume, VolumeRecord};
+use crate::{Copies, NoPlace, View, place, plan::Planning};
+use model::{
+    MemberIntent, MemberRecord, MemberState, NexusState, Rebuild, Scheduling, Volume, VolumeRecord,
+    topology::domains_text,
+};
 use std::{collections::BTreeSet, time::Duration};
+use uuid::Uuid;
 
 /// How long a copy on a node that is drained may be away before it is replaced: longer than its maintenance takes.
 pub(crate) const MAINTENANCE: Duration = Duration::from_secs(60 * 60);
@@ -60,10 +66,10 @@ fn members(
 ) -> Option<String> {
     let copies = usize::try_from(volume.spec.copies).unwrap_or(usize::MAX);
     let Some(record) = record else {
-        // Invariant 5. It gets all of its places or none.
+        // It gets all of its places or none.
         let missing = copies.saturating_sub(volume.intent.members.len());
-        let placed = place_most(planning, volume, missing, missing);
-        return placed.err().map(|no_place| unplaced(&why(&[], &[]), &no_place));
+        let placed = place_most(planning, volume, (missing, missing), &[]);
+        return placed.err().map(|no_place| unplaced(&why(&[], &[], None), &no_place));
     };
     let state = |member: &MemberIntent| state_of(record, member);
     let lost = |member: &MemberIntent| {
@@ -75,35 +81,57 @@ fn members(
     let members = &volume.intent.members;
     // Invariant 1. A copy that is away for a moment is no reason to give up one that is there.
     let there = |member: &MemberIntent| !planning.observed.is_lost(member, Duration::ZERO);
-    let mut nodes = BTreeSet::new();
     let good = members.iter().filter(|member| {
         let in_sync = state(member) == Some(MemberState::InSync);
-        in_sync && planning.view.is_ready(&member.node) && there(member) && nodes.insert(&member.node)
+        in_sync && planning.view.is_ready(&member.node) && there(member)
     });
-    let mut kept: Vec<MemberIntent> = good.cloned().collect();
+    let mut good: Vec<MemberIntent> = good.cloned().collect();
+    // The copy beside the nexus is the one that reads prefer.
+    good.sort_by_key(|member| (leaving(member), Some(&member.node) != volume.intent.owner.as_ref()));
+    let mut nodes = BTreeSet::new();
+    good.retain(|member| nodes.insert(member.node.clone()));
+    // Invariant 5.
+    let spread = volume.spec.spread.clone();
+    let domain = |member: &MemberIntent| domain_of(planning.view, spread.as_deref(), &member.node);
+    let mut domains = BTreeSet::new();
+    let mut kept = good.clone();
+    kept.retain(|member| domains.insert(domain(member)));
     // One that is still being made is why one that leaves is not given up yet: it is waited for, if it could count.
-    let awaited = members
-        .iter()
-        .any(|member| !kept.iter().any(|good| good.node == member.node) && !lost(member) && !leaving(member));
+    let stays_in = |place: &Domain| kept.iter().any(|good| domain(good) == *place && !leaving(good));
+    let awaited =
+        members.iter().any(|member| !stays_in(&domain(member)) && !lost(member) && !leaving(member));
     let enough = kept.iter().filter(|member| !(awaited && leaving(member))).count() >= copies;
     if members.len() > copies && enough {
-        // The copy beside the nexus is the one that reads prefer.
-        kept.sort_by_key(|member| (leaving(member), Some(&member.node) != volume.intent.owner.as_ref()));
         kept.truncate(copies);
         volume.intent.members = kept;
         return None;
+    }
+    // Where there are too few zones for that, one beside a good copy on its node is of no use all the same.
+    let useless = |member: &MemberIntent| !good.contains(member) && nodes.contains(&member.node);
+    if spread.is_some() && good.len() >= copies && members.iter().any(useless) {
+        volume.intent.members.retain(|member| !useless(member));
+        return volume.message.clone();
     }
     let on_nodes = |is_so: &dyn Fn(&MemberIntent) -> bool| -> Vec<&str> {
         members.iter().filter(|member| is_so(member)).map(|member| member.node.as_str()).collect()
     };
     let lost_on = on_nodes(&lost);
     let left_on = on_nodes(&|member| leaving(member) && !lost(member));
-    // Invariant 6.
-    let stay: BTreeSet<&str> = on_nodes(&|member| !lost(member) && !leaving(member)).into_iter().collect();
-    let missing = copies.saturating_sub(stay.len());
-    let why = why(&lost_on, &left_on);
+    let why = why(&lost_on, &left_on, spread.as_deref());
+    let (go, stay): (Vec<_>, Vec<_>) = members.iter().partition(|member| lost(member) || leaving(member));
+    let domains: BTreeSet<Domain> = stay.into_iter().map(domain).collect();
+    let missing = copies.saturating_sub(domains.len());
+    let go: Vec<Uuid> = go.into_iter().map(|member| member.replica).collect();
     // A volume that has data gets what there is.
-    place_most(planning, volume, 1, missing).err().map(|no_place| unplaced(&why, &no_place))
+    place_most(planning, volume, (1, missing), &go).err().map(|no_place| unplaced(&why, &no_place))
+}
+
+/// What no two copies of a volume share: a value of its label, or the node where there is none.
+type Domain = (bool, String);
+
+fn domain_of(view: &View, spread: Option<&str>, node: &str) -> Domain {
+    let value = view.domain(spread, node);
+    (value.is_some(), value.unwrap_or(node).to_owned())
 }
 
 /// How long a copy there may be away before it is replaced.
@@ -116,7 +144,7 @@ fn patience(planning: &Planning<'_>, node: &str) -> Duration {
 }
 
 /// Why a copy is missing.
-fn why(lost_on: &[&str], left_on: &[&str]) -> String {
+fn why(lost_on: &[&str], left_on: &[&str], spread: Option<&str>) -> String {
     let mut reasons = Vec::new();
     if !lost_on.is_empty() {
         reasons.push(format!("copy on {} is lost", lost_on.join(", ")));
@@ -124,26 +152,30 @@ fn why(lost_on: &[&str], left_on: &[&str]) -> String {
     if !left_on.is_empty() {
         reasons.push(format!("copy on {} is to leave", left_on.join(", ")));
     }
-    if reasons.is_empty() { "not all copies have a place".into() } else { reasons.join(", ") }
+    match spread {
+        _ if !reasons.is_empty() => reasons.join(", "),
+        Some(key) => format!("not all copies are in different {}", domains_text(key)),
+        None => "not all copies have a place".into(),
+    }
 }
 
 fn unplaced(why: &str, no_place: &NoPlace) -> String {
     format!("{why}; no place for a new copy: {no_place}")
 }
 
-/// Places as many of the missing copies as there is room for, at least `least` of them; the reason why not all.
+/// Places as many of the missing copies as there is room for, at least `least` of them; the reason why not all. The
+/// replicas that `leave` make way.
 fn place_most(
     planning: &mut Planning<'_>,
     volume: &mut Volume,
-    least: usize,
-    missing: usize,
+    (least, missing): (usize, usize),
+    leave: &[Uuid],
 ) -> Result<(), NoPlace> {
     let mut first = None;
     for count in (least.max(1)..=missing).rev() {
-        let (size_bytes, class) = (volume.spec.size_bytes, volume.spec.class);
-        let present = &volume.intent.members;
         // Who uses the volume now may be anywhere: by whom it was made says nothing any more.
-        let copies = Copies { size_bytes, class, present, wanted: count, near: None };
+        let copies = Copies { wanted: count, leaving: leave, ..Copies::of(&volume.spec) };
+        let copies = Copies { present: &volume.intent.members, ..copies };
         let overcommit = planning.config.overcommit;
         let placed = place(planning.view, &mut planning.promised, overcommit, &copies, planning.new_uuid);
         match placed {

@@ -13,6 +13,7 @@ mod convergence;
 mod index;
 mod intent;
 mod news;
+mod no_place;
 mod observed;
 mod placement;
 mod plan;
@@ -24,8 +25,9 @@ mod testing;
 mod view;
 
 pub use news::News;
+pub use no_place::{NoPlace, Others};
 pub use observed::Observed;
-pub use placement::{Copies, NoPlace, OVERCOMMIT_DEFAULT, Promised, check_growth, place};
+pub use placement::{Copies, OVERCOMMIT_DEFAULT, Promised, check_growth, place};
 pub use plan::{Action, Config, plan};
 pub use planner::{Planner, Told};
 pub use run::{Manager, Mandate, ensure_cluster, start};

@@ -1,4 +1,4 @@
-//! Where copies go: distinct nodes first, then room, then spread. Pure and deterministic.
+//! Where copies go: distinct nodes and failure domains first, then room, then balance. Pure and deterministic.
 //!
 //! 1. No node gets two copies of a volume that could both count: a node that has said that a copy's pool is gone may get
 //!    another one in another pool (docs/decisions/0009).
@@ -7,13 +7,15 @@
 //! 3. Nothing is placed on a node whose operator wishes otherwise, nor on a disk of another class than the volume's.
 //! 4. All or nothing: a volume that does not fit gets no place at all.
 //! 5. A wish to be near a node chooses among places that are possible: it never makes one, and never takes one away.
+//! 6. No two copies that stay are on nodes with the same value of the label that keeps them apart, and none is on a node
+//!    without it (docs/decisions/0024). One that is to go makes way for another in its domain, on another node.
+//! 7. A new volume that has to be on one of some nodes is there, or gets no place.
 
-use crate::View;
-use model::{DiskClass, MemberIntent, Node, NodeState, Pool, PoolState, Scheduling, SizeText, Volume};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
+use crate::{NoPlace, View, no_place::Others};
+use model::{
+    DiskClass, MemberIntent, Node, NodeState, Pool, PoolState, Scheduling, SizeText, Volume, VolumeSpec,
 };
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 /// How much more may be promised of a pool than it has: volumes are thin.
@@ -62,91 +64,6 @@ impl Promised {
     }
 }
 
-/// Why there is no place. Display is the cause and what to do, without the volume's name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NoPlace {
-    /// There are not enough nodes, whatever their space.
-    TooFewNodes {
-        /// Copies to place.
-        wanted: usize,
-        /// The class of disks that they need.
-        class: Option<DiskClass>,
-        /// Nodes that are ready, have a pool that is online, and have no copy of the volume yet.
-        usable: usize,
-        /// Nodes that are not ready.
-        not_ready: Vec<String>,
-        /// Nodes that are ready and have no copy of the volume, and on which nothing new is to be placed.
-        cordoned: Vec<String>,
-    },
-    /// There are enough nodes, and not enough of them have the space.
-    TooLittleSpace {
-        /// Copies to place.
-        wanted: usize,
-        /// The size of each.
-        size_bytes: u64,
-        /// The class of disks that they need.
-        class: Option<DiskClass>,
-        /// Nodes that have that much.
-        with_room: usize,
-        /// The most that any other node has to give.
-        largest_bytes: u64,
-    },
-}
-
-impl NoPlace {
-    /// The cause.
-    pub fn cause(&self) -> String {
-        match self {
-            Self::TooFewNodes { wanted, class, usable, not_ready, cordoned } => {
-                let named = [("NotReady", not_ready), ("cordoned", cordoned)];
-                let named = named.iter().filter(|(_, nodes)| !nodes.is_empty());
-                let named: Vec<String> =
-                    named.map(|(what, nodes)| format!("{what}: {}", nodes.join(", "))).collect();
-                let away = if named.is_empty() { String::new() } else { format!(" ({})", named.join("; ")) };
-                let with = class.map_or_else(String::new, |class| format!(" with disks of class {class}"));
-                format!("{} as many nodes{with}, {usable} can take one{away}", copies_need(*wanted))
-            }
-            Self::TooLittleSpace { wanted, size_bytes, class, with_room, largest_bytes } => format!(
-                "{} as many nodes with {} free{}, {with_room} {} that; the most on another is {}",
-                copies_need(*wanted),
-                SizeText(*size_bytes),
-                class.map_or_else(String::new, |class| format!(" on disks of class {class}")),
-                if *with_room == 1 { "has" } else { "have" },
-                SizeText(*largest_bytes)
-            ),
-        }
-    }
-
-    /// What to do.
-    pub const fn hint(&self) -> &'static str {
-        match self {
-            Self::TooFewNodes { class: Some(_), cordoned, .. } if !cordoned.is_empty() => {
-                "add such disks, uncordon a node, or ask for fewer copies or another class"
-            }
-            Self::TooFewNodes { class: Some(_), .. } => {
-                "add such disks, or ask for fewer copies or another class"
-            }
-            Self::TooFewNodes { cordoned, .. } if !cordoned.is_empty() => {
-                "start more nodes, uncordon one, or ask for fewer copies"
-            }
-            Self::TooFewNodes { .. } => "start more nodes, or ask for fewer copies",
-            Self::TooLittleSpace { .. } => "add disks, delete volumes, or ask for less",
-        }
-    }
-}
-
-fn copies_need(copies: usize) -> String {
-    if copies == 1 { "1 copy needs".into() } else { format!("{copies} copies need") }
-}
-
-impl fmt::Display for NoPlace {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; {}", self.cause(), self.hint())
-    }
-}
-
-impl std::error::Error for NoPlace {}
-
 /// Copies to place.
 #[derive(Clone, Copy, Debug)]
 pub struct Copies<'a> {
@@ -154,12 +71,57 @@ pub struct Copies<'a> {
     pub size_bytes: u64,
     /// The class of the disks that may hold one; none: any disk.
     pub class: Option<DiskClass>,
+    /// The label of nodes that keeps them apart; none: only nodes do.
+    pub spread: Option<&'a str>,
     /// Those that the volume has.
     pub present: &'a [MemberIntent],
+    /// Of them the replicas that are to go: another one may be in the same failure domain (invariant 6).
+    pub leaving: &'a [Uuid],
     /// How many more.
     pub wanted: usize,
     /// The node that gets the first of them if it can take one (invariant 5).
     pub near: Option<&'a str>,
+    /// Of these nodes one has to get one of them; none: any will do (invariant 7).
+    pub on: Option<&'a BTreeSet<String>>,
+}
+
+impl<'a> Copies<'a> {
+    /// All copies of a new volume, wherever they are.
+    pub fn of(spec: &'a VolumeSpec) -> Self {
+        Self {
+            size_bytes: spec.size_bytes,
+            class: spec.class,
+            spread: spec.spread.as_deref(),
+            present: &[],
+            leaving: &[],
+            wanted: usize::try_from(spec.copies).unwrap_or(usize::MAX),
+            near: None,
+            on: None,
+        }
+    }
+
+    fn is_wanted_on(&self, node: &str) -> bool {
+        self.on.is_none_or(|nodes| nodes.contains(node))
+    }
+}
+
+/// What no further copy may share with those that a volume has.
+struct Taken<'a> {
+    /// Invariant 1.
+    nodes: BTreeSet<&'a str>,
+    /// Invariant 6.
+    domains: BTreeSet<&'a str>,
+}
+
+impl<'a> Taken<'a> {
+    fn by(view: &'a View, copies: &Copies<'a>) -> Self {
+        let could_count = || copies.present.iter().filter(|member| !view.is_gone(member.pool));
+        let stay = could_count().filter(|member| !copies.leaving.contains(&member.replica));
+        Self {
+            nodes: could_count().map(|member| member.node.as_str()).collect(),
+            domains: stay.filter_map(|member| view.domain(copies.spread, &member.node)).collect(),
+        }
+    }
 }
 
 /// Chooses pools for more copies of a volume, and promises their space.
@@ -170,39 +132,11 @@ pub fn place(
     copies: &Copies<'_>,
     new_uuid: &mut dyn FnMut() -> Uuid,
 ) -> Result<Vec<MemberIntent>, NoPlace> {
-    let &Copies { size_bytes, class, present, wanted, .. } = copies;
-    let could_count = present.iter().filter(|member| !view.is_gone(member.pool));
-    let taken: BTreeSet<&str> = could_count.map(|member| member.node.as_str()).collect();
-    let mut best: BTreeMap<&str, Candidate<'_>> = BTreeMap::new();
-    for pool in view.pools.values().map(|pool| &pool.value) {
-        let is_open = view.scheduling(&pool.node) == Scheduling::Enabled;
-        let is_of_class = class.is_none_or(|class| pool.class == Some(class));
-        let usable = pool.takes_copies() && view.is_ready(&pool.node) && is_open && is_of_class;
-        if !usable || taken.contains(pool.node.as_str()) {
-            continue;
-        }
-        let candidate = Candidate::of(pool, promised, overcommit);
-        let known = best.entry(&pool.node).or_insert(candidate);
-        if candidate.order(copies) < known.order(copies) {
-            *known = candidate;
-        }
-    }
+    let &Copies { size_bytes, wanted, .. } = copies;
+    let taken = Taken::by(view, copies);
+    let best = best(view, promised, overcommit, copies, &taken);
     if best.len() < wanted {
-        let named = |is_so: &dyn Fn(&Node) -> bool| {
-            let nodes = view.nodes.values().map(|node| &node.value).filter(|node| is_so(node));
-            nodes.map(|node| node.name.clone()).collect()
-        };
-        let closed = |node: &Node| {
-            let free = view.is_ready(&node.name) && !taken.contains(node.name.as_str());
-            free && node.spec.scheduling != Scheduling::Enabled
-        };
-        return Err(NoPlace::TooFewNodes {
-            wanted,
-            class,
-            usable: best.len(),
-            not_ready: named(&|node| node.state == NodeState::NotReady),
-            cordoned: named(&closed),
-        });
+        return Err(too_few(view, copies, &taken, best.keys().map(|domain| (*domain).to_owned()).collect()));
     }
     let (mut candidates, without): (Vec<_>, Vec<_>) =
         best.into_values().partition(|candidate| candidate.room_bytes >= size_bytes);
@@ -210,7 +144,8 @@ pub fn place(
         return Err(NoPlace::TooLittleSpace {
             wanted,
             size_bytes,
-            class,
+            spread: copies.spread.map(str::to_owned),
+            class: copies.class,
             with_room: candidates.len(),
             largest_bytes: without.iter().map(|candidate| candidate.room_bytes).max().unwrap_or(0),
         });
@@ -221,6 +156,11 @@ pub fn place(
         candidates.truncate(wanted);
     }
     candidates.sort_by_key(|candidate| candidate.order(copies));
+    if let Some(nodes) = copies.on
+        && !candidates.iter().any(|candidate| nodes.contains(&candidate.pool.node))
+    {
+        return Err(not_there(view, promised, overcommit, copies, nodes));
+    }
     let chosen = candidates.iter().map(|candidate| candidate.pool);
     let members = chosen
         .map(|pool| MemberIntent { replica: new_uuid(), pool: pool.uuid, node: pool.node.clone() })
@@ -229,6 +169,88 @@ pub fn place(
         promised.add(member.pool, size_bytes);
     }
     Ok(members)
+}
+
+/// The best pool of each failure domain that can take a copy, whatever its space.
+fn best<'a>(
+    view: &'a View,
+    promised: &Promised,
+    overcommit: u64,
+    copies: &Copies<'_>,
+    taken: &Taken<'_>,
+) -> BTreeMap<&'a str, Candidate<'a>> {
+    let mut best: BTreeMap<&str, Candidate<'_>> = BTreeMap::new();
+    for pool in view.pools.values().map(|pool| &pool.value) {
+        let is_open = view.scheduling(&pool.node) == Scheduling::Enabled;
+        let usable = pool.takes_copies() && view.is_ready(&pool.node) && is_open;
+        if !usable || !pool.is_of(copies.class) || taken.nodes.contains(pool.node.as_str()) {
+            continue;
+        }
+        let domain = view.domain(copies.spread, &pool.node);
+        let Some(domain) = domain.filter(|domain| !taken.domains.contains(domain)) else { continue };
+        let candidate = Candidate::of(pool, promised, overcommit);
+        let known = best.entry(domain).or_insert(candidate);
+        if candidate.order(copies) < known.order(copies) {
+            *known = candidate;
+        }
+    }
+    best
+}
+
+/// Why no more than these nodes, or values of the label, can take a copy.
+fn too_few(view: &View, copies: &Copies<'_>, taken: &Taken<'_>, usable: Vec<String>) -> NoPlace {
+    let named = |is_so: &dyn Fn(&Node) -> bool| {
+        let nodes = view.nodes.values().map(|node| &node.value).filter(|node| is_so(node));
+        nodes.map(|node| node.name.clone()).collect()
+    };
+    let free = |node: &Node| view.is_ready(&node.name) && !taken.nodes.contains(node.name.as_str());
+    let is_open = |node: &Node| node.spec.scheduling == Scheduling::Enabled;
+    let others = Box::new(Others {
+        not_ready: named(&|node| node.state == NodeState::NotReady),
+        cordoned: named(&|node| free(node) && !is_open(node)),
+        unlabelled: named(&|node| free(node) && is_open(node) && node.domain(copies.spread).is_none()),
+    });
+    let &Copies { wanted, class, .. } = copies;
+    match copies.spread {
+        None => NoPlace::TooFewNodes { wanted, class, usable: usable.len(), others },
+        Some(spread) => {
+            let taken = taken.domains.iter().map(|domain| (*domain).to_owned()).collect();
+            NoPlace::TooFewDomains { wanted, spread: spread.into(), class, usable, taken, others }
+        }
+    }
+}
+
+/// Why no copy can be on any of these nodes.
+fn not_there(
+    view: &View,
+    promised: &Promised,
+    overcommit: u64,
+    copies: &Copies<'_>,
+    nodes: &BTreeSet<String>,
+) -> NoPlace {
+    let why = |name: &String| {
+        let Some(node) = view.nodes.get(name).map(|node| &node.value) else {
+            return "no node of Orlop".to_owned();
+        };
+        if node.state != NodeState::Ready {
+            return node.state.to_string();
+        }
+        if node.spec.scheduling != Scheduling::Enabled {
+            return node.spec.scheduling.to_string();
+        }
+        if let Some(key) = copies.spread.filter(|_| node.domain(copies.spread).is_none()) {
+            return format!("without the label {key}");
+        }
+        let pools = view.pools.values().map(|pool| &pool.value).filter(|pool| pool.node == *name);
+        let pools = pools.filter(|pool| pool.takes_copies() && pool.is_of(copies.class));
+        let room = pools.map(|pool| Candidate::of(pool, promised, overcommit).room_bytes).max();
+        match (room, copies.class) {
+            (Some(bytes), _) => format!("{} free", SizeText(bytes)),
+            (None, Some(class)) => format!("without disks of class {class}"),
+            (None, None) => "without a pool".into(),
+        }
+    };
+    NoPlace::NotThere { nodes: nodes.iter().map(|node| (node.clone(), why(node))).collect() }
 }
 
 /// Whether each pool that has a copy of a volume can take that it grows from `from_bytes` to `to_bytes`.
@@ -256,6 +278,7 @@ pub fn check_growth(
         wanted: members.len(),
         size_bytes: more_bytes,
         // The copies stay where they are.
+        spread: None,
         class: None,
         with_room,
         largest_bytes: without.map(|pool| pool.room_bytes).max().unwrap_or(0),
@@ -283,11 +306,12 @@ impl<'a> Candidate<'a> {
         }
     }
 
-    /// Those with room first, of them the one that is near, then the emptiest by promise, then by fact; the names make it
-    /// deterministic.
+    /// Those with room first, of them the one that has to be, then the one that is near, then the emptiest by promise, then
+    /// by fact; the names make it deterministic.
     fn order(&self, copies: &Copies<'_>) -> impl Ord + use<'a> {
         let full = self.room_bytes < copies.size_bytes;
-        let far = copies.near != Some(self.pool.node.as_str());
+        let node = self.pool.node.as_str();
+        let far = (!copies.is_wanted_on(node), copies.near != Some(node));
         let free = std::cmp::Reverse(self.pool.free_bytes);
         (full, far, self.promised_permille, free, &self.pool.node, &self.pool.name, self.pool.uuid)
     }
@@ -298,13 +322,25 @@ mod tests {
     use super::*;
     use crate::testing::{GIB, Scene};
 
+    /// A copy of 1 GiB that may be anywhere.
+    const ONE: Copies<'static> = Copies {
+        size_bytes: GIB,
+        class: None,
+        spread: None,
+        present: &[],
+        leaving: &[],
+        wanted: 1,
+        near: None,
+        on: None,
+    };
+
     fn place_in(
         scene: &Scene,
         size_bytes: u64,
         present: &[MemberIntent],
         wanted: usize,
     ) -> Result<String, NoPlace> {
-        place_copies(scene, &Copies { size_bytes, class: None, present, wanted, near: None })
+        place_copies(scene, &Copies { size_bytes, present, wanted, ..ONE })
     }
 
     fn place_copies(scene: &Scene, copies: &Copies<'_>) -> Result<String, NoPlace> {
@@ -342,9 +378,8 @@ mod tests {
         second.name = "disk1".into();
         scene.pool_mut(1).free_bytes = 0;
         scene.add_pool(second);
-        let copies = Copies { size_bytes: GIB, class: None, present: &[], wanted: 1, near: None };
         let members =
-            place(&scene.view, &mut Promised::default(), 1, &copies, &mut || Uuid::from_u128(5)).unwrap();
+            place(&scene.view, &mut Promised::default(), 1, &ONE, &mut || Uuid::from_u128(5)).unwrap();
         assert_eq!(members[0].pool, Uuid::from_u128(999));
     }
 
@@ -352,7 +387,7 @@ mod tests {
     fn a_copy_is_near_if_that_is_possible() {
         let mut scene = Scene::with_nodes(4);
         let near = |scene: &Scene, node: &str, wanted, present: &[MemberIntent]| {
-            place_copies(scene, &Copies { size_bytes: GIB, class: None, present, wanted, near: Some(node) })
+            place_copies(scene, &Copies { present, wanted, near: Some(node), ..ONE })
         };
         assert_eq!(near(&scene, "n4", 1, &[]).unwrap(), "n4");
         scene.volume("a", 3, &[2, 3, 4]);
@@ -376,7 +411,7 @@ mod tests {
         let mut scene = Scene::with_nodes(4);
         let class = Some(DiskClass::Nvme);
         let of_class = |scene: &Scene, size_bytes, wanted, near| {
-            place_copies(scene, &Copies { size_bytes, class, present: &[], wanted, near })
+            place_copies(scene, &Copies { size_bytes, class, wanted, near, ..ONE })
         };
         let says = |scene: &Scene, size_bytes, wanted, text: &str| {
             assert_eq!(of_class(scene, size_bytes, wanted, None).unwrap_err().to_string(), text);
@@ -412,6 +447,146 @@ mod tests {
             3,
             "3 copies need as many nodes with disks of class NVMe, 2 can take one (cordoned: n2); \
              add such disks, uncordon a node, or ask for fewer copies or another class",
+        );
+    }
+
+    const ZONE: &str = model::topology::ZONE_KEY;
+
+    /// Six nodes: n1 and n2 in zone a, n3 and n4 in b, n5 in c, n6 nowhere.
+    fn zoned() -> Scene {
+        let mut scene = Scene::with_nodes(6);
+        for (node, zone) in (1..).zip(["a", "a", "b", "b", "c"]) {
+            scene.node_mut(node).topology.insert(ZONE.into(), zone.into());
+        }
+        scene
+    }
+
+    #[test]
+    fn copies_are_in_different_zones() {
+        let mut scene = zoned();
+        let spread = Some(ZONE);
+        let of = |scene: &Scene, wanted| place_copies(scene, &Copies { spread, wanted, ..ONE });
+        assert_eq!(of(&scene, 3).unwrap(), "n1 n3 n5");
+        assert_eq!(place_in(&scene, GIB, &[], 3).unwrap(), "n1 n2 n3", "others are not concerned");
+        scene.volume("a", 2, &[1, 3]);
+        assert_eq!(of(&scene, 3).unwrap(), "n2 n4 n5", "the emptiest of each zone");
+        let near = |scene: &Scene, node| {
+            place_copies(scene, &Copies { spread, wanted: 3, near: Some(node), ..ONE }).unwrap()
+        };
+        assert_eq!(near(&scene, "n3"), "n3 n2 n5", "near comes before empty");
+        assert_eq!(near(&scene, "n6"), "n2 n4 n5", "it is in no zone");
+        scene.pool_mut(2).free_bytes = GIB / 2;
+        scene.pool_mut(4).state = PoolState::Gone;
+        assert_eq!(of(&scene, 3).unwrap(), "n5 n1 n3");
+        scene.node_mut(5).topology.insert(ZONE.into(), "b".into());
+        assert!(of(&scene, 3).is_err(), "rather no place than two in one zone");
+        assert_eq!(of(&scene, 2).unwrap(), "n5 n1");
+        let racks = Copies { spread: Some("rack"), ..ONE };
+        assert_eq!(
+            place_copies(&scene, &racks).unwrap_err().to_string(),
+            "1 copy needs as many values of the label rack, 0 have a node that can take one \
+             (without the label: n1, n2, n3, n4, n5 and 1 more); \
+             label the nodes that are not, start some elsewhere, or ask for fewer copies"
+        );
+    }
+
+    #[test]
+    fn a_zone_is_taken_by_a_copy_that_stays() {
+        let mut scene = zoned();
+        let members = scene.volume("a", 3, &[1, 3, 5]).intent.members.clone();
+        let another = |scene: &Scene, leaving: &[Uuid]| {
+            place_copies(scene, &Copies { spread: Some(ZONE), present: &members, leaving, ..ONE })
+        };
+        assert_eq!(
+            another(&scene, &[]).unwrap_err().to_string(),
+            "1 copy needs as many zones (topology.kubernetes.io/zone), 0 have a node that can take one \
+             (a copy is in: a, b, c; without the label: n6); \
+             label the nodes that are not, start some elsewhere, or ask for fewer copies"
+        );
+        assert_eq!(another(&scene, &[members[0].replica]).unwrap(), "n2", "in the zone of the one that goes");
+        assert_eq!(another(&scene, &[members[1].replica]).unwrap(), "n4");
+        let none = another(&scene, &[members[2].replica]).unwrap_err().to_string();
+        assert!(none.contains("(a copy is in: a, b; without the label: n6)"), "never on its node: {none}");
+        scene.pool_mut(5).state = PoolState::Gone;
+        let mut second = scene.pool_mut(5).clone();
+        (second.uuid, second.state) = (Uuid::from_u128(999), PoolState::Online);
+        scene.add_pool(second);
+        assert_eq!(another(&scene, &[]).unwrap(), "n5", "its disk is gone, and so is what it took");
+    }
+
+    #[test]
+    fn too_few_zones_are_named() {
+        let mut scene = zoned();
+        let says = |scene: &Scene, copies: Copies<'_>, text: &str| {
+            let copies = Copies { spread: Some(ZONE), ..copies };
+            assert_eq!(place_copies(scene, &copies).unwrap_err().to_string(), text);
+        };
+        scene.node_mut(6).topology.insert(ZONE.into(), "b".into());
+        scene.node_mut(5).spec.scheduling = Scheduling::Cordoned;
+        let three = Copies { wanted: 3, ..ONE };
+        says(
+            &scene,
+            three,
+            "3 copies need as many zones (topology.kubernetes.io/zone), 2 have a node that can take one: a, b \
+             (cordoned: n5); uncordon a node, start some elsewhere, or ask for fewer copies",
+        );
+        scene.node_mut(5).spec.scheduling = Scheduling::Enabled;
+        scene.node_mut(5).state = NodeState::NotReady;
+        scene.node_mut(2).state = NodeState::NotReady;
+        scene.pool_mut(1).class = Some(DiskClass::Nvme);
+        says(
+            &scene,
+            Copies { class: Some(DiskClass::Nvme), wanted: 2, ..ONE },
+            "2 copies need as many zones (topology.kubernetes.io/zone) with disks of class NVMe, \
+             1 has a node that can take one: a (NotReady: n2, n5); \
+             add such disks elsewhere, or ask for fewer copies or another class",
+        );
+        scene.node_mut(5).state = NodeState::Ready;
+        says(
+            &scene,
+            Copies { size_bytes: 5 * GIB, ..three },
+            "3 copies need as many zones (topology.kubernetes.io/zone) with a node with 5 GiB free, 0 have that; \
+             the most in another is 4 GiB; add disks, delete volumes, or ask for less",
+        );
+    }
+
+    #[test]
+    fn a_copy_that_has_to_be_somewhere_is_there_or_nowhere() {
+        let mut scene = zoned();
+        let on = |scene: &Scene, nodes: &[&str], copies: Copies<'_>| {
+            let nodes = nodes.iter().map(|node| (*node).to_owned()).collect();
+            place_copies(scene, &Copies { on: Some(&nodes), ..copies })
+        };
+        let two = Copies { wanted: 2, ..ONE };
+        assert_eq!(on(&scene, &["n6"], two).unwrap(), "n6 n1");
+        assert_eq!(on(&scene, &["n4", "n6"], Copies { near: Some("n6"), ..two }).unwrap(), "n6 n4");
+        assert_eq!(on(&scene, &["n4", "n7"], Copies { spread: Some(ZONE), ..two }).unwrap(), "n4 n1");
+        let near = Some("n1");
+        assert_eq!(on(&scene, &["n4"], Copies { near, ..ONE }).unwrap(), "n4", "a wish gives way");
+        let cannot = |scene: &Scene, node: &str, copies: Copies<'_>| {
+            let why = on(scene, &[node], copies).unwrap_err();
+            assert!(matches!(why, NoPlace::NotThere { .. }), "{why}");
+            why.cause()
+        };
+        assert_eq!(cannot(&scene, "n7", two), "a copy has to be on n7 (no node of Orlop)");
+        let zones = Copies { spread: Some(ZONE), ..two };
+        assert_eq!(
+            cannot(&scene, "n6", zones),
+            "a copy has to be on n6 (without the label topology.kubernetes.io/zone)"
+        );
+        scene.pool_mut(1).free_bytes = GIB / 2;
+        assert_eq!(cannot(&scene, "n1", two), "a copy has to be on n1 (512 MiB free)");
+        scene.pool_mut(2).state = PoolState::Failed;
+        assert_eq!(cannot(&scene, "n2", two), "a copy has to be on n2 (without a pool)");
+        scene.node_mut(3).state = NodeState::NotReady;
+        assert_eq!(cannot(&scene, "n3", two), "a copy has to be on n3 (NotReady)");
+        scene.node_mut(4).spec.scheduling = Scheduling::Drained;
+        scene.pool_mut(5).class = Some(DiskClass::Hdd);
+        scene.pool_mut(6).class = Some(DiskClass::Hdd);
+        let hdd = Copies { class: Some(DiskClass::Hdd), ..ONE };
+        assert_eq!(
+            on(&scene, &["n1", "n4"], hdd).unwrap_err().to_string(),
+            "a copy has to be on n1 (without disks of class HDD) or n4 (Drained); choose another node, or make it fit"
         );
     }
 

@@ -6,6 +6,7 @@ use model::{
     Object, Owner, Pool, PoolState, ReplicaReport, ReplicaState, Stored, Volume, VolumeIntent, VolumeRecord,
     VolumeSpec, VolumeStatus,
 };
+use std::collections::BTreeMap;
 use uuid::Uuid;
 
 pub(crate) const GIB: u64 = 1 << 30;
@@ -30,6 +31,7 @@ impl Scene {
                 boot_id: Uuid::from_u128(1),
                 version: "0.1.0".into(),
                 heartbeat: 1,
+                topology: BTreeMap::new(),
             };
             scene.view.nodes.insert(node.key(), Stored { revision: 1, value: node });
             scene.add_pool(Pool {
@@ -80,7 +82,14 @@ impl Scene {
         let volume = Volume {
             name: name.into(),
             uuid: self.new_uuid(),
-            spec: VolumeSpec { size_bytes: GIB, copies, stripes: 1, block_size: 4096, class: None },
+            spec: VolumeSpec {
+                size_bytes: GIB,
+                copies,
+                stripes: 1,
+                block_size: 4096,
+                class: None,
+                spread: None,
+            },
             intent: VolumeIntent { members, ..VolumeIntent::default() },
             message: None,
         };

@@ -51,6 +51,15 @@ impl View {
         self.nodes.get(node).map_or_else(Scheduling::default, |node| node.value.spec.scheduling)
     }
 
+    /// In which failure domain the node is, of those that the label `spread` tells apart, or itself without one; none:
+    /// nobody has said.
+    pub fn domain<'a>(&'a self, spread: Option<&str>, node: &'a str) -> Option<&'a str> {
+        match spread {
+            None => Some(node),
+            Some(_) => self.nodes.get(node).and_then(|node| node.value.domain(spread)),
+        }
+    }
+
     /// What `model::explain` and `model::view` look up.
     pub fn surroundings(&self) -> Surroundings<'_> {
         let nodes = self.nodes.values().map(|node| &node.value);

@@ -24,6 +24,7 @@ mod invalid;
 mod node;
 mod object;
 mod record;
+pub mod topology;
 mod volume;
 
 pub use disk::{Disk, DiskClass, DiskPartition, DiskState};

@@ -7,10 +7,11 @@ use crate::{
     DiskClass,
     invalid::{Invalid, check_name, check_node_name, check_uuid},
     object::{Kind, Object},
+    topology::check_labels,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -118,6 +119,18 @@ pub struct Node {
     pub version: String,
     /// Changes at each renewal; judged by the observer's clock, hence no time in it.
     pub heartbeat: u64,
+    /// Labels that name what may fail with it as a whole, such as its zone.
+    // Absent rather than empty: definitions from before there were such labels refuse the word.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub topology: BTreeMap<String, String>,
+}
+
+impl Node {
+    /// In which failure domain it is, of those that the label `spread` tells apart, or itself without one; none: nobody
+    /// has said.
+    pub fn domain(&self, spread: Option<&str>) -> Option<&str> {
+        spread.map_or(Some(&self.name), |key| self.topology.get(key).map(String::as_str))
+    }
 }
 
 /// Whether a pool can be used.
@@ -199,6 +212,13 @@ pub struct Pool {
     pub message: Option<String>,
 }
 
+impl Pool {
+    /// Whether it is on a disk of this class; none: any disk.
+    pub fn is_of(&self, class: Option<DiskClass>) -> bool {
+        class.is_none_or(|class| self.class == Some(class))
+    }
+}
+
 /// What an engine knows of one replica that a record names for its node.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, ToSchema,
@@ -270,7 +290,8 @@ impl Object for Node {
     }
 
     fn validate(&self) -> Result<(), Invalid> {
-        check_node_name(&self.name)
+        check_node_name(&self.name)?;
+        check_labels(&format!("node \"{}\"", self.name), &self.topology)
     }
 }
 
@@ -319,11 +340,30 @@ mod tests {
         let old = r#"{"name": "n1", "state": "Ready", "address": "127.0.0.1:4420", "metricsAddress": null, "pid": 7,
             "bootId": "00000000-0000-0000-0000-000000000001", "version": "0.1.0", "heartbeat": 9}"#;
         let mut node: Node = serde_json::from_str(old).unwrap();
-        assert_eq!(node.spec.scheduling, Scheduling::Enabled);
+        assert_eq!((node.spec.scheduling, node.topology.len()), (Scheduling::Enabled, 0));
+        assert_eq!(
+            serde_json::to_value(&node).unwrap().get("topology"),
+            None,
+            "as older definitions know it"
+        );
         node.spec.scheduling = Scheduling::Evacuated;
         let json = serde_json::to_value(&node).unwrap();
         assert_eq!(json["spec"], serde_json::json!({ "scheduling": "Evacuated" }));
         assert_eq!(serde_json::from_value::<Node>(json).unwrap(), node);
+    }
+
+    #[test]
+    fn a_node_is_in_the_domain_that_its_label_names() {
+        let node = r#"{"name": "n1", "state": "Ready", "address": "127.0.0.1:4420", "metricsAddress": null, "pid": 7,
+            "bootId": "00000000-0000-0000-0000-000000000001", "version": "0.1.0", "heartbeat": 9,
+            "topology": {"rack": "r7"}}"#;
+        let mut node: Node = serde_json::from_str(node).unwrap();
+        assert_eq!(node.domain(None), Some("n1"));
+        assert_eq!((node.domain(Some("rack")), node.domain(Some("zone"))), (Some("r7"), None));
+        assert_eq!(serde_json::to_value(&node).unwrap()["topology"], serde_json::json!({ "rack": "r7" }));
+        assert_eq!(node.validate(), Ok(()));
+        node.topology.insert("rack".into(), "r 7".into());
+        assert!(node.validate().unwrap_err().to_string().starts_with("node \"n1\": \"r 7\" is no value"));
     }
 
     #[test]
@@ -333,12 +373,14 @@ mod tests {
             "incarnation": "00000000-0000-0000-0000-000000000002",
             "bootId": "00000000-0000-0000-0000-000000000003"}"#;
         let pool: Pool = serde_json::from_str(old).unwrap();
-        assert_eq!(pool.class, None);
+        assert!(pool.class.is_none() && pool.is_of(None) && !pool.is_of(Some(DiskClass::Hdd)));
         assert_eq!(pool.spec, PoolSpec::default());
         assert_eq!(serde_json::to_value(&pool).unwrap().get("spec"), None, "as older programs know it");
         let with_class = Pool { class: Some(DiskClass::Hdd), ..pool };
         let json = serde_json::to_value(&with_class).unwrap();
         assert_eq!(json["class"], "HDD");
+        assert!(with_class.is_of(None) && with_class.is_of(with_class.class));
+        assert!(!with_class.is_of(Some(DiskClass::Nvme)));
         assert_eq!(serde_json::from_value::<Pool>(json).unwrap(), with_class);
     }
 

@@ -10,6 +10,7 @@ use crate::{
     DiskClass, Generation, MemberState, VolumeRecord,
     invalid::{Invalid, SizeText, check_name, check_node_name, check_uuid},
     object::{Kind, Object},
+    topology::check_label_key,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -54,6 +55,10 @@ pub struct VolumeSpec {
     // Absent rather than null, so that programs from before there were classes read all volumes that have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class: Option<DiskClass>,
+    /// The label of nodes by which copies are kept apart: each is on a node with another value of it, and a node without
+    /// the label holds none. None: only nodes differ. It cannot be changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spread: Option<String>,
 }
 
 const fn default_copies() -> u32 {
@@ -98,6 +103,9 @@ impl VolumeSpec {
                 format!("block size {} is not supported", self.block_size),
                 "use 4096, or 512 if software needs it",
             );
+        }
+        if let Some(key) = &self.spread {
+            check_label_key(&format!("volume \"{name}\""), key)?;
         }
         Ok(())
     }
@@ -359,7 +367,7 @@ mod tests {
     use super::*;
 
     fn spec(size_bytes: u64, copies: u32, stripes: u32, block_size: u32) -> VolumeSpec {
-        VolumeSpec { size_bytes, copies, stripes, block_size, class: None }
+        VolumeSpec { size_bytes, copies, stripes, block_size, class: None, spread: None }
     }
 
     #[test]
@@ -388,7 +396,15 @@ mod tests {
             serde_json::from_str(r#"{"sizeBytes": 1048576, "class": "NVMe"}"#).unwrap();
         assert_eq!(with_class, VolumeSpec { class: Some(DiskClass::Nvme), ..parsed });
         assert_eq!(serde_json::to_value(&with_class).unwrap()["class"], "NVMe");
+        assert_eq!(serde_json::to_value(&with_class).unwrap().get("spread"), None);
         assert!(serde_json::from_str::<VolumeSpec>(r#"{"sizeBytes": 1048576, "class": "tape"}"#).is_err());
+        let spread: VolumeSpec = serde_json::from_str(r#"{"sizeBytes": 1048576, "spread": "rack"}"#).unwrap();
+        let json = serde_json::to_value(&spread).unwrap();
+        assert_eq!((&json["spread"], json.get("class")), (&"rack".into(), None));
+        assert_eq!(spread.validate("data"), Ok(()));
+        let bad = VolumeSpec { spread: Some("no label".into()), ..spread };
+        let says = "volume \"data\": \"no label\" is no label; use one such as";
+        assert!(bad.validate("data").unwrap_err().to_string().starts_with(says));
         assert!(serde_json::from_str::<VolumeSpec>(r#"{"sizeBytes": 1048576, "copys": 2}"#).is_err());
     }
 

@@ -64,7 +64,8 @@ pub trait Control {
     /// What concerns this node, as far as it was told; none before everything was told once.
     fn known(&self) -> Option<Arc<Known>>;
 
-    /// Writes this node's report, all but its `spec`: what is wished of the node stays as it is in the store.
+    /// Writes this node's report, all but its `spec` and `topology`: what is wished of the node stays as it is in the store,
+    /// and who writes the report knows the labels.
     fn report_node(&self, node: Node) -> ControlFuture<'_, ()>;
 
     /// Writes a pool's report, all but its `spec`, and answers what is wished of the pool.

@@ -259,6 +259,8 @@ impl State {
             boot_id: self.config.boot_id,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             heartbeat,
+            // Whoever writes it knows the labels.
+            topology: BTreeMap::new(),
         }
     }
 

@@ -585,6 +585,7 @@ mod tests {
             boot_id: Uuid::nil(),
             version: String::new(),
             heartbeat: 0,
+            topology: BTreeMap::new(),
         };
         for (state, ready, open) in
             [(Online, Ready, true), (Online, NotReady, false), (Gone, Ready, false), (Failed, Ready, false)]

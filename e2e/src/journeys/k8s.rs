@@ -2,6 +2,7 @@
 
 mod killer;
 mod near;
+mod places;
 mod writer;
 
 use crate::journey::{Journey, Trip, need};
@@ -69,6 +70,7 @@ fn k8s(trip: &Trip) -> Result<()> {
     writer.delete(&lab)?;
     refusals(trip, &lab)?;
     near::near(trip, &lab)?;
+    places::places(trip, &lab)?;
     grow(trip, &lab)?;
     raw(trip, &lab)?;
     pressure(trip, &lab)?;

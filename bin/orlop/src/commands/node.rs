@@ -172,11 +172,13 @@ impl Progress {
 /// A node for people: one fact a line, then what its drain waits for.
 fn describe(view: &NodeView) -> String {
     let NodeView { node, attached, nexuses, copies, waits_for, .. } = view;
+    let labels: Vec<String> = node.topology.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let names = |names: &[String]| if names.is_empty() { "-".to_owned() } else { names.join(", ") };
     let facts = [
         ("name", node.name.clone()),
         ("state", node.state.to_string()),
         ("scheduling", node.spec.scheduling.to_string()),
+        ("topology", names(&labels)),
         ("address", node.address.clone()),
         ("pid", node.pid.to_string()),
         ("version", node.version.clone()),

@@ -11,7 +11,7 @@ use model::{MemberPhase, MemberView, VolumeSpec, VolumeState, VolumeView};
 
 /// Runs `orlop volume create`.
 pub(crate) async fn create(arguments: &VolumeCreate) -> Outcome {
-    let VolumeCreate { name, size, copies, stripes, block_size, class, api, output } = arguments;
+    let VolumeCreate { name, size, copies, stripes, block_size, class, spread, api, output } = arguments;
     let block_size = u32::try_from(block_size.0).unwrap_or(u32::MAX);
     let spec = VolumeSpec {
         size_bytes: size.0,
@@ -19,6 +19,7 @@ pub(crate) async fn create(arguments: &VolumeCreate) -> Outcome {
         stripes: *stripes,
         block_size,
         class: (*class).into(),
+        spread: Some(spread.clone()).filter(|key| !key.is_empty()),
     };
     let volume = create_and_wait(&Client::new(&api.api)?, name, spec).await?;
     output::show(output.output, &volume, |volume| {
@@ -30,7 +31,7 @@ pub(crate) async fn create(arguments: &VolumeCreate) -> Outcome {
 /// Creates a volume and waits until its copies exist.
 pub(crate) async fn create_and_wait(client: &Client, name: &str, spec: VolumeSpec) -> Outcome<VolumeView> {
     spec.validate(name).map_err(|invalid| Failure::new(invalid.to_string()).kind(Kind::Usage))?;
-    let volume = client.create_volume(&CreateVolume { name: name.to_owned(), spec, near: None }).await?;
+    let volume = client.create_volume(&CreateVolume::anywhere(name.to_owned(), spec)).await?;
     match volume.status.state {
         VolumeState::Pending | VolumeState::Creating => Err(overdue(&volume, "created")),
         _ => Ok(volume),
@@ -170,6 +171,7 @@ fn describe(volume: &VolumeView) -> String {
         ("copies", format!("{} in sync", copies(volume))),
         ("block size", spec.block_size.to_string()),
         ("class", spec.class.map_or_else(|| "any".to_owned(), |class| class.to_string())),
+        ("spread", spec.spread.clone().unwrap_or_else(|| "node".to_owned())),
         ("owner", status.owner.clone().unwrap_or_else(none)),
         ("epoch", status.epoch.to_string()),
         ("device", status.device.clone().unwrap_or_else(none)),

@@ -203,7 +203,8 @@ async fn tell(stage: &mut Stage, plant_flip: bool) -> Outcome {
 
 async fn create(stage: &mut Stage) -> Outcome {
     let client = stage.supervisor().client().clone();
-    let spec = VolumeSpec { size_bytes: SIZE.0, copies: 3, stripes: 1, block_size: 4096, class: None };
+    let spec =
+        VolumeSpec { size_bytes: SIZE.0, copies: 3, stripes: 1, block_size: 4096, class: None, spread: None };
     let volume = volume::create_and_wait(&client, VOLUME, spec).await?;
     let nodes: Vec<&str> = volume.status.members.iter().map(|member| member.node.as_str()).collect();
     stage.steps.done(&format!("a volume of {SIZE} with copies on {}", nodes.join(", ")));

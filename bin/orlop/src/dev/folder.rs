@@ -20,6 +20,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
@@ -39,6 +40,9 @@ pub(crate) struct Cluster {
     /// The file with what the nodes prove to each other, if they do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) secret: Option<PathBuf>,
+    /// In how many zones the nodes say they are, if in any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) zones: Option<NonZero<u32>>,
     /// The nodes.
     pub(crate) nodes: Vec<NodeEntry>,
 }
@@ -64,7 +68,14 @@ impl Cluster {
         let run_id = format!("dev-{}", &id.simple().to_string()[..12]);
         let node = |number| NodeEntry { name: format!("node-{number}"), port: 0, metrics_port: 0 };
         let nodes = (1..=nodes).map(node).collect();
-        Self { version: VERSION, run_id, disk_size_bytes, store: None, secret: None, nodes }
+        Self { version: VERSION, run_id, disk_size_bytes, store: None, secret: None, zones: None, nodes }
+    }
+
+    /// The zone that a node says it is in: each node is in the one after its predecessor's.
+    pub(crate) fn zone(&self, node: &str) -> Option<String> {
+        let zones = usize::try_from(self.zones?.get()).ok()?;
+        let index = self.nodes.iter().position(|entry| entry.name == node)?;
+        Some(format!("zone-{}", index % zones + 1))
     }
 }
 
@@ -282,6 +293,18 @@ mod tests {
     }
 
     #[test]
+    fn nodes_are_in_zones_in_turn() {
+        let mut cluster = Cluster::new(4, 1 << 30, Uuid::from_u128(1));
+        assert!(!serde_json::to_string(&cluster).unwrap().contains("zones"), "as older programs know it");
+        cluster.zones = NonZero::new(3);
+        let zone = |node: &NodeEntry| cluster.zone(&node.name).unwrap();
+        assert_eq!(
+            cluster.nodes.iter().map(zone).collect::<Vec<_>>(),
+            ["zone-1", "zone-2", "zone-3", "zone-1"]
+        );
+    }
+
+    #[test]
     fn a_damaged_or_newer_file_is_named() {
         let temp = tempfile::tempdir().unwrap();
         let folder = Folder::open(temp.path()).unwrap();
@@ -289,6 +312,7 @@ mod tests {
         fs::write(&file, "{").unwrap();
         assert!(folder.cluster().unwrap_err().to_string().contains("cluster.json is damaged"));
         let mut cluster = Cluster::new(1, 1 << 30, Uuid::from_u128(1));
+        assert_eq!(cluster.zone("node-1"), None);
         cluster.version = 2;
         folder.keep_cluster(&cluster).unwrap();
         assert!(folder.cluster().unwrap_err().to_string().contains("has format 2"));

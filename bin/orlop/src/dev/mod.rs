@@ -12,6 +12,7 @@ use crate::{node, output, preflight, process, secrets, stores};
 use device::ByteCount;
 pub(crate) use folder::{Cluster, Folder};
 use rt::preflight::Need;
+use std::num::NonZero;
 use supervisor::{CONTROLLER, Ended};
 pub(crate) use supervisor::{Supervisor, remove_leftovers};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -60,9 +61,12 @@ pub(crate) async fn run(arguments: &Dev) -> Outcome {
         .hint("its volumes will be recovered at the next start"))
 }
 
-/// The cluster of the folder, with another secret if one is given.
+/// The cluster of the folder, with another secret or other zones if they are given.
 fn cluster(folder: &Folder, arguments: &Dev) -> Outcome<Cluster> {
     let mut cluster = of_folder(folder, arguments)?;
+    if let Some(zones) = arguments.zones {
+        cluster.zones = NonZero::new(zones);
+    }
     if let Some(file) = &arguments.secret {
         cluster.secret =
             Some(std::path::absolute(file).or_fail(|| format!("cannot use {}", file.display()))?);

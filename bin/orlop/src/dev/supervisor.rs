@@ -13,6 +13,7 @@ use crate::failure::{Failure, OrFail, Outcome};
 use crate::process::Identity;
 use crate::stores;
 use api::client::Client;
+use model::topology::ZONE_KEY;
 use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -265,6 +266,8 @@ impl Supervisor {
             self.store()?.unwrap_or_else(|| self.client.base().to_owned()).into(),
         ];
         arguments.extend(self.cluster.secret.iter().flat_map(|file| ["--secret".into(), file.into()]));
+        let zone = self.cluster.zone(&node.name).map(|zone| format!("{ZONE_KEY}={zone}"));
+        arguments.extend(zone.into_iter().flat_map(|label| ["--topology".into(), label.into()]));
         arguments.extend(self.hold_devices.then(|| "--hold-devices".into()));
         if self.cluster.nodes.first().is_some_and(|first| first.name == node.name) {
             let allowed = self.disks_allow.iter();

@@ -4,8 +4,10 @@
 //! Invariants:
 //! 1. A write whose answer is unknown is reported as unknown, never as refused.
 //! 2. A volume's status is never replaced by one of a lower epoch.
-//! 3. What is wished of the node and its pools is written as it was found: a report never takes a wish back.
+//! 3. What is wished of the node and its pools is written as it was found, and so are the node's labels until they are
+//!    known: a report never takes a wish back, nor a node out of its zone.
 
+use super::topology::Labels;
 use engine::{Control, ControlError, ControlFuture, Known};
 use model::{Node, NodeReplicas, Object, Pool, PoolSpec, Stored, Volume, VolumeRecord, VolumeStatus};
 use nexus::{RecordError, RecordFuture, Records, Versioned};
@@ -15,6 +17,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use store::{Change, Client, ErrorKind};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 /// How often a report is tried again when somebody else writes the same object.
@@ -29,6 +32,8 @@ pub(super) struct StoreControl {
     told: Arc<Mutex<Told>>,
     /// This node as it was written last: the next heartbeat replaces it without a look.
     written: Arc<Mutex<Option<Stored<Node>>>>,
+    /// Where this node is, if that is known yet.
+    labels: watch::Receiver<Option<Labels>>,
 }
 
 /// What the watches have told so far.
@@ -40,8 +45,13 @@ struct Told {
 }
 
 impl StoreControl {
-    /// Asks for `node` through `client`, on the threads of `runtime`.
-    pub(super) fn new(runtime: Handle, client: Client, node: &str) -> Self {
+    /// Asks for `node`, which has these `labels`, through `client`, on the threads of `runtime`.
+    pub(super) fn new(
+        runtime: Handle,
+        client: Client,
+        node: &str,
+        labels: watch::Receiver<Option<Labels>>,
+    ) -> Self {
         let (sender, changed) = mailbox::bounded(1);
         let told: Arc<Mutex<Told>> = Arc::default();
         let (here, taken) = (node.to_owned(), Arc::clone(&told));
@@ -58,7 +68,7 @@ impl StoreControl {
             let change = change.only(|record| Known::has_record(&here, record));
             change.apply(&mut Arc::make_mut(known).records) || first
         });
-        Self { runtime, client, changed, told, written: Arc::default() }
+        Self { runtime, client, changed, told, written: Arc::default(), labels }
     }
 
     /// Runs `work` on the tokio threads and waits for it on the reactor; none if the threads are gone.
@@ -118,15 +128,23 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Writes that the node is alive, over what was `written` last; what was written is known only after an answer.
+/// Writes that the node is alive, and its labels if they are known, over what was `written` last; what was written is known
+/// only after an answer.
 async fn beat(
     client: &Client,
     written: &Mutex<Option<Stored<Node>>>,
+    labels: Option<Labels>,
     node: Node,
 ) -> Result<(), store::Error> {
+    let node = Node { topology: labels.clone().unwrap_or_default(), ..node };
+    // Invariant 3.
+    let over = |there: &Node, new: Node| {
+        let topology = labels.clone().unwrap_or_else(|| there.topology.clone());
+        Node { spec: there.spec, topology, ..new }
+    };
     let last = lock(written).take();
     if let Some(Stored { revision, value: last }) = last {
-        let next = Node { spec: last.spec, ..node.clone() };
+        let next = over(&last, node.clone());
         match client.replace(&next, revision).await {
             Ok(revision) => {
                 *lock(written) = Some(Stored { revision, value: next });
@@ -136,7 +154,7 @@ async fn beat(
             Err(error) => return Err(error),
         }
     }
-    let put = put(client, &node, KEEP_WISH).await?;
+    let put = put(client, &node, |there, new| Some(over(there, new))).await?;
     *lock(written) = put;
     Ok(())
 }
@@ -148,7 +166,7 @@ type Over<T> = fn(there: &T, new: T) -> Option<T>;
 async fn put<T: Object + PartialEq>(
     client: &Client,
     object: &T,
-    over: Over<T>,
+    over: impl Fn(&T, T) -> Option<T>,
 ) -> Result<Option<Stored<T>>, store::Error> {
     let mut last = None;
     for _ in 0..ATTEMPTS_MAX {
@@ -172,8 +190,6 @@ async fn put<T: Object + PartialEq>(
 }
 
 /// Invariant 3.
-const KEEP_WISH: Over<Node> = |there, new| Some(Node { spec: there.spec, ..new });
-/// The same of a pool.
 const KEEP_POOL_WISH: Over<Pool> = |there, new| Some(Pool { spec: there.spec, ..new });
 
 fn gone() -> ControlError {
@@ -213,8 +229,9 @@ impl Control for StoreControl {
 
     fn report_node(&self, node: Node) -> ControlFuture<'_, ()> {
         let (client, written) = (self.client.clone(), Arc::clone(&self.written));
+        let labels = self.labels.borrow().clone();
         Box::pin(async move {
-            let beat = self.ask(async move { beat(&client, &written, node).await });
+            let beat = self.ask(async move { beat(&client, &written, labels, node).await });
             beat.await.ok_or_else(gone)?.map_err(failed)
         })
     }
@@ -298,21 +315,28 @@ mod tests {
             boot_id: Uuid::from_u128(1),
             version: "0.1.0".into(),
             heartbeat,
+            topology: Labels::new(),
         }
     }
 
-    /// An engine that has just started knows of no wish.
+    /// An engine that has just started knows of no wish, and not yet where it is.
     #[tokio::test]
     async fn a_report_never_takes_a_wish_back() {
         let folder = tempfile::tempdir().unwrap();
         let client = Client::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
-        put(&client, &node(1), KEEP_WISH).await.unwrap();
-        let Stored { revision, mut value } = client.get::<Node>("n1").await.unwrap().unwrap();
+        let labels = |zone: &str| Some(Labels::from([("zone".to_owned(), zone.to_owned())]));
+        let starts = async |labels, heartbeat| {
+            beat(&client, &Mutex::default(), labels, node(heartbeat)).await.unwrap();
+            client.get::<Node>("n1").await.unwrap().unwrap()
+        };
+        let Stored { revision, mut value } = starts(labels("a"), 1).await;
         value.spec.scheduling = Scheduling::Drained;
         client.replace(&value, revision).await.unwrap();
-        put(&client, &node(2), KEEP_WISH).await.unwrap();
-        let there = client.get::<Node>("n1").await.unwrap().unwrap().value;
+        let there = starts(None, 2).await.value;
         assert_eq!((there.spec.scheduling, there.heartbeat), (Scheduling::Drained, 2));
+        assert_eq!(Some(there.topology), labels("a"));
+        assert_eq!(Some(starts(labels("b"), 3).await.value.topology), labels("b"));
+        assert_eq!(starts(Some(Labels::new()), 4).await.value.topology, Labels::new());
     }
 
     /// A heartbeat that remembers what it wrote is no exception.
@@ -322,20 +346,24 @@ mod tests {
         let client = Client::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
         let written = Mutex::default();
         let there = async || client.get::<Node>("n1").await.unwrap().unwrap();
-        beat(&client, &written, node(1)).await.unwrap();
-        beat(&client, &written, node(2)).await.unwrap();
+        beat(&client, &written, None, node(1)).await.unwrap();
+        beat(&client, &written, None, node(2)).await.unwrap();
         assert_eq!(there().await.value.heartbeat, 2);
         let Stored { revision, mut value } = there().await;
         value.spec.scheduling = Scheduling::Drained;
         value.state = NodeState::NotReady;
         client.replace(&value, revision).await.unwrap();
-        beat(&client, &written, node(3)).await.unwrap();
+        beat(&client, &written, None, node(3)).await.unwrap();
         let Node { spec, state, heartbeat, .. } = there().await.value;
         assert_eq!((spec.scheduling, state, heartbeat), (Scheduling::Drained, NodeState::Ready, 3));
         let revision = there().await.revision;
         client.delete::<Node>("n1", revision).await.unwrap();
-        beat(&client, &written, node(4)).await.unwrap();
+        beat(&client, &written, None, node(4)).await.unwrap();
         assert_eq!(there().await.value.heartbeat, 4);
+        let rack = Labels::from([("rack".to_owned(), "r7".to_owned())]);
+        beat(&client, &written, Some(rack.clone()), node(5)).await.unwrap();
+        beat(&client, &written, None, node(6)).await.unwrap();
+        assert_eq!((there().await.value.topology, there().await.value.heartbeat), (rack, 6));
     }
 
     /// Waits until what the control plane knows is as `wanted`.
@@ -352,7 +380,7 @@ mod tests {
     async fn what_concerns_other_nodes_is_not_kept() {
         let folder = tempfile::tempdir().unwrap();
         let client = Client::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
-        let control = StoreControl::new(Handle::current(), client.clone(), "n1");
+        let control = StoreControl::new(Handle::current(), client.clone(), "n1", watch::channel(None).1);
         let empty = until(&control, |_| true).await;
         assert_eq!(*empty, Known::default());
         let volume = |number: u128, owner: &str| Volume {

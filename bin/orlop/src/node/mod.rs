@@ -5,12 +5,14 @@ mod control;
 mod disks;
 mod metrics;
 mod serve;
+mod topology;
 
 pub(crate) use self::disks::allow;
 use self::disks::{Watch, selectors};
 use crate::arguments::{NodeOptions, NodeRun};
 use crate::failure::{Failure, OrFail, Outcome};
-use crate::{process, secrets, stores};
+use crate::stores::{self, Opened};
+use crate::{process, secrets};
 use ::disks::Selector;
 use control::StoreControl;
 use engine::{Config, Engine, Expected, FuseConfig, PoolConfig};
@@ -37,13 +39,13 @@ pub(crate) fn run(arguments: &NodeRun) -> Outcome {
     process::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.or_fail(|| "cannot start".into())?;
-    let client = runtime.block_on(stores::open(&arguments.node.store))?.client;
+    let Opened { client, kubernetes } = runtime.block_on(stores::open(&arguments.node.store))?;
     let allow = allow(&arguments.node.disks_allow)?;
     let selectors = selectors(&arguments.node.disks, &allow)?;
     let (end, ended) = mailbox::bounded(1);
     let (questions, asked) = mailbox::bounded(1);
     let (claims, claimed) = mailbox::bounded(1);
-    let (cluster, watch, selected) = runtime.block_on(async {
+    let (cluster, watch, selected, labels) = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).or_fail(|| "cannot listen for signals".into())?;
         tokio::spawn(async move {
             terminate.recv().await;
@@ -52,16 +54,17 @@ pub(crate) fn run(arguments: &NodeRun) -> Outcome {
         });
         let NodeOptions { metrics, name, .. } = &arguments.node;
         metrics::serve(*metrics, name.clone(), questions, client.clone()).await?;
+        let labels = topology::follow(&arguments.node, kubernetes);
         let cluster = cluster(&client).await?;
         let mut watch = Watch::start(name.clone(), cluster, allow, selectors, client.clone())?;
         let selected = watch.first().await;
-        Outcome::Ok((cluster, watch, selected))
+        Outcome::Ok((cluster, watch, selected, labels))
     })?;
     let mut config = config(arguments, cluster)?;
     // Behind those that were named: what is both is then open, and left alone.
     config.pools.extend(selected);
     let threads = runtime.handle().clone();
-    let control = Rc::new(StoreControl::new(threads.clone(), client, &arguments.node.name));
+    let control = Rc::new(StoreControl::new(threads.clone(), client, &arguments.node.name, labels));
     let reactor =
         rt::os::Reactor::new(rt::os::Config::default()).or_fail(|| "cannot start the I/O engine".into())?;
     reactor.run(async move {

@@ -89,7 +89,8 @@ fn start(options: &NodeOptions, run_id: &str) -> Outcome<Identity> {
 }
 
 fn arguments(options: &NodeOptions) -> Vec<OsString> {
-    let NodeOptions { name, data, disks, disks_allow, listen, metrics, store, secret } = options;
+    let NodeOptions { name, data, disks, disks_allow, listen, metrics, store, secret, .. } = options;
+    let NodeOptions { topology, topology_keys, .. } = options;
     let mut arguments: Vec<OsString> =
         ["node", "run", "--name", name, "--store", store].map(Into::into).into();
     arguments.extend(["--data".into(), data.into()]);
@@ -98,6 +99,9 @@ fn arguments(options: &NodeOptions) -> Vec<OsString> {
     arguments.extend(disks.iter().flat_map(|disk| ["--disk".into(), disk.into()]));
     arguments.extend(secret.iter().flat_map(|file| ["--secret".into(), file.into()]));
     arguments.extend(disks_allow.iter().flat_map(|glob| ["--disks-allow".into(), glob.into()]));
+    let labels = topology.iter().map(|(key, value)| format!("{key}={value}").into());
+    arguments.extend(labels.flat_map(|label| ["--topology".into(), label]));
+    arguments.extend(topology_keys.iter().flat_map(|key| ["--topology-key".into(), key.into()]));
     arguments
 }
 

@@ -71,6 +71,17 @@ fn a_command_that_is_refused_changes_no_wish() {
             5,
             &["\"a\"", "5 copies", "start more"],
         ),
+        (
+            &["volume", "create", "a", "--size", "1MiB", "--spread", "zone"],
+            5,
+            &[
+                "\"a\"",
+                "3 copies need as many zones",
+                "0 have",
+                "without the label: node-1",
+                "label the nodes",
+            ],
+        ),
         (&["volume", "create", "a", "--size", "1TiB"], 5, &["\"a\"", "1 TiB free", "add disks"]),
         (&["volume", "resize", "data", "--size", "1TiB"], 5, &["\"data\"", "free", "add disks"]),
         // Sizes that are none, or that cannot be.

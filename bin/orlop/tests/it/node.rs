@@ -33,6 +33,44 @@ fn fill(dev: &Dev, volume: &str) {
     assert_eq!(run.code, 0, "{run:?}");
 }
 
+/// Four nodes in two zones: each zone has one copy, also when a node is emptied, whose copy stays in its zone.
+#[test]
+fn copies_are_kept_in_different_zones() {
+    let temp = tempfile::tempdir().unwrap();
+    let dev = Dev::start_with(temp.path(), &["--nodes", "4", "--zones", "2", "--disk-size", "128MiB"]);
+    let zone = |name: &str| {
+        let zone = node(&dev, name)["topology"]["topology.kubernetes.io/zone"].take();
+        zone.as_str().expect("a node is in a zone").to_owned()
+    };
+    assert_eq!(
+        (zone("node-1"), zone("node-2"), zone("node-3")),
+        ("zone-1".into(), "zone-2".into(), "zone-1".into())
+    );
+    let create = ["volume", "create", "apart", "--size", "32MiB", "--spread", "zone", "--copies"];
+    let words = [
+        "3 copies need as many zones (topology.kubernetes.io/zone), 2 have a node that can take one: zone-1, zone-2",
+    ];
+    dev.refused(&[&create[..], &["3"]].concat(), 5, &words);
+    let created = dev.run(&[&create[..], &["2"]].concat());
+    assert_eq!(created.code, 0, "{created:?}");
+    let before = copies(&status(&dev, "apart"));
+    assert_eq!(before.len(), 2, "{before:?}");
+    assert_ne!(zone(&before[0]), zone(&before[1]));
+
+    let left = before[0].as_str();
+    let drained = dev.run(&["node", "drain", left, "--evacuate", "--timeout", "60s"]);
+    assert_eq!(drained.code, 0, "{drained:?}");
+    let after = copies(&status(&dev, "apart"));
+    let new = after.iter().find(|node| !before.contains(node)).expect("a copy has moved");
+    assert!(after.len() == 2 && !after.contains(&before[0]), "{after:?}");
+    assert_eq!(zone(new), zone(left), "the other zone has one");
+    let other = before[1].as_str();
+    let waits = dev.run(&["node", "drain", new, "--evacuate", "--timeout", "3s"]);
+    assert!(waits.code == 1 && waits.stderr.contains("(a copy is in: "), "{waits:?}");
+    assert!(copies(&status(&dev, "apart")).iter().any(|node| node == other));
+    dev.stop();
+}
+
 /// One of four nodes is emptied while a volume on it is used, and is put back.
 #[test]
 fn an_evacuated_node_ends_without_copies() {

@@ -44,6 +44,7 @@ fn a_volume_that_cannot_be_is_refused_before_anybody_is_asked() {
         (&["--size", "1GiB", "--copies", "6"], &["6 copies"]),
         (&["--size", "1GiB", "--stripes", "2"], &["2 stripes are not supported yet"]),
         (&["--size", "1GiB", "--block-size", "1024"], &["block size 1024"]),
+        (&["--size", "1GiB", "--spread", "no label"], &["\"no label\" is no label", "use one such as"]),
     ] {
         refused(&[&["volume", "create", "data"], arguments].concat(), 2, parts);
     }

@@ -104,6 +104,7 @@ pub(crate) fn node(index: u128) -> Node {
         boot_id: Uuid::from_u128(1),
         version: "0.1.0".into(),
         heartbeat: 1,
+        topology: std::collections::BTreeMap::new(),
     }
 }
 

@@ -83,6 +83,57 @@ async fn a_volume_of_a_class_is_on_disks_of_that_class() {
     cluster.server.stop().await;
 }
 
+fn nodes_of(view: &serde_json::Value) -> Vec<String> {
+    let members = view["intent"]["members"].as_array().unwrap();
+    members.iter().map(|member| member["node"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_are_in_different_zones() {
+    let cluster = Cluster::start(4).await;
+    for (index, zone) in (1..).zip(["a", "a", "b"]) {
+        let Stored { revision, value } =
+            cluster.client.get::<Node>(&format!("n{index}")).await.unwrap().unwrap();
+        let topology = [("topology.kubernetes.io/zone".to_owned(), zone.to_owned())].into();
+        cluster.client.replace(&Node { topology, ..value }, revision).await.unwrap();
+    }
+    let create = async |name: &str, copies: u32, spread: &str| {
+        let body = json!({"name": name, "spec": {"sizeBytes": 1 << 30, "copies": copies, "spread": spread}});
+        cluster.ask("POST", "/api/v1/volumes", &body.to_string()).await
+    };
+    let zone = "topology.kubernetes.io/zone";
+    let refused = create("data", 3, zone).await;
+    refused.is_problem(
+        409,
+        "3 copies need as many zones (topology.kubernetes.io/zone), 2 have a node that can take one: a, b",
+    );
+    assert_eq!(refused.json()["type"], "urn:orlop:problem:too-few-domains");
+    let created = create("data", 2, zone).await;
+    assert_eq!((created.status, nodes_of(&created.json())), (201, vec!["n1".into(), "n3".into()]));
+    assert_eq!(created.json()["spec"]["spread"], zone);
+    create("more", 1, "no label").await.is_problem(422, "\"no label\" is no label");
+    let node = cluster.ask("GET", "/api/v1/nodes/n3", "").await.json();
+    assert_eq!(node["topology"], json!({ zone: "b" }));
+    cluster.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_has_a_copy_where_it_has_to_have_one_or_is_not_made() {
+    let cluster = Cluster::start(3).await;
+    let create = async |name: &str, on: &[&str]| {
+        let body = json!({"name": name, "spec": {"sizeBytes": 1 << 30, "copies": 1}, "on": on});
+        cluster.ask("POST", "/api/v1/volumes", &body.to_string()).await
+    };
+    let created = create("data", &["n3"]).await;
+    assert_eq!((created.status, nodes_of(&created.json())), (201, vec!["n3".into()]));
+    assert_eq!(nodes_of(&create("other", &["n3", "n2"]).await.json()), ["n2"], "the emptier of them");
+    let refused = create("nowhere", &["n7"]).await;
+    refused.is_problem(409, "a copy has to be on n7 (no node of Orlop)");
+    assert_eq!(refused.json()["type"], "urn:orlop:problem:not-there");
+    assert_eq!(cluster.ask("GET", "/api/v1/volumes/nowhere", "").await.status, 404, "nothing is left");
+    cluster.server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_and_pools_are_shown() {
     let cluster = Cluster::start(2).await;
@@ -221,7 +272,14 @@ async fn wishes_become_intent() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_takes_so_many_volumes_and_no_more() {
     let cluster = Cluster::start(1).await;
-    let spec = VolumeSpec { size_bytes: 1 << 20, copies: 1, stripes: 1, block_size: 4096, class: None };
+    let spec = VolumeSpec {
+        size_bytes: 1 << 20,
+        copies: 1,
+        stripes: 1,
+        block_size: 4096,
+        class: None,
+        spread: None,
+    };
     for number in 0..=limits::ATTACHED_MAX {
         let attach = (number > 0).then(|| Attach { node: "n1".into() });
         let owner = attach.as_ref().map(|attach| attach.node.clone());

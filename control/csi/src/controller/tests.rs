@@ -6,6 +6,7 @@ use crate::{
     v1::{TopologyRequirement, VolumeContentSource, volume_capability::access_mode::Mode},
 };
 use client::ErrorKind::{Garbled, Refused, Unreachable};
+use model::DiskClass;
 use proptest::prelude::*;
 
 fn request(name: &str) -> CreateVolumeRequest {
@@ -31,32 +32,39 @@ fn place(name: &str) -> Topology {
     Topology { segments: HashMap::from([(TOPOLOGY_KEY.to_owned(), name.to_owned())]) }
 }
 
-/// The volume that this request made.
-fn made(request: &CreateVolumeRequest) -> VolumeView {
+/// The volume that this request made, with copies on these nodes.
+fn made_on(request: &CreateVolumeRequest, nodes: &[&str]) -> VolumeView {
     let Wish { name, size_bytes, parameters, .. } = Wish::parse(request).unwrap();
     let uuid = "00000000-0000-0000-0000-000000000001";
+    let member = |node: &&str| serde_json::json!({ "replica": uuid, "pool": uuid, "node": node });
+    let members: Vec<_> = nodes.iter().map(member).collect();
     let volume: model::Volume = serde_json::from_value(serde_json::json!({
         "name": name, "uuid": uuid, "spec": parameters.spec(size_bytes),
-        "intent": { "members": [], "attachSerial": 0, "recorded": false, "deleting": false },
+        "intent": { "members": members, "attachSerial": 0, "recorded": false, "deleting": false },
     }))
     .unwrap();
     model::view(&volume, 1, None, None, &model::Surroundings::new([], [], []))
 }
 
+fn made(request: &CreateVolumeRequest) -> VolumeView {
+    made_on(request, &[])
+}
+
+/// A request with these parameters and places.
+fn placed(parameters: &[(&str, &str)], requisite: &[&str], preferred: &[&str]) -> CreateVolumeRequest {
+    let parameters = parameters.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    let places = |names: &[&str]| names.iter().map(|name| place(name)).collect();
+    let topology = TopologyRequirement { requisite: places(requisite), preferred: places(preferred) };
+    CreateVolumeRequest {
+        parameters: parameters.collect(),
+        accessibility_requirements: Some(topology),
+        ..request("pvc-1")
+    }
+}
+
 #[test]
 fn a_copy_is_wished_where_the_first_pod_will_be() {
-    let near = |parameters: &[(&str, &str)], preferred: &[&str]| {
-        let parameters = parameters.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-        let topology = TopologyRequirement {
-            requisite: vec![place("n1"), place("n2")],
-            preferred: preferred.iter().map(|name| place(name)).collect(),
-        };
-        CreateVolumeRequest {
-            parameters: parameters.collect(),
-            accessibility_requirements: Some(topology),
-            ..request("pvc-1")
-        }
-    };
+    let near = |parameters: &[(&str, &str)], preferred: &[&str]| placed(parameters, &["n1", "n2"], preferred);
     let here = near(&[], &["n2", "n1"]);
     assert_eq!(Wish::parse(&here).unwrap().near, Some("n2"));
     assert_eq!(Wish::parse(&near(&[], &[])).unwrap().near, None);
@@ -67,14 +75,52 @@ fn a_copy_is_wished_where_the_first_pod_will_be() {
     for again in
         [&here, &near(&[], &["n1", "n2"]), &near(&[("locality", "none")], &["n1"]), &request("pvc-1")]
     {
-        assert!(Wish::parse(again).unwrap().check_same(&volume).is_ok(), "a repetition finds what there is");
+        let wish = Wish::parse(again).unwrap();
+        assert!(wish.on.is_none() && wish.reachable_from(&volume).unwrap().is_empty(), "everywhere");
+        assert!(wish.check_same(&volume).is_ok(), "a repetition finds what there is");
     }
-    let other = Wish::parse(&near(&[("copies", "2")], &["n2"])).unwrap().check_same(&volume).unwrap_err();
-    assert_eq!(other.code(), Code::AlreadyExists);
+    let zoned = near(&[("placement", "zone")], &["n2"]);
     let fast = near(&[("class", "nvme")], &["n2"]);
-    let other = Wish::parse(&fast).unwrap().check_same(&volume).unwrap_err();
-    assert_eq!(other.code(), Code::AlreadyExists);
-    assert!(Wish::parse(&fast).unwrap().check_same(&made(&fast)).is_ok());
+    for other in [&near(&[("copies", "2")], &["n2"]), &fast, &zoned] {
+        let other = Wish::parse(other).unwrap().check_same(&volume).unwrap_err();
+        assert_eq!(other.code(), Code::AlreadyExists);
+    }
+    for same in [&fast, &zoned] {
+        assert!(Wish::parse(same).unwrap().check_same(&made(same)).is_ok());
+    }
+    let told = Wish::parse(&fast).unwrap().check_same(&made(&zoned)).unwrap_err();
+    let says = "1 stripes, class any and placement topology.kubernetes.io/zone; choose another name";
+    assert!(told.message().ends_with(says), "{told}");
+}
+
+#[test]
+fn a_strict_volume_has_a_copy_where_it_has_to_be_within_reach() {
+    let strict = |requisite: &[&str], preferred: &[&str]| {
+        placed(&[("locality", "strict"), ("copies", "2")], requisite, preferred)
+    };
+    let on = |request: &CreateVolumeRequest| {
+        let wish = Wish::parse(request).unwrap();
+        let on = wish.on.as_ref().map(|on| on.iter().cloned().collect::<Vec<_>>().join(" "));
+        (wish.near.map(str::to_owned), on)
+    };
+    let told = |near: &str, on: &str| (Some(near.to_owned()), Some(on.to_owned()));
+    assert_eq!(on(&strict(&["n2"], &["n2"])), told("n2", "n2"), "a node was chosen");
+    assert_eq!(on(&strict(&["n1", "n2"], &["n2", "n1"])), told("n2", "n1 n2"), "any of several will do");
+    assert_eq!(on(&strict(&[], &["n3"])), told("n3", "n3"));
+    assert_eq!(on(&strict(&[], &[])), (None, None), "nobody has said where");
+    assert_eq!(on(&placed(&[], &["n1"], &["n1"])), (Some("n1".into()), None), "a preference");
+
+    let request = strict(&["n2"], &["n2"]);
+    let reachable = |request: &CreateVolumeRequest, nodes: &[&str]| {
+        Wish::parse(request).unwrap().reachable_from(&made_on(request, nodes))
+    };
+    assert_eq!(reachable(&request, &["n2", "n3"]).unwrap(), [place("n2"), place("n3")]);
+    assert_eq!(reachable(&strict(&[], &[]), &["n1"]).unwrap(), [place("n1")]);
+    let elsewhere = reachable(&request, &["n1", "n3"]).unwrap_err();
+    assert_eq!(elsewhere.code(), Code::ResourceExhausted, "the scheduler is to choose another node");
+    let says = "volume \"pvc-1\" exists with copies on n1, n3, and has none on n2; use it there";
+    assert_eq!(elsewhere.message(), says);
+    assert_eq!(reachable(&request, &[]).unwrap_err().code(), Code::Unavailable);
 }
 
 #[test]
@@ -107,7 +153,9 @@ fn codes_say_whether_to_try_again() {
         (Refused(404), "", Code::NotFound),
         (Refused(409), "urn:orlop:problem:conflict", Code::FailedPrecondition),
         (Refused(409), "urn:orlop:problem:too-few-nodes", Code::ResourceExhausted),
+        (Refused(409), "urn:orlop:problem:too-few-domains", Code::ResourceExhausted),
         (Refused(409), "urn:orlop:problem:too-little-space", Code::ResourceExhausted),
+        (Refused(409), "urn:orlop:problem:not-there", Code::ResourceExhausted),
         (Refused(412), "", Code::Aborted),
         (Refused(422), "", Code::InvalidArgument),
         (Refused(503), "", Code::Unavailable),
@@ -137,36 +185,69 @@ fn cluster(free: &[u64]) -> (Vec<Node>, Vec<Pool>) {
     ((0..free.len()).map(node).collect(), free.iter().enumerate().map(pool).collect())
 }
 
+fn parameters(given: &[(&str, &str)]) -> Parameters {
+    Parameters::parse(&given.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()).unwrap()
+}
+
+/// Room for each number of copies from 0 to 4, in GiB, with these parameters beside it.
+fn room(nodes: &[Node], pools: &[Pool], given: &[(&str, &str)], at: Option<&str>) -> [u64; 5] {
+    let of = |copies: u32| Parameters { copies, ..parameters(given) };
+    [0, 1, 2, 3, 4].map(|copies| largest_volume(nodes, pools, &of(copies), at) / GIB)
+}
+
+const GIB: u64 = 1 << 30;
+
 #[test]
 fn room_is_counted_on_different_nodes() {
-    const GIB: u64 = 1 << 30;
     let (mut nodes, mut pools) = cluster(&[4 * GIB, 2 * GIB, 3 * GIB]);
-    let room = |nodes: &[Node], pools: &[Pool]| {
-        [0, 1, 2, 3, 4].map(|copies| largest_volume(nodes, pools, copies, None) / GIB)
-    };
+    let room = |nodes: &[Node], pools: &[Pool]| room(nodes, pools, &[], None);
     assert_eq!(room(&nodes, &pools), [0, 4, 3, 2, 0]);
     pools[1].node = "n0".into();
     assert_eq!(room(&nodes, &pools), [0, 4, 3, 0, 0], "two pools of one node are one place");
     nodes[2].state = NodeState::NotReady;
-    pools[1].state = PoolState::Gone;
+    pools[1].state = model::PoolState::Gone;
     assert_eq!(room(&nodes, &pools), [0, 4, 0, 0, 0]);
     nodes[2].state = NodeState::Ready;
     assert_eq!(room(&nodes, &pools), [0, 4, 3, 0, 0]);
     nodes[2].spec.scheduling = Scheduling::Cordoned;
     assert_eq!(room(&nodes, &pools), [0, 4, 0, 0, 0], "nothing is placed there");
     nodes[2].spec.scheduling = Scheduling::Enabled;
-    let of_class = |pools: &[Pool]| largest_volume(&nodes, pools, 1, Some(DiskClass::Hdd)) / GIB;
+    let of_class = |pools: &[Pool]| {
+        largest_volume(&nodes, pools, &parameters(&[("class", "hdd"), ("copies", "1")]), None)
+    };
     assert_eq!(of_class(&pools), 0, "nobody says what their disks are");
     (pools[0].class, pools[2].class) = (Some(DiskClass::Nvme), Some(DiskClass::Hdd));
-    assert_eq!(of_class(&pools), 3);
+    assert_eq!(of_class(&pools), 3 * GIB);
     assert!(is_one_of(&nodes, &place("n1")) && !is_one_of(&nodes, &place("n7")));
+}
+
+#[test]
+fn room_is_counted_in_different_zones_and_where_a_copy_has_to_be() {
+    let (mut nodes, pools) = cluster(&[8 * GIB, 7 * GIB, 2 * GIB, 4 * GIB, 9 * GIB]);
+    let zone = &[("placement", "zone")];
+    assert_eq!(room(&nodes, &pools, zone, None), [0; 5], "no node says where it is");
+    for (node, zone) in nodes.iter_mut().zip(["a", "a", "b", "c"]) {
+        node.topology.insert("topology.kubernetes.io/zone".into(), zone.into());
+    }
+    assert_eq!(room(&nodes, &pools, &[], None), [0, 9, 8, 7, 4]);
+    assert_eq!(room(&nodes, &pools, zone, None), [0, 8, 4, 2, 0], "n4 is nowhere");
+    assert_eq!(room(&nodes, &pools, &[], Some("n2")), [0, 2, 2, 2, 2]);
+    assert_eq!(room(&nodes, &pools, &[], Some("n1")), [0, 7, 7, 7, 4]);
+    assert_eq!(room(&nodes, &pools, zone, Some("n1")), [0, 7, 4, 2, 0], "and not n0, in its zone");
+    assert_eq!(room(&nodes, &pools, zone, Some("n4")), [0; 5]);
+    assert_eq!(room(&nodes, &pools, zone, Some("n7")), [0; 5]);
+    nodes[1].spec.scheduling = Scheduling::Cordoned;
+    assert_eq!(room(&nodes, &pools, zone, Some("n1")), [0; 5]);
 }
 
 proptest! {
     #[test]
     fn more_copies_never_have_more_room(free in proptest::collection::vec(0_u64..1 << 40, 0..8)) {
         let (nodes, pools) = cluster(&free);
-        let room: Vec<u64> = (1..9).map(|copies| largest_volume(&nodes, &pools, copies, None)).collect();
-        prop_assert!(room.is_sorted_by(|a, b| a >= b) && room.iter().all(|bytes| bytes.is_multiple_of(1 << 20)));
+        let of = |copies: u32| Parameters { copies, ..parameters(&[]) };
+        for at in [None, Some("n0"), Some("n3")] {
+            let room: Vec<u64> = (1..9).map(|copies| largest_volume(&nodes, &pools, &of(copies), at)).collect();
+            prop_assert!(room.is_sorted_by(|a, b| a >= b) && room.iter().all(|bytes| bytes.is_multiple_of(1 << 20)));
+        }
     }
 }

@@ -19,8 +19,10 @@ pub(super) fn schema_of<T: JsonSchema>() -> Value {
 fn make_structural(schema: &mut Value) {
     let Value::Object(fields) = schema else { return };
     fields.remove("title");
-    // Kubernetes refuses unknown fields anyhow, when it is asked to.
-    fields.remove("additionalProperties");
+    // Kubernetes refuses unknown fields anyhow, when it is asked to; a map says what its values are.
+    if fields.get("additionalProperties").is_some_and(Value::is_boolean) {
+        fields.remove("additionalProperties");
+    }
     one_line(fields);
     sign_numbers(fields);
     if let Some(Value::Array(variants)) = fields.remove("anyOf") {
@@ -122,6 +124,18 @@ fn merge_objects(fields: &mut Map<String, Value>, variants: Vec<Value>) {
 mod tests {
     use super::*;
     use model::{MemberRecord, Pool, PoolState};
+
+    #[test]
+    fn a_map_says_what_its_values_are() {
+        let node = schema_of::<model::Node>();
+        let topology = &node["properties"]["topology"];
+        assert_eq!(
+            (&topology["type"], &topology["additionalProperties"]["type"]),
+            (&json!("object"), &json!("string"))
+        );
+        assert!(!node["required"].as_array().unwrap().contains(&"topology".into()));
+        assert_eq!(node["properties"]["spec"].get("additionalProperties"), None);
+    }
 
     #[test]
     fn enums_are_structural() {

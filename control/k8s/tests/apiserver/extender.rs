@@ -179,7 +179,14 @@ async fn volume(client: &Client) {
     let volume = Volume {
         name: "pvc-1".into(),
         uuid: Uuid::from_u128(7),
-        spec: VolumeSpec { size_bytes: SIZE_BYTES, copies: 3, stripes: 1, block_size: 4096, class: None },
+        spec: VolumeSpec {
+            size_bytes: SIZE_BYTES,
+            copies: 3,
+            stripes: 1,
+            block_size: 4096,
+            class: None,
+            spread: None,
+        },
         intent: VolumeIntent::default(),
         message: None,
     };

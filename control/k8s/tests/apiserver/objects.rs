@@ -7,7 +7,7 @@ use hyper::{Method, StatusCode};
 use k8s::Severity;
 use model::{
     Attach, DiskClass, Kind, MemberIntent, Node, NodeReplicas, NodeState, Object, Pool, PoolSpec, PoolState,
-    Scheduling, Volume, VolumeIntent, VolumeSpec,
+    Scheduling, Volume, VolumeIntent, VolumeSpec, topology::ZONE_KEY,
 };
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_pool_is_wished_to_be_given_back", || Box::pin(a_pool_is_wished_to_be_given_back())),
     ("conditions_follow_what_is_written", || Box::pin(conditions_follow_what_is_written())),
     ("events_are_found_by_their_object", || Box::pin(events_are_found_by_their_object())),
+    ("an_engine_reads_where_its_node_is", || Box::pin(an_engine_reads_where_its_node_is())),
     ("what_no_volume_may_be_is_refused", || Box::pin(what_no_volume_may_be_is_refused())),
     ("what_is_made_by_hand_is_absent_until_it_is_whole", || {
         Box::pin(what_is_made_by_hand_is_absent_until_it_is_whole())
@@ -35,7 +36,14 @@ fn volume(name: &str, mib: u64) -> Volume {
     Volume {
         name: name.into(),
         uuid: Uuid::from_u128(7),
-        spec: VolumeSpec { size_bytes: mib << 20, copies: 1, stripes: 1, block_size: 4096, class: None },
+        spec: VolumeSpec {
+            size_bytes: mib << 20,
+            copies: 1,
+            stripes: 1,
+            block_size: 4096,
+            class: None,
+            spread: None,
+        },
         intent: VolumeIntent {
             members: vec![MemberIntent {
                 replica: Uuid::from_u128(8),
@@ -271,6 +279,26 @@ async fn a_volume_is_a_spec_and_a_status() {
     assert_eq!(one.replace(&both, revision).await.unwrap_err().kind(), ErrorKind::NotFound);
 }
 
+async fn an_engine_reads_where_its_node_is() {
+    let plane = ControlPlane::installed().await;
+    let store = plane.store().await;
+    let labels = json!({ ZONE_KEY: "a", "rack": "r7", "kubernetes.io/os": "linux" });
+    let node =
+        json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "placed", "labels": labels } });
+    let (status, answer) = plane.by_hand(Method::POST, "/api/v1/nodes", &node).await;
+    assert_eq!(status, StatusCode::CREATED, "{answer}");
+    let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    let told = |labels: [(String, String); 2]| Some(labels.into());
+    let keys = ["rack".to_owned()];
+    let found = store.topology("placed", &keys).await.unwrap();
+    assert_eq!(found, told([label("rack", "r7"), label(ZONE_KEY, "a")]));
+    let moved = json!({ "metadata": { "labels": { ZONE_KEY: "b" } } });
+    plane.by_hand(Method::PATCH, "/api/v1/nodes/placed", &moved).await;
+    let found = store.topology("placed", &keys).await.unwrap();
+    assert_eq!(found, told([label("rack", "r7"), label(ZONE_KEY, "b")]));
+    assert_eq!(store.topology("not-there", &keys).await.unwrap(), None);
+}
+
 async fn what_no_volume_may_be_is_refused() {
     let plane = ControlPlane::installed().await;
     let store = plane.store().await;
@@ -299,6 +327,21 @@ async fn what_no_volume_may_be_is_refused() {
     assert!(status == StatusCode::UNPROCESSABLE_ENTITY && message.contains("class of a volume"), "{message}");
     assert_eq!(get::<Volume>(&client, "fast").await, fast);
 
+    let spec = VolumeSpec { spread: Some(ZONE_KEY.into()), ..volume("apart", 2).spec };
+    let apart = Volume { name: "apart".into(), uuid: Uuid::from_u128(72), spec, ..volume("apart", 2) };
+    client.create(&apart).await.unwrap();
+    assert_eq!(get::<Volume>(&client, "apart").await, apart);
+    for other in [json!({ "spread": "rack" }), json!({ "spread": null })] {
+        let wish = json!({ "spec": other });
+        let (status, answer) = plane.by_hand(Method::PATCH, &format!("{VOLUMES}/apart"), &wish).await;
+        let message = answer["message"].as_str().unwrap();
+        let refused = message.contains("spread of a volume cannot be changed");
+        assert!(status == StatusCode::UNPROCESSABLE_ENTITY && refused, "{other}: {message}");
+    }
+    let placed = Node { topology: [(ZONE_KEY.to_owned(), "a".to_owned())].into(), ..node("n2", 1) };
+    client.create(&placed).await.unwrap();
+    assert_eq!(get::<Node>(&client, "n2").await, placed);
+
     // A newer program than the definitions: nothing is dropped without a word.
     let mut newer = serde_json::to_value(node("n1", 1)).unwrap();
     newer["colour"] = "blue".into();
@@ -317,6 +360,8 @@ async fn what_no_volume_may_be_is_refused() {
         (json!({ "blockSize": 512 }), "block size of a volume cannot be changed"),
         (json!({ "class": "NVMe" }), "class of a volume cannot be changed"),
         (json!({ "class": "tape" }), "Unsupported value"),
+        (json!({ "spread": "rack" }), "spread of a volume cannot be changed"),
+        (json!({ "spread": "no label" }), "spec.spread"),
         (json!({ "uuid": null }), "UUID of a volume cannot be changed"),
         (json!({ "uuid": "data" }), "uuid"),
     ] {

@@ -468,3 +468,93 @@ fn what_is_placed_stays_until_there_is_a_record() {
     scene.node_mut(2).state = NodeState::NotReady;
     assert_eq!(wish_after(&scene, 60), "unchanged");
 }
+
+/// Volume `a` with copies in sync on n1, n2 and n3, each pair of n1 and n4, n2 and n5, n3 and n6 in a zone.
+fn zoned() -> Scene {
+    let mut scene = Scene::with_nodes(6);
+    for (node, zone) in (1..).zip(["a", "b", "c", "a", "b", "c"]) {
+        relabel(&mut scene, node, zone);
+    }
+    scene.recorded("a", 3, &[1, 2, 3], MemberState::InSync);
+    scene.volume_mut("a").spec.spread = Some(model::topology::ZONE_KEY.into());
+    scene.record_mut("a").clean = true;
+    scene
+}
+
+fn relabel(scene: &mut Scene, node: u128, zone: &str) {
+    scene.node_mut(node).topology.insert(model::topology::ZONE_KEY.into(), zone.into());
+}
+
+/// A copy on this node that is in this state.
+fn add(scene: &mut Scene, node: u128, state: MemberState) {
+    let (replica, pool) = (Uuid::from_u128(600 + node), Uuid::from_u128(20 + node));
+    let member = MemberRecord { state, ..MemberRecord::new(replica, pool, format!("n{node}")) };
+    scene.add_member("a", &member);
+}
+
+#[test]
+fn a_copy_that_is_lost_is_replaced_in_its_zone() {
+    let mut scene = zoned();
+    assert_eq!(wish_after(&scene, 0), "unchanged");
+    scene.node_mut(1).state = NodeState::NotReady;
+    assert_eq!(wish_after(&scene, 50), "unchanged", "it may come back");
+    assert!(wish_after(&scene, 70).starts_with("n1 n2 n3 n4 /"), "{}", wish_after(&scene, 70));
+    add(&mut scene, 4, MemberState::Rebuilding { since: Generation::ZERO });
+    scene.volume_mut("a").intent.owner = Some("n2".into());
+    assert_eq!(wish_after(&scene, 70), "unchanged", "another is on its way");
+    // It comes back first: it is as good as the one that was begun.
+    scene.node_mut(1).state = NodeState::Ready;
+    assert!(wish_after(&scene, 0).starts_with("n2 n1 n3 /"), "{}", wish_after(&scene, 0));
+    // It comes back too late.
+    for member in &mut scene.record_mut("a").members {
+        member.state = if member.node == "n1" { STALE } else { MemberState::InSync };
+    }
+    assert!(wish_after(&scene, 0).starts_with("n2 n3 n4 /"), "{}", wish_after(&scene, 0));
+}
+
+#[test]
+fn two_good_copies_in_one_zone_never_displace_the_one_of_another() {
+    let mut scene = zoned();
+    scene.node_mut(3).state = NodeState::NotReady;
+    scene.node_mut(6).state = NodeState::NotReady;
+    add(&mut scene, 4, MemberState::InSync);
+    let wish = wish_after(&scene, 70);
+    assert!(
+        wish.starts_with("n1 n2 n3 n4 / ") && wish.contains("/ copy on n3 is lost; no place for a new copy: 1 copy needs as many zones (topology.kubernetes.io/zone), 0 have a node that can take one (a copy is in: a, b; NotReady: n3, n6)"),
+        "{wish}"
+    );
+}
+
+#[test]
+fn a_node_is_evacuated_within_its_zone() {
+    let mut scene = zoned();
+    scene.node_mut(2).spec.scheduling = Scheduling::Evacuated;
+    assert!(wish_after(&scene, 0).starts_with("n1 n2 n3 n5 /"), "{}", wish_after(&scene, 0));
+    scene.volume_mut("a").intent.owner = Some("n1".into());
+    add(&mut scene, 5, MemberState::Rebuilding { since: Generation::ZERO });
+    assert_eq!(wish_after(&scene, 0), "unchanged", "the one that leaves is kept until then");
+    scene.record_mut("a").members[3].state = MemberState::InSync;
+    assert!(wish_after(&scene, 0).starts_with("n1 n3 n5 /"), "{}", wish_after(&scene, 0));
+
+    let mut full = zoned();
+    full.node_mut(2).spec.scheduling = Scheduling::Evacuated;
+    full.node_mut(5).spec.scheduling = Scheduling::Cordoned;
+    let wish = wish_after(&full, 0);
+    assert!(
+        wish.starts_with("n1 n2 n3 / ") && wish.contains("copy on n2 is to leave; no place for a new copy: 1 copy needs as many zones (topology.kubernetes.io/zone), 0 have a node that can take one (a copy is in: a, c; cordoned: n5)"),
+        "{wish}"
+    );
+}
+
+#[test]
+fn copies_that_came_to_share_a_zone_are_parted() {
+    let mut scene = zoned();
+    relabel(&mut scene, 2, "a");
+    assert!(wish_after(&scene, 0).starts_with("n1 n2 n3 n5 /"), "{}", wish_after(&scene, 0));
+    relabel(&mut scene, 5, "a");
+    let wish = wish_after(&scene, 0);
+    let says = "not all copies are in different zones (topology.kubernetes.io/zone); no place for a new copy";
+    assert!(wish.starts_with("n1 n2 n3 / ") && wish.contains(says), "{wish}");
+    scene.node_mut(2).topology.clear();
+    assert_eq!(wish_after(&scene, 0), "unchanged", "where nobody says where it is, it may be anywhere");
+}

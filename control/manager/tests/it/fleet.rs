@@ -7,6 +7,7 @@ use model::{
     NodeState, Owner, Pool, PoolState, ReplicaReport, ReplicaState, Stored, Volume, VolumeIntent,
     VolumeRecord, VolumeSpec, VolumeStatus,
 };
+use std::collections::BTreeMap;
 use std::ops::Range;
 use store::Change;
 use uuid::Uuid;
@@ -84,6 +85,7 @@ pub(crate) fn node(index: u32, heartbeat: u64) -> Node {
         boot_id: id(1, index),
         version: "0.1.0".into(),
         heartbeat,
+        topology: BTreeMap::new(),
     }
 }
 
@@ -123,6 +125,7 @@ fn volume(index: u32) -> Volume {
             stripes: 1,
             block_size: 4096,
             class: None,
+            spread: None,
         },
         intent: VolumeIntent {
             members: members.collect(),

@@ -30,6 +30,7 @@ fn node() -> Node {
         boot_id: Uuid::from_u128(1),
         version: "0.1.0".into(),
         heartbeat: 1,
+        topology: std::collections::BTreeMap::new(),
     }
 }
 
@@ -38,7 +39,14 @@ fn volume() -> Volume {
     Volume {
         name: "data".into(),
         uuid: Uuid::from_u128(2),
-        spec: VolumeSpec { size_bytes: 1 << 30, copies: 1, stripes: 1, block_size: 4096, class: None },
+        spec: VolumeSpec {
+            size_bytes: 1 << 30,
+            copies: 1,
+            stripes: 1,
+            block_size: 4096,
+            class: None,
+            spread: None,
+        },
         intent: VolumeIntent { members: vec![member], ..VolumeIntent::default() },
         message: None,
     }

@@ -45,7 +45,14 @@ pub(crate) fn attached() -> Scene {
         volume: Volume {
             name: "data".into(),
             uuid: Uuid::from_u128(100),
-            spec: VolumeSpec { size_bytes: 1 << 30, copies: 3, stripes: 1, block_size: 4096, class: None },
+            spec: VolumeSpec {
+                size_bytes: 1 << 30,
+                copies: 3,
+                stripes: 1,
+                block_size: 4096,
+                class: None,
+                spread: None,
+            },
             intent: VolumeIntent {
                 members: ids
                     .clone()
@@ -109,6 +116,7 @@ pub(crate) fn attached() -> Scene {
                 boot_id: Uuid::from_u128(1),
                 version: "0".into(),
                 heartbeat: 1,
+                topology: BTreeMap::new(),
             })
             .collect(),
         pools: ids

@@ -49,6 +49,7 @@ pub(crate) fn node(name: &str, heartbeat: u64) -> Node {
         boot_id: Uuid::from_u128(1),
         version: "0.1.0".into(),
         heartbeat,
+        topology: BTreeMap::new(),
     }
 }
 
