@@ -139,6 +139,16 @@ Examples:
   orlop wipe disk:///dev/disk/by-id/nvme-example
   orlop wipe disk:///dev/disk/by-id/nvme-example --yes-destroy 0c7d8d8e-4a4e-4d0a-9a3f-b1f3c2f7a001";
 
+const DISK_PARTITION_HELP: &str = "\
+The disk has a GUID partition table with free space, or is blank and gets one. Partitions that are there
+are neither changed nor moved, and may be in use meanwhile. The new one has Orlop's own type: a selector
+of its node takes it if it is blank, or name it.
+Without --yes it says what it would make, and writes nothing.
+
+Examples:
+  orlop disk partition /dev/sda --size 100GiB --dry-run
+  orlop disk partition /dev/disk/by-id/wwn-0x5000c500a1b2c3d4 --size 100GiB --label orlop-data --yes";
+
 const PREFLIGHT_EXAMPLES: &str = "\
 Examples:
   orlop preflight
@@ -290,6 +300,9 @@ pub(crate) enum Disk {
         #[command(flatten)]
         output: Output,
     },
+    /// Makes a partition for a pool in free space of a disk of this machine; asks no cluster, needs root.
+    #[command(after_help = DISK_PARTITION_HELP)]
+    Partition(DiskPartition),
 }
 
 /// Verbs of `orlop pool`.
@@ -578,6 +591,27 @@ pub(crate) struct Wipe {
     /// The UUID of the pool: it, and no other, is destroyed.
     #[arg(long, value_name = "UUID")]
     pub(crate) yes_destroy: Option<Uuid>,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// Options of `orlop disk partition`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DiskPartition {
+    /// The disk, such as /dev/sda or a link to it.
+    pub(crate) device: PathBuf,
+    /// The partition's size, a multiple of 1 MiB; by default the largest free piece is taken whole.
+    #[arg(long)]
+    pub(crate) size: Option<ByteCount>,
+    /// Its name in the table; by default orlop- and its number.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) label: Option<String>,
+    /// Only say what would be made.
+    #[arg(long, conflicts_with = "yes")]
+    pub(crate) dry_run: bool,
+    /// Make it.
+    #[arg(long)]
+    pub(crate) yes: bool,
     #[command(flatten)]
     pub(crate) output: Output,
 }

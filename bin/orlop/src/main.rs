@@ -12,6 +12,7 @@ mod failure;
 mod node;
 mod opened;
 mod output;
+mod partition;
 mod plugin;
 mod preflight;
 mod probe;
@@ -74,6 +75,7 @@ fn run(command: Command) -> Outcome {
         Command::Disk(Disk::Get { name, api, output }) => {
             wait_for(commands::inventory::get_disk(&name, &api, &output))
         }
+        Command::Disk(Disk::Partition(arguments)) => partition::run(&arguments),
         Command::Volume(verb) => wait_for(volume(verb)),
         Command::Support(Support::Bundle(arguments)) => wait_for(support::bundle(&arguments)),
         Command::Bench(arguments) => bench::run(&arguments),

@@ -73,6 +73,15 @@ pub(crate) fn run(raw: &[OsString]) -> Outcome {
             .kind(Kind::Usage)
             .hint("write `kubectl orlop support bundle --file - > orlop.tar`"));
     }
+    if let Noun::Disk(Disk::Partition(_)) = &plugin.noun {
+        return Err(Failure::new(
+            "a partition is made on the machine that has the disk, and this would ask a controller",
+        )
+        .kind(Kind::Usage)
+        .hint(
+            "run `kubectl exec POD -- orlop disk partition ...` with the `orlop-node` pod of that machine",
+        ));
+    }
     let mut kubectl = std::process::Command::new("kubectl");
     kubectl.args(["--namespace", &plugin.namespace, "exec"]);
     if !std::io::stdin().is_terminal() {
@@ -89,6 +98,8 @@ fn command() -> Command {
 }
 
 fn renamed(command: Command) -> Command {
+    // It is not for the pod of a controller.
+    let command = if command.get_name() == "partition" { command.hide(true) } else { command };
     let help = command.get_after_help().map(ToString::to_string);
     let help = help.map(|help| help.replace(BUNDLE_EXAMPLES, "").replace("  orlop ", "  kubectl orlop "));
     let command = match help {

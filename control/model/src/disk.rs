@@ -103,6 +103,10 @@ pub struct Disk {
     pub device: String,
     /// The path by which udev finds it for ever, where there is udev.
     pub by_id: Option<String>,
+    /// The disk that it is a partition of.
+    // Absent rather than null: definitions from before refuse the word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
     /// Whether it can become a pool.
     pub state: DiskState,
     /// The pool that it is.
@@ -137,6 +141,9 @@ impl Object for Disk {
     fn validate(&self) -> Result<(), Invalid> {
         check_name("disk", &self.name)?;
         check_node_name(&self.node)?;
+        if let Some(parent) = &self.parent {
+            check_name("disk", parent)?;
+        }
         let object = format!("disk \"{}\"", self.name);
         match (self.state, self.pool) {
             (DiskState::Pool, None) => Err(Invalid::new(
@@ -153,6 +160,22 @@ impl Object for Disk {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_of_an_older_version_is_no_partition() {
+        let older = serde_json::json!({
+            "name": "wwn-0x1", "node": "n1", "device": "/dev/sda", "state": "Available", "class": "SSD",
+            "sizeBytes": 1, "logicalBlockBytes": 512, "physicalBlockBytes": 4096, "partitions": [], "signatures": [],
+            "byId": null, "pool": null, "model": null, "serial": null, "message": null,
+        });
+        let mut disk: Disk = serde_json::from_value(older.clone()).unwrap();
+        assert_eq!((disk.parent.as_ref(), serde_json::to_value(&disk).unwrap()), (None, older));
+        disk.parent = Some("wwn-0x0".into());
+        let again: Disk = serde_json::from_value(serde_json::to_value(&disk).unwrap()).unwrap();
+        assert!(again == disk && disk.validate().is_ok());
+        disk.parent = Some("../x".into());
+        disk.validate().unwrap_err();
+    }
 
     #[test]
     fn a_class_has_a_name() {

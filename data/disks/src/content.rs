@@ -1,9 +1,9 @@
 //! What lies on a disk, by its first and its last bytes.
 
-use crate::udev::Note;
+use crate::gpt::{self, Division};
 use pool::ErrorKind;
 use pool::PoolLabel;
-use pool::signature::{Ends, LOOKED_AT_BYTES};
+use pool::signature::{Ends, GPT, LOOKED_AT_BYTES, MBR};
 use rustix::fs::{Mode, OFlags};
 use std::path::Path;
 
@@ -14,16 +14,18 @@ pub struct Content {
     pub signatures: Vec<String>,
     /// The pool that it is.
     pub pool: Option<PoolLabel>,
+    /// What it is divided into by a GUID partition table, if it has one.
+    pub division: Option<Division>,
     /// Why it cannot be told, or why the pool on it cannot be used.
     pub problem: Option<String>,
 }
 
 impl Content {
-    /// Looks at the device node at `path`, which has `size` bytes.
-    pub(crate) fn probe(path: &Path, size: u64) -> Self {
+    /// Looks at the device node at `path`, which has `size` bytes, in logical blocks of `block`.
+    pub(crate) fn probe(path: &Path, size: u64, block: u32) -> Self {
         let len = LOOKED_AT_BYTES.min(size);
         match read(path, &[(0, len), (size - len, len)]) {
-            Ok(parts) => Self::of(&Ends { front: &parts[0], back: &parts[1], size }),
+            Ok(parts) => Self::of(&Ends { front: &parts[0], back: &parts[1], size }, block),
             Err(error) => Self {
                 problem: Some(format!("{} cannot be read: {error}", path.display())),
                 ..Self::default()
@@ -31,24 +33,36 @@ impl Content {
         }
     }
 
-    fn of(ends: &Ends<'_>) -> Self {
+    fn of(ends: &Ends<'_>, block: u32) -> Self {
         let signatures = ends.signatures();
         match ends.label() {
-            Ok(label) => Self { signatures, pool: Some(label), problem: None },
-            Err(error) if error.kind() == ErrorKind::NotAPool => Self { signatures, ..Self::default() },
-            Err(error) => Self { signatures, pool: None, problem: Some(error.to_string()) },
+            Ok(label) => Self { signatures, pool: Some(label), ..Self::default() },
+            Err(error) if error.kind() == ErrorKind::NotAPool => {
+                let damaged = |why| Some(Division { entries: Vec::new(), damage: Some(why) });
+                let table = gpt::read(ends, block);
+                let division = table.map_or_else(damaged, |table| table.map(|table| table.division()));
+                Self { signatures, division, ..Self::default() }
+            }
+            Err(error) => Self { signatures, problem: Some(error.to_string()), ..Self::default() },
         }
     }
 
     /// The same, with what udev knows: who finds nothing may not know the format.
-    pub(crate) fn confirmed_by(mut self, note: &Note) -> Self {
+    pub(crate) fn confirmed_by(mut self, content: Option<&str>) -> Self {
         if self.signatures.is_empty()
-            && let Some(content) = note.content()
+            && let Some(content) = content
         {
             self.signatures.push(format!("what udev calls {content}"));
         }
         self
     }
+}
+
+/// What a disk carries besides the table that divides it, if it carries anything.
+pub(crate) fn beside_a_table(signatures: &[String]) -> Option<String> {
+    let others = signatures.iter().filter(|signature| ![GPT, MBR].contains(&signature.as_str()));
+    let others: Vec<&str> = others.map(String::as_str).collect();
+    (!others.is_empty()).then(|| others.join(" and "))
 }
 
 /// Reads parts (offset, length) of a file or device.

@@ -1,6 +1,7 @@
 //! What was found of one disk: facts, no judgement.
 
 use crate::content::Content;
+use crate::gpt::Entry;
 use model::DiskClass;
 
 /// One disk of this machine.
@@ -28,6 +29,8 @@ pub struct Found {
     pub physical_block_bytes: u32,
     /// Whether it refuses writes.
     pub read_only: bool,
+    /// The highest number that the kernel gives to a partition of it, where it says so; 1 or less if it makes none.
+    pub partitions_max: Option<u32>,
     /// The partitions that the kernel sees on it, by number.
     pub partitions: Vec<Partition>,
     /// Who uses it or its partitions.
@@ -49,6 +52,23 @@ pub struct Partition {
     pub size_bytes: u64,
     /// Its name in the table.
     pub label: Option<String>,
+    /// Whether it refuses writes.
+    pub read_only: bool,
+    /// Its links below `/dev/disk/by-id`, ordered.
+    pub links: Vec<String>,
+    /// What lies on it; not looked at while it is mounted, swap or part of something.
+    pub content: Content,
+}
+
+impl Found {
+    /// What the disk's table says of a partition; none if it has no such one at that place.
+    pub fn entry_of(&self, partition: &Partition) -> Option<&Entry> {
+        let place = |entry: &&Entry| {
+            (entry.number, entry.start_bytes, entry.size_bytes)
+                == (partition.number, partition.start_bytes, partition.size_bytes)
+        };
+        self.content.division.as_ref()?.entries.iter().find(place)
+    }
 }
 
 /// One use of a disk or of a partition of it.

@@ -1,18 +1,22 @@
 //! The disks of this machine: found in sysfs and udev's database, told apart for ever, and judged: can this one become a
-//! pool, and if not, why not? Beside the path of a byte: nothing here writes, and it runs on the slow side of a node.
+//! pool, and if not, why not? Beside the path of a byte: nothing here writes but [`gpt::add`], which an operator asks for,
+//! and it runs on the slow side of a node.
 //!
 //! # Invariants
-//! 1. Nothing is written, and a device is opened only if the allow-list has it.
+//! 1. To look at disks writes nothing, and a device is opened only if the allow-list has it, or the disk that it is a
+//!    partition of.
 //! 2. What `udev` adds is welcome and never needed: names, classes and signatures come from sysfs and the device as well.
 //! 3. Loop, RAM, device-mapper, network and removable devices are offered only where the allow-list names them; volumes
 //!    of Orlop itself never.
 //! 4. A disk is free only if everybody says so: no mount, no swap, no holder, no partition, no signature, and what
 //!    [`pool::Pool::format`] would refuse is refused here.
+//! 5. A partition is offered only if its type says that it is meant for that; it is judged as a disk is.
 
 mod allow;
 mod class;
 mod content;
 mod found;
+pub mod gpt;
 mod judge;
 mod mounts;
 mod name;

@@ -3,13 +3,14 @@
 use crate::allow::Allow;
 use crate::class::class;
 use crate::content::Content;
-use crate::found::{Found, How, Use};
+use crate::found::{Found, How, Partition, Use};
 use crate::mounts::InUse;
-use crate::name::{Named, names};
+use crate::name::{Named, label, names};
 use crate::sysfs::{Block, Divided, blocks, mapper_name};
 use crate::udev::Note;
 use crate::{Refusal, Roots};
 use model::{Disk, DiskPartition, DiskState};
+use pool::PoolLabel;
 use std::collections::BTreeMap;
 use std::io;
 use uuid::Uuid;
@@ -49,7 +50,10 @@ impl Scanner {
         for name in blocks(&self.roots.sys)? {
             found.extend(self.look(&name, &in_use));
         }
-        self.probed.retain(|name, _| found.iter().any(|disk: &Found| disk.kernel_name == *name));
+        let is_there = |disk: &Found, name: &String| {
+            disk.kernel_name == *name || disk.partitions.iter().any(|part| part.kernel_name == *name)
+        };
+        self.probed.retain(|name, _| found.iter().any(|disk| is_there(disk, name)));
         Ok(found)
     }
 
@@ -60,7 +64,7 @@ impl Scanner {
     pub fn report(&mut self, node: &str, cluster: Uuid) -> io::Result<Vec<Disk>> {
         let found = self.scan()?;
         let names = names(node, &found);
-        Ok(found.iter().zip(names).map(|(disk, named)| disk.report(named, node, cluster)).collect())
+        Ok(found.iter().zip(names).flat_map(|(disk, named)| disk.reports(&named, node, cluster)).collect())
     }
 
     /// One disk, if it is one and may be looked at.
@@ -79,14 +83,12 @@ impl Scanner {
             return None;
         }
         let mut uses = self.uses(in_use, kernel_name, number, block.holders());
-        let mut partitions = Vec::new();
-        for Divided { partition, device_number, holders } in block.partitions() {
-            uses.extend(self.uses(in_use, &partition.kernel_name, device_number, holders));
-            partitions.push(partition);
-        }
-        let content = self.content(&block, size_bytes).confirmed_by(&note);
-        let is_nvme = kernel_name.starts_with("nvme");
         let bytes = |attribute: &str| block.number(attribute).and_then(|bytes| u32::try_from(bytes).ok());
+        let logical_block_bytes = bytes("queue/logical_block_size").unwrap_or(512);
+        let partitions = self.partitions(&block, in_use, logical_block_bytes, &mut uses);
+        let content = self.content(kernel_name, size_bytes, logical_block_bytes, block.stamp());
+        let content = content.confirmed_by(note.content());
+        let is_nvme = kernel_name.starts_with("nvme");
         let own_serial = || block.text("serial").or_else(|| block.text("device/serial"));
         Some(Found {
             kernel_name: kernel_name.to_owned(),
@@ -96,14 +98,40 @@ impl Scanner {
             wwid: block.text("wwid").or_else(|| block.text("device/wwid")),
             namespace: block.number("nsid").and_then(|number| u32::try_from(number).ok()),
             size_bytes,
-            logical_block_bytes: bytes("queue/logical_block_size").unwrap_or(512),
+            logical_block_bytes,
             physical_block_bytes: bytes("queue/physical_block_size").unwrap_or(512),
             read_only: block.number("ro") == Some(1),
             links: note.links,
+            partitions_max: bytes("ext_range"),
             partitions,
             uses,
             content,
         })
+    }
+
+    /// The partitions of a disk; who uses them is added to `uses`.
+    fn partitions(
+        &mut self,
+        block: &Block,
+        in_use: &InUse,
+        logical_block_bytes: u32,
+        uses: &mut Vec<Use>,
+    ) -> Vec<Partition> {
+        let mut partitions = Vec::new();
+        for Divided { mut partition, device_number, holders, stamp } in block.partitions() {
+            let name = partition.kernel_name.as_str();
+            let note = device_number.map(|number| Note::read(&self.roots.udev, number)).unwrap_or_default();
+            let of_it = self.uses(in_use, name, device_number, holders);
+            // What is in use may be written all the time, and is refused anyway.
+            if of_it.is_empty() && partition.size_bytes > 0 {
+                let content = self.content(name, partition.size_bytes, logical_block_bytes, stamp);
+                partition.content = content.confirmed_by(note.content_of_partition());
+            }
+            partition.links = note.links;
+            uses.extend(of_it);
+            partitions.push(partition);
+        }
+        partitions
     }
 
     fn uses(&self, in_use: &InUse, name: &str, number: Option<(u32, u32)>, holders: Vec<String>) -> Vec<Use> {
@@ -117,42 +145,62 @@ impl Scanner {
         mounted.chain(swap).chain(held).collect()
     }
 
-    /// What lies on the disk: read now, or known from before because nobody has written to it since.
-    fn content(&mut self, block: &Block, size_bytes: u64) -> Content {
-        let stamp = block.stamp();
-        if let (Some((at, content)), Some(stamp)) = (self.probed.get(&block.name), &stamp)
+    /// What lies on a disk or partition: read now, or known from before because nobody has written to it since.
+    fn content(&mut self, name: &str, size_bytes: u64, block: u32, stamp: Option<String>) -> Content {
+        if let (Some((at, content)), Some(stamp)) = (self.probed.get(name), &stamp)
             && at == stamp
         {
             return content.clone();
         }
         self.probes += 1;
-        let content = Content::probe(&self.roots.dev.join(&block.name), size_bytes);
+        let content = Content::probe(&self.roots.dev.join(name), size_bytes, block);
         // What could not be read is tried again.
         if let Some(stamp) = stamp.filter(|_| content.problem.is_none()) {
-            self.probed.insert(block.name.clone(), (stamp, content.clone()));
+            self.probed.insert(name.to_owned(), (stamp, content.clone()));
         } else {
-            self.probed.remove(&block.name);
+            self.probed.remove(name);
         }
         content
     }
 }
 
+/// Whom a disk is reported for.
+#[derive(Clone, Copy)]
+struct Reader<'a> {
+    node: &'a str,
+    cluster: Uuid,
+}
+
 impl Found {
-    /// As `node` of `cluster` reports it, under this name.
-    fn report(&self, Named { name, twin }: Named, node: &str, cluster: Uuid) -> Disk {
-        let (state, pool, message) = self.state(twin, node, cluster);
-        let partition = |partition: &crate::Partition| DiskPartition {
+    /// As `node` of `cluster` reports it, under this name; behind it those of its partitions that are meant to be pools.
+    fn reports(&self, named: &Named, node: &str, cluster: Uuid) -> Vec<Disk> {
+        let by = Reader { node, cluster };
+        let disk = self.report(named, by);
+        let meant = self.partitions.iter().filter(|partition| self.is_meant(partition));
+        let partitions: Vec<Disk> =
+            meant.map(|partition| self.report_of(partition, &disk, named.twin.as_deref(), by)).collect();
+        [disk].into_iter().chain(partitions).collect()
+    }
+
+    fn report(&self, Named { name, twin }: &Named, by: Reader<'_>) -> Disk {
+        let refusal = self.refusal().or_else(|| twin.as_deref().map(|other| self.twin(other)));
+        let (state, pool, message) = by.state(&self.kernel_name, self.content.pool.as_ref(), refusal);
+        let partition = |partition: &Partition| DiskPartition {
             device: format!("/dev/{}", partition.kernel_name),
             number: partition.number,
             start_bytes: partition.start_bytes,
             size_bytes: partition.size_bytes,
-            label: partition.label.clone(),
+            // One that was announced by itself has its name in the table only.
+            label: partition.label.clone().or_else(|| {
+                self.entry_of(partition).map(|entry| entry.label.clone()).filter(|label| !label.is_empty())
+            }),
         };
         Disk {
-            name,
-            node: node.to_owned(),
+            name: name.clone(),
+            node: by.node.to_owned(),
             device: format!("/dev/{}", self.kernel_name),
             by_id: self.links.first().map(|link| format!("/dev/disk/by-id/{link}")),
+            parent: None,
             state,
             pool,
             class: self.class,
@@ -167,21 +215,46 @@ impl Found {
         }
     }
 
+    /// A partition as a disk of its own; `disk` is the one that it is of.
+    fn report_of(&self, partition: &Partition, disk: &Disk, twin: Option<&str>, by: Reader<'_>) -> Disk {
+        let refusal = self.refusal_of(partition).or_else(|| twin.map(|other| self.twin(other)));
+        let (state, pool, message) =
+            by.state(&partition.kernel_name, partition.content.pool.as_ref(), refusal);
+        Disk {
+            name: label(&format!("{}-part{}", disk.name, partition.number)),
+            device: format!("/dev/{}", partition.kernel_name),
+            by_id: partition.links.first().map(|link| format!("/dev/disk/by-id/{link}")),
+            parent: Some(disk.name.clone()),
+            state,
+            pool,
+            size_bytes: partition.size_bytes,
+            partitions: Vec::new(),
+            signatures: partition.content.signatures.clone(),
+            message,
+            ..disk.clone()
+        }
+    }
+
+    fn twin(&self, other: &str) -> Refusal {
+        Refusal::Twin { device: self.kernel_name.clone(), other: other.to_owned() }
+    }
+}
+
+impl Reader<'_> {
+    /// What becomes of the device with this pool on it, or with this refusal.
     fn state(
-        &self,
-        twin: Option<String>,
-        node: &str,
-        cluster: Uuid,
+        self,
+        device: &str,
+        pool: Option<&PoolLabel>,
+        refusal: Option<Refusal>,
     ) -> (DiskState, Option<Uuid>, Option<String>) {
-        let twin = twin.map(|other| Refusal::Twin { device: self.kernel_name.clone(), other });
-        let refusal = self.refusal().or(twin);
-        match &self.content.pool {
-            Some(label) if label.cluster == cluster => match label.node.as_deref() {
-                Some(other) if other != node => {
+        match pool {
+            Some(label) if label.cluster == self.cluster => match label.node.as_deref() {
+                Some(other) if other != self.node => {
                     let message = format!(
-                        "/dev/{} is the pool {} of the node {other}: if it has been moved here for good, name it \
+                        "/dev/{device} is the pool {} of the node {other}: if it has been moved here for good, name it \
                          (`--disk disk:///dev/...`), once",
-                        self.kernel_name, label.pool
+                        label.pool
                     );
                     (DiskState::InUse, Some(label.pool), Some(message))
                 }
@@ -189,8 +262,8 @@ impl Found {
             },
             Some(label) => {
                 let message = format!(
-                    "/dev/{} is the pool {} of the cluster {}: give it back to that one, or blank it if that is gone",
-                    self.kernel_name, label.pool, label.cluster
+                    "/dev/{device} is the pool {} of the cluster {}: give it back to that one, or blank it if that is gone",
+                    label.pool, label.cluster
                 );
                 (DiskState::InUse, Some(label.pool), Some(message))
             }

@@ -155,6 +155,7 @@ mod tests {
             node: "n1".into(),
             device: format!("/dev/{name}"),
             by_id: None,
+            parent: None,
             state: DiskState::Available,
             pool: None,
             class: DiskClass::Nvme,

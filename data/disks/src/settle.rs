@@ -74,6 +74,7 @@ mod tests {
             node: node.into(),
             device: "/dev/sda".into(),
             by_id: None,
+            parent: None,
             state: DiskState::Available,
             pool: None,
             class: DiskClass::Ssd,

@@ -4,6 +4,7 @@
 //! Linux, `Documentation/ABI/stable/sysfs-block`: sizes and starts are in units of 512 bytes, whatever the device's are.
 
 use crate::allow::Odd;
+use crate::content::Content;
 use crate::found::Partition;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,8 @@ pub(crate) struct Divided {
     pub(crate) partition: Partition,
     pub(crate) device_number: Option<(u32, u32)>,
     pub(crate) holders: Vec<String>,
+    /// As [`Block::stamp`].
+    pub(crate) stamp: Option<String>,
 }
 
 /// One block device below `/sys/block`.
@@ -120,9 +123,14 @@ impl Block {
                 start_bytes: bytes("start"),
                 size_bytes: bytes("size"),
                 label: uevent(&folder, "PARTNAME"),
+                read_only: number("ro") == Some(1),
+                links: Vec::new(),
+                content: Content::default(),
             };
+            let place = format!("{} {}", partition.start_bytes, partition.size_bytes);
+            let stamp = self.stamp_of(&folder, &place);
             let (device_number, holders) = (device_number(&folder), holders(&folder));
-            found.push(Divided { partition, device_number, holders });
+            found.push(Divided { partition, device_number, holders, stamp });
         }
         found.sort_by_key(|divided| divided.partition.number);
         found
@@ -137,16 +145,21 @@ impl Block {
 
     /// Changes whenever anything was written to it, or it is another disk, or is divided another way.
     pub(crate) fn stamp(&self) -> Option<String> {
+        self.stamp_of(&self.folder, &self.size_bytes().to_string())
+    }
+
+    /// The same of the disk or a partition, which has this folder and lies at this place.
+    fn stamp_of(&self, folder: &Path, place: &str) -> Option<String> {
         // Counting can be switched off.
         if self.number("queue/iostats") == Some(0) {
             return None;
         }
-        let stat = self.text("stat")?;
+        let stat = text(&folder.join("stat"))?;
         // Sectors written and discarded; the rest counts reads and time.
         let counters: Vec<&str> = stat.split_whitespace().collect();
         let changed = [6, 13].map(|field| counters.get(field).copied().unwrap_or_default());
         let sequence = self.text("diskseq").unwrap_or_default();
-        Some(format!("{sequence} {} {}", self.size_bytes(), changed.join(" ")))
+        Some(format!("{sequence} {place} {}", changed.join(" ")))
     }
 }
 

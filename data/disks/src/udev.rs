@@ -61,7 +61,12 @@ impl Note {
 
     /// What udev takes the device for: a file system, a member of something, a table of partitions.
     pub(crate) fn content(&self) -> Option<&str> {
-        self.property("ID_FS_TYPE").or_else(|| self.property("ID_PART_TABLE_TYPE"))
+        self.content_of_partition().or_else(|| self.property("ID_PART_TABLE_TYPE"))
+    }
+
+    /// The same of a partition, which has its disk's table among its properties.
+    pub(crate) fn content_of_partition(&self) -> Option<&str> {
+        self.property("ID_FS_TYPE")
     }
 }
 

@@ -17,8 +17,11 @@ use std::collections::BTreeSet;
 pub const LOOKED_AT_BYTES: u64 = 1 << 20;
 
 /// What an Orlop pool is called among the signatures.
-const POOL: &str = "an Orlop pool";
-const GPT: &str = "a GPT partition table";
+pub const POOL: &str = "an Orlop pool";
+/// What a table of partitions is called among the signatures.
+pub const GPT: &str = "a GPT partition table";
+/// What the older kind of table is called, and what protects the newer one from older programs.
+pub const MBR: &str = "an MBR partition table or a boot sector";
 const RAID: &str = "a software RAID member";
 const LVM: &str = "an LVM physical volume";
 const SWAP: &str = "swap space";
@@ -75,7 +78,7 @@ const FRONT: [(&str, usize, &[u8]); 47] = [
     ("a Stratis pool", 516, b"!Stra0tis\x86\xff\x02^\x41rh"),
     ("an Oracle ASM disk", 32, b"ORCLDISK"),
     ("a VDI disk image", 64, &[0x7f, 0x10, 0xda, 0xbe]),
-    ("an MBR partition table or a boot sector", 510, &[0x55, 0xaa]),
+    (MBR, 510, &[0x55, 0xaa]),
 ];
 
 /// Signatures at the end: name, distance of the first byte from the end, bytes.
@@ -274,7 +277,7 @@ mod tests {
         put(&mut front, 512, b"EFI PART");
         put(&mut front, 510, &[0x55, 0xaa]);
         let both = found(&front, &back, SIZE);
-        assert_eq!(both, [GPT, "an MBR partition table or a boot sector"], "each once");
+        assert_eq!(both, [GPT, MBR], "each once");
     }
 
     #[test]

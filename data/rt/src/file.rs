@@ -12,6 +12,8 @@ pub enum Access {
     Read,
     /// Reads and writes; takes an exclusive lock, so that no two processes write one disk.
     Write,
+    /// The same beside those who use partitions of the disk: it takes the lock, and not the kernel's exclusive claim.
+    Shared,
 }
 
 /// How [`File::open`] opens.

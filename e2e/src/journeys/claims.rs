@@ -93,6 +93,7 @@ fn claims(trip: &Trip) -> Result<()> {
     end(node)?;
     trip.checked("another cluster is refused, named and selected");
     one_bad_disk(trip, &other)?;
+    a_part_of_a_disk(trip)?;
     trip.sh("umount place", MINUTE)?;
     other.detach()
 }
@@ -118,6 +119,53 @@ fn one_bad_disk(trip: &Trip, bench: &Bench<'_>) -> Result<()> {
         "a node starts without a disk that cannot be opened ({}), and uses it once it can",
         failed["message"].as_str().unwrap_or_default()
     ));
+    Ok(())
+}
+
+/// A partition is made beside one that is mounted, and becomes a pool; the other one stays as it is, byte for byte.
+fn a_part_of_a_disk(trip: &Trip) -> Result<()> {
+    trip.sh("truncate --size 512M shared; mkdir -p part", MINUTE)?;
+    let disk = attach(trip, "shared")?;
+    let setup = "printf 'label: gpt\\n,200M\\n' | sfdisk --quiet DEV; partx --update DEV; mkfs.ext4 -q DEVp1";
+    trip.sh(&setup.replace("DEV", &disk), MINUTE)?;
+    trip.sh(&format!("mount -o ro,noload {disk}p1 part"), MINUTE)?;
+    let sum = |disk: &str| trip.sh(&format!("sha256sum <{disk}p1"), MINUTE);
+    let before = sum(&disk)?;
+    let controller = start_controller(trip, "third")?;
+    let devices = BTreeMap::from([("shared".to_owned(), disk.clone())]);
+    let mut bench = Bench { trip, devices, over: BTreeSet::new(), controller };
+
+    let planned: Value =
+        serde_json::from_str(&bench.orlop(&["disk", "partition", &disk, "--dry-run", "-o", "json"])?)?;
+    ensure!(planned["made"] == false && sum(&disk)? == before, "a plan has made something: {planned}");
+    let made = bench.orlop(&["disk", "partition", &disk, "--size", "256MiB", "--yes", "-o", "json"])?;
+    let made: Value = serde_json::from_str(&made)?;
+    ensure!(made["device"] == format!("{disk}p2") && made["made"] == true, "another partition: {made}");
+    let node = bench.node("n1", &[SELECTOR])?;
+    let pool = bench.state(&format!("disk://{disk}p2"), "Online", |_| true)?;
+    bench.says("n1", "shared", "InUse", "is mounted at ")?;
+    bench.orlop(&["volume", "create", "kept", "--size", "64MiB", "--copies", "1"])?;
+    bench.available("kept")?;
+    ensure!(sum(&disk)? == before, "the other partition has changed");
+    trip.checked("a partition is made beside a mounted one, is a pool, and a volume lives on it");
+
+    ensure!(node.process.signal(Signal::KILL), "n1 had ended: {}", tail(&node.output(), 10));
+    node.process.wait_end(MINUTE)?;
+    trip.sh(&format!("umount part; losetup --detach {disk}"), MINUTE)?;
+    // Another device takes the name meanwhile.
+    trip.sh("truncate --size 64M other", MINUTE)?;
+    let other = attach(trip, "other")?;
+    let disk = attach(trip, "shared")?;
+    trip.sh(&format!("partx --update {disk}"), MINUTE)?;
+    bench.devices.insert("shared".to_owned(), disk.clone());
+    let node = bench.node("n1", &[SELECTOR])?;
+    let fresh = |found: &Value| found["uuid"] == pool["uuid"] && found["incarnation"] != pool["incarnation"];
+    bench.state(&format!("disk://{disk}p2"), "Online", fresh)?;
+    bench.available("kept")?;
+    end(node)?;
+    ensure!(sum(&disk)? == before, "the other partition has changed");
+    trip.sh(&format!("losetup --detach {other}; losetup --detach {disk}"), MINUTE)?;
+    trip.checked("killed, and the disk under another name: the same pool, and the other partition as it was");
     Ok(())
 }
 

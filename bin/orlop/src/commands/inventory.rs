@@ -133,8 +133,12 @@ fn describe(disk: &Disk) -> String {
         ("pool", disk.pool.map_or_else(|| "-".to_owned(), |pool| pool.to_string())),
         ("carries", or_none(&(!disk.signatures.is_empty()).then(|| disk.signatures.join(", ")))),
     ];
+    if let Some(parent) = &disk.parent {
+        facts.insert(2, ("of disk", parent.clone()));
+    }
     if let Some(message) = &disk.message {
-        facts.insert(3, ("why", message.clone()));
+        let behind_state = if disk.parent.is_some() { 4 } else { 3 };
+        facts.insert(behind_state, ("why", message.clone()));
     }
     let facts: Vec<String> = facts.iter().map(|(name, value)| format!("{name:<10}{value}")).collect();
     let facts = facts.join("\n");

@@ -94,6 +94,7 @@ fn what_is_wrong_is_said_without_kubectl() {
         (&["dev"], "dev"),
         (&["volume", "list", "--namespace"], "--namespace"),
         (&["support", "bundle"], "--file - >"),
+        (&["disk", "partition", "/dev/sda"], "orlop-node"),
     ] {
         let run = plugin.run(arguments);
         assert_eq!((run.code, run.stdout.as_str(), run.stderr.lines().count()), (2, "", 1), "{run:?}");

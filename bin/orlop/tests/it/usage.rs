@@ -26,9 +26,14 @@ fn wrong_arguments_are_refused_with_what_would_be_right() {
         (&["bench", "mem://?size=1MiB", "--rw", "sideways"], "[possible values: randread"),
         (&["bench", "mem://?size=1MiB", "--seconds", "0"], "0 is not in 1..="),
         (&["completion", "tcsh"], "[possible values:"),
+        (&["disk", "partition"], "<DEVICE>"),
+        (&["disk", "partition", "/dev/sda", "--yes", "--dry-run"], "cannot be used with"),
+        (&["disk", "partition", "/dev/sda", "--size", "all"], "is not a size"),
+        (&["disk", "partition", "/dev/null", "--yes"], "/dev/null is no block device"),
     ] {
         refused(arguments, 2, &["orlop: ", says]);
     }
+    refused(&["disk", "partition", "/dev/there-is-none"], 4, &["cannot find /dev/there-is-none"]);
     let bare = run(&[]);
     assert_eq!(bare.code, 2);
     assert!(bare.stderr.contains("Usage: orlop"), "{bare:?}");

@@ -132,6 +132,7 @@ pub(crate) fn disk(name: &str, node: &str) -> Disk {
         node: node.into(),
         device: "/dev/nvme0n1".into(),
         by_id: None,
+        parent: None,
         state: DiskState::InUse,
         pool: None,
         class: DiskClass::Nvme,

@@ -62,7 +62,22 @@ impl Machine {
     }
 
     pub(crate) fn replace(&self, path: &str, text: &str) {
-        fs::write(self.path(path), text).expect("written");
+        fs::write(parent_of(self.folder.path(), path), text).expect("written");
+    }
+
+    /// The kernel sees this partition of a disk, whose folder is `disk`.
+    pub(crate) fn divide(&self, disk: &str, number: u32, start_bytes: u64, size_bytes: u64) {
+        let disk = self.path(disk);
+        let name = format!("{}{number}", disk.file_name().expect("a name").to_string_lossy());
+        let folder = disk.join(&name);
+        fs::create_dir_all(&folder).expect("a folder");
+        for (attribute, value) in
+            [("partition", number.into()), ("start", start_bytes / 512), ("size", size_bytes / 512)]
+        {
+            fs::write(folder.join(attribute), format!("{value}\n")).expect("written");
+        }
+        let node = OpenOptions::new().create_new(true).write(true).open(self.path("dev").join(name));
+        node.and_then(|node| node.set_len(size_bytes)).expect("a node");
     }
 
     pub(crate) fn put(&self, path: &str, offset_and_bytes: &str) {

@@ -4,4 +4,5 @@
 
 mod machine;
 mod machines;
+mod partitions;
 mod pools;

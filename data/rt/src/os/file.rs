@@ -139,7 +139,7 @@ impl OsFile {
 }
 
 fn open(path: &Path, options: OpenOptions) -> io::Result<Opened> {
-    let writes = options.access == Access::Write;
+    let writes = options.access != Access::Read;
     let mut flags = OFlags::CLOEXEC | if writes { OFlags::RDWR } else { OFlags::RDONLY };
     if options.direct {
         flags |= OFlags::DIRECT;
@@ -153,7 +153,7 @@ fn open(path: &Path, options: OpenOptions) -> io::Result<Opened> {
     let wanted = StatxFlags::BASIC_STATS | StatxFlags::DIOALIGN;
     let stat = rustix::fs::statx(&fd, "", AtFlags::EMPTY_PATH, wanted)?;
     if FileType::from_raw_mode(stat.stx_mode.into()).is_block_device() {
-        return open_disk(path, flags, fd, writes);
+        return open_disk(path, flags, fd, options.access);
     }
     let mut len_bytes = stat.stx_size;
     if let Some(len) = options.create_len_bytes
@@ -172,9 +172,9 @@ fn open(path: &Path, options: OpenOptions) -> io::Result<Opened> {
     Ok(Opened { fd, lock: None, len_bytes, block_size })
 }
 
-/// Opens a disk again with the kernel's exclusive claim, so that a mounted disk is refused.
-fn open_disk(path: &Path, flags: OFlags, lock: OwnedFd, writes: bool) -> io::Result<Opened> {
-    let (fd, lock) = if writes {
+/// Opens a disk again with the kernel's exclusive claim, so that a mounted disk is refused, unless others may use it.
+fn open_disk(path: &Path, flags: OFlags, lock: OwnedFd, access: Access) -> io::Result<Opened> {
+    let (fd, lock) = if access == Access::Write {
         (rustix::fs::open(path, flags | OFlags::EXCL, Mode::empty())?, Some(lock))
     } else {
         (lock, None)

@@ -7,7 +7,7 @@
 //! - `call`: system calls as values. `ring`: the driver on `io_uring`; `threads`: the one for where that is forbidden.
 //! - `arena`: memory registered with the ring. `many`: multishot operations; `provided`: the buffers that they receive
 //!   into; `traffic`: which connection receives that way.
-//! - `file`, `tcp`, `fd`: what the crate's types do under this driver.
+//! - `file`, `tcp`, `fd`: what the crate's types do under this driver. `partition`: what the kernel is told of.
 
 mod arena;
 mod call;
@@ -17,6 +17,7 @@ mod fd;
 mod file;
 mod many;
 mod ops;
+mod partition;
 mod provided;
 mod ring;
 mod spin;
@@ -30,6 +31,7 @@ pub use driver::DriverChoice;
 pub(crate) use driver::is_forbidden;
 pub(crate) use fd::OsFd;
 pub(crate) use file::OsFile;
+pub use partition::add_partition;
 pub(crate) use ring::probe;
 pub(crate) use tcp::{OsListener, OsReceive, OsSend, attach, connect, detach};
 

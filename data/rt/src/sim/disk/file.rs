@@ -38,7 +38,7 @@ impl SimFile {
             Some(state.add_disk(node, path, len, FILE_BLOCK_SIZE))
         };
         let Some(disk) = found.or_else(created) else { return Err(Errno::NOENT.into()) };
-        let open = state.disks[disk].open(sim.process, options.access == Access::Write)?;
+        let open = state.disks[disk].open(sim.process, options.access != Access::Read)?;
         let (len_bytes, block_size) = (state.disks[disk].len_bytes, state.disks[disk].block_size);
         Ok(Self { handle: sim.clone(), disk, open, len_bytes, block_size, options })
     }
@@ -94,7 +94,7 @@ impl SimFile {
     }
 
     fn check_writable(&self) -> Result<(), Errno> {
-        if self.options.access == Access::Write { Ok(()) } else { Err(Errno::BADF) }
+        if self.options.access == Access::Read { Err(Errno::BADF) } else { Ok(()) }
     }
 
     /// What the kernel checks before it asks the disk.
