@@ -68,11 +68,6 @@ impl Access {
                 )));
             }
         };
-        if kind == Kind::Block && read_only {
-            return Err(invalid(
-                "a block device is not published read only; use a file system, or a writer's mode",
-            ));
-        }
         Ok(Self { kind, read_only, single_writer })
     }
 

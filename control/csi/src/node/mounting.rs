@@ -7,7 +7,7 @@
 use super::{
     device::Device,
     mounts::{Mount, Mounts, block_device},
-    options, tool,
+    options, read_only, tool,
 };
 use crate::{
     capability::{Access, Kind},
@@ -17,11 +17,11 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount, 
 use std::{ffi::CString, fs, io, path::Path};
 use tonic::Status;
 
-fn failed(what: &str, path: &Path, error: impl Into<io::Error>) -> Status {
+pub(super) fn failed(what: &str, path: &Path, error: impl Into<io::Error>) -> Status {
     Status::internal(format!("cannot {what} {}: {}", path.display(), error.into()))
 }
 
-fn mounts() -> Result<Mounts, Status> {
+pub(super) fn mounts() -> Result<Mounts, Status> {
     Mounts::read().map_err(|error| failed("read", Path::new("/proc/self/mountinfo"), error))
 }
 
@@ -81,24 +81,49 @@ pub(super) fn publish(
             )));
         }
     }
+    let read_only = read_only || access.read_only;
     match access.kind {
-        Kind::Block => publish_block(&mounts, device, target),
-        Kind::Mount { .. } => publish_mount(&mounts, device, staging, target, read_only || access.read_only),
+        Kind::Block => publish_block(&mounts, device, staging, target, read_only),
+        Kind::Mount { .. } => publish_mount(&mounts, device, staging, target, read_only),
     }
 }
 
-fn publish_block(mounts: &Mounts, device: &Device, target: &Path) -> Result<(), Status> {
-    if let Some(there) = mounts.at(target) {
-        let ours = block_device(target) == Some(device.number);
-        return if ours { Ok(()) } else { Err(other_there(target, there)) };
+fn publish_block(
+    mounts: &Mounts,
+    device: &Device,
+    staging: &Path,
+    target: &Path,
+    read_only: bool,
+) -> Result<(), Status> {
+    let path = if read_only { read_only::make(device, staging)? } else { device.of.path.clone() };
+    let Some(there) = mounts.at(target) else { return mount_device(&path, target) };
+    match block_device(target) {
+        Some(number) if block_device(&path) == Some(number) => Ok(()),
+        Some(number) if is_shown(device, number)? => {
+            let now = if read_only { "for writing" } else { "read only" };
+            let why = format!("{} is published {now} already; unpublish it first", target.display());
+            Err(Status::already_exists(why))
+        }
+        _ => Err(other_there(target, there)),
     }
+}
+
+/// Whether this is the number of the device, or of a read-only one over it.
+pub(super) fn is_shown(device: &Device, number: u64) -> Result<bool, Status> {
+    let is_over =
+        || Ok(read_only::over(&device.of.path)?.iter().any(|path| block_device(path) == Some(number)));
+    if number == device.number { Ok(true) } else { is_over() }
+}
+
+/// Shows a block device at `target`, where a file is made for it.
+pub(super) fn mount_device(path: &Path, target: &Path) -> Result<(), Status> {
     make_parent(target)?;
     fs::File::options()
         .create(true)
         .append(true)
         .open(target)
         .map_err(|error| failed("make the file", target, error))?;
-    mount_bind(&device.of.path, target).map_err(|error| failed("bind the device to", target, error))
+    mount_bind(path, target).map_err(|error| failed("bind the device to", target, error))
 }
 
 fn publish_mount(
@@ -154,6 +179,15 @@ pub(super) fn take_away(path: &Path) -> Result<(), Status> {
     Ok(())
 }
 
+/// Undoes what `stage` and the publishes of a stage have left there.
+pub(super) fn unstage(staging: &Path) -> Result<(), Status> {
+    // What is in a file system is its user's.
+    if mounts()?.at(staging).is_none() {
+        read_only::remove(staging)?;
+    }
+    take_away(staging)
+}
+
 /// Takes away what is mounted at a path, and the empty folder or file that was made for it.
 pub(super) fn unpublish(target: &Path) -> Result<(), Status> {
     take_away(target)?;
@@ -168,12 +202,14 @@ pub(super) fn unpublish(target: &Path) -> Result<(), Status> {
     }
 }
 
-/// Makes the file system as large as its device; a block device is so already.
+/// Makes the file system, or the read-only device, as large as the device; the device itself is so already.
 pub(super) fn expand(device: &Device, paths: &[&Path]) -> Result<(), Status> {
     let mounts = mounts()?;
-    let mut paths = paths.iter().filter(|path| !path.as_os_str().is_empty());
-    if paths.clone().any(|path| block_device(path) == Some(device.number)) {
-        return Ok(());
+    let mut paths = paths.iter().copied().filter(|path| !path.as_os_str().is_empty());
+    for number in paths.clone().filter_map(block_device) {
+        if is_shown(device, number)? {
+            return read_only::grow(device);
+        }
     }
     let mounted = paths.find_map(|path| mounts.at(path).filter(|mount| mount.is_of(device.number)));
     let volume = &device.of.volume;
