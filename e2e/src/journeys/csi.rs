@@ -2,6 +2,7 @@
 
 mod claim;
 mod sanity;
+mod shared;
 mod unhurried;
 
 use crate::cluster::Cluster;
@@ -31,7 +32,7 @@ pub(crate) const SANITY: Journey = Journey {
 
 pub(crate) const VOLUME: Journey = Journey {
     name: "csi-volume",
-    what: "a claim by CSI: written, grown and moved, on ext4, xfs, btrfs and raw; nothing foreign is formatted",
+    what: "a claim by CSI: written, grown and moved, on ext4, xfs, btrfs and raw, and read by two; nothing foreign is formatted",
     run: volume,
 };
 
@@ -73,6 +74,7 @@ fn volume(trip: &Trip) -> Result<()> {
     }
     block(trip, &Claim::new(trip, &caller, "raw", None)?)?;
     foreign(trip, &caller)?;
+    shared::shared(trip, &caller, &cluster)?;
     nothing_left(trip, &cluster)?;
     cluster.stop()
 }
@@ -191,8 +193,7 @@ fn foreign(trip: &Trip, caller: &Caller) -> Result<()> {
         };
         let wanted = sum()?;
         raw.down(node)?;
-        let mounted =
-            Claim { filesystem: Some("ext4"), folder: raw.folder.clone(), name: raw.name.clone(), caller };
+        let mounted = Claim { filesystem: Some("ext4"), ..Claim::new(trip, caller, &raw.name, None)? };
         mounted.attach(node)?;
         refused(mounted.stage(node), Code::FailedPrecondition, word)?;
         mounted.detach(node)?;

@@ -40,19 +40,29 @@ pub(super) fn stage(device: &Device, staging: &Path, access: &Access) -> Result<
         return if ours { Ok(()) } else { Err(other_there(staging, there)) };
     }
     // Mounted elsewhere: it is not formatted and not checked under those who use it.
+    let is_read_only = read_only::is_read_only(device.number);
     let filesystem = match mounts.of(device.number).next() {
         Some(elsewhere) => elsewhere.filesystem.clone(),
+        None if is_read_only => device.find(*wanted)?.name().to_owned(),
         None => device.prepare(*wanted, mkfs_options)?.name().to_owned(),
     };
     fs::create_dir_all(staging).map_err(|error| failed("make", staging, error))?;
     let (mut mount_flags, data) = options::split(flags.iter().map(String::as_str));
-    mount_flags.set(MountFlags::RDONLY, access.read_only || mount_flags.contains(MountFlags::RDONLY));
+    let read_only = access.read_only || is_read_only || mount_flags.contains(MountFlags::RDONLY);
+    mount_flags.set(MountFlags::RDONLY, read_only);
     let data =
         CString::new(data).map_err(|_| crate::refusal::invalid("a mount flag contains a zero byte"))?;
-    let path = &device.of.path;
+    let (path, volume) = (&device.of.path, &device.of.volume);
     mount(path, staging, filesystem.as_str(), mount_flags, data.as_c_str()).map_err(|error| {
         let (device, data) = (path.display(), data.to_string_lossy());
         let why = io::Error::from(error);
+        // Without its journal a file system is what nobody has ever seen; with it somebody would have to write.
+        if is_read_only && matches!(why.kind(), io::ErrorKind::ReadOnlyFilesystem) {
+            return Status::failed_precondition(format!(
+                "volume {volume:?}: its {filesystem} was not unmounted in order, and who only reads cannot replay the \
+                 journal: mount it once with a ReadWriteOnce claim"
+            ));
+        }
         let what =
             format!("cannot mount {device} as {filesystem} on {} ({data:?}): {why}", staging.display());
         if why.raw_os_error() == Some(22) { Status::invalid_argument(what) } else { Status::internal(what) }
@@ -216,6 +226,10 @@ pub(super) fn expand(device: &Device, paths: &[&Path]) -> Result<(), Status> {
     let mounted =
         mounted.ok_or_else(|| Status::not_found(format!("volume {volume:?} is not mounted at that path")))?;
     let Some(filesystem) = Filesystem::parse(&mounted.filesystem)? else { return Ok(()) };
+    // It is as large as its writer has made it.
+    if read_only::is_read_only(device.number) {
+        return Ok(());
+    }
     if filesystem == Filesystem::Ext4 && !device.can_grow()? {
         return Ok(());
     }

@@ -58,7 +58,7 @@ impl Scene {
 
     fn publish(&self, name: &str, read_only: bool) -> Result<PathBuf, Status> {
         let target = self.temp.path().join(name);
-        let access = Access { kind: Kind::Block, read_only: false, single_writer: false };
+        let access = Access { kind: Kind::Block, read_only: false, single_writer: false, many_nodes: false };
         publish(&self.device(), &self.staging(), &target, &access, read_only).map(|()| target)
     }
 }
