@@ -246,6 +246,13 @@ impl Cluster {
         engine.volume(self.volume).map(|handle| handle.nexus)
     }
 
+    /// The volume as a machine reads it; none while there is no way to it.
+    #[cfg(test)]
+    pub(crate) async fn read_on(&self, index: usize) -> Option<engine::Follower> {
+        let engine = self.machines[index].engine.borrow().clone()?;
+        engine.read(&self.store.volume(self.volume)).await.ok()
+    }
+
     /// Adds what a machine's nexuses have counted, before they are gone.
     fn remember(&self, index: usize) {
         let engine = self.machines[index].engine.borrow().clone();

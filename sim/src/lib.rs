@@ -17,6 +17,8 @@ pub mod history;
 #[cfg(test)]
 mod last_copy;
 #[cfg(test)]
+mod readers;
+#[cfg(test)]
 mod scenarios;
 mod store;
 mod totals;

@@ -55,6 +55,12 @@ impl Store {
         edit(self.0.volumes.borrow_mut().get_mut(&volume).expect("the simulation names volumes that exist"));
     }
 
+    /// The volume as it is wished.
+    #[cfg(test)]
+    pub(crate) fn volume(&self, volume: Uuid) -> Volume {
+        self.0.volumes.borrow()[&volume].clone()
+    }
+
     /// The node on which the volume's nexus is wished to be.
     pub(crate) fn wished_owner(&self, volume: Uuid) -> Option<String> {
         self.0.volumes.borrow()[&volume].intent.owner.clone()

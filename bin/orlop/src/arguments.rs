@@ -104,6 +104,11 @@ Examples:
   orlop bench nvme+tcp://127.0.0.1:4420/nqn.2026-11.io.orlop:volume:data
   orlop bench 'mem://?size=256MiB' --rw write --block-size 128KiB --seconds 2 -o json";
 
+const VOLUME_ATTACH_EXAMPLES: &str = "\
+Examples:
+  orlop volume attach data
+  orlop volume attach data --node node-2
+  orlop volume attach data --node node-2 --read-only";
 const VOLUME_KEY_EXAMPLES: &str = "\
 Examples:
   orlop volume key data --secret ./secret --host \"$(cat /etc/nvme/hostnqn)\"
@@ -357,11 +362,11 @@ pub(crate) enum Volume {
     #[command(after_help = "Example:\n  orlop volume delete data")]
     Delete(VolumeName),
     /// Makes a volume a device of a node, waits, and prints the path.
-    #[command(after_help = "Examples:\n  orlop volume attach data\n  orlop volume attach data --node node-2")]
+    #[command(after_help = VOLUME_ATTACH_EXAMPLES)]
     Attach(VolumeAttach),
-    /// Takes the device away and waits until it is gone.
-    #[command(after_help = "Example:\n  orlop volume detach data")]
-    Detach(VolumeName),
+    /// Takes the device away, or those of all readers, and waits until it is gone.
+    #[command(after_help = "Examples:\n  orlop volume detach data\n  orlop volume detach data --node node-2")]
+    Detach(VolumeDetach),
     /// Prints the key by which a host elsewhere reaches a volume; the nodes have to run with the secret.
     #[command(after_help = VOLUME_KEY_EXAMPLES)]
     Key(VolumeKey),
@@ -501,6 +506,23 @@ pub(crate) struct VolumeAttach {
     /// Take it away from a node that is ready: whoever uses the device there loses it.
     #[arg(long = "move")]
     pub(crate) take: bool,
+    /// A device that can be read only, on any number of nodes, while nobody has the volume for writing.
+    #[arg(long, requires = "node", conflicts_with = "take")]
+    pub(crate) read_only: bool,
+    #[command(flatten)]
+    pub(crate) api: Api,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// Options of `orlop volume detach`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct VolumeDetach {
+    /// The volume.
+    pub(crate) name: String,
+    /// Only the device on this node.
+    #[arg(long)]
+    pub(crate) node: Option<String>,
     #[command(flatten)]
     pub(crate) api: Api,
     #[command(flatten)]

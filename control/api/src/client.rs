@@ -176,9 +176,19 @@ impl Client {
         self.send(Method::POST, &path, revision, Some(encode(wish)?)).await
     }
 
-    /// Detaches a volume, if it is still at this revision, and waits until its device is gone.
-    pub async fn detach_volume(&self, name: &str, revision: Option<u64>) -> Result<VolumeView, Error> {
-        let path = waiting(&format!("{}/detach", path("volume", name)?));
+    /// Detaches a volume, from one node or all, if it is still at this revision, and waits until its device is gone.
+    pub async fn detach_volume(
+        &self,
+        name: &str,
+        node: Option<&str>,
+        revision: Option<u64>,
+    ) -> Result<VolumeView, Error> {
+        let mut path = waiting(&format!("{}/detach", path("volume", name)?));
+        if let Some(node) = node {
+            // A name, or a refusal.
+            self::path("node", node)?;
+            path = format!("{path}&node={node}");
+        }
         self.send(Method::POST, &path, revision, None).await
     }
 

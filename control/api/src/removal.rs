@@ -79,7 +79,8 @@ fn may_be_forgotten(node: &Node, view: &View) -> Result<(), Problem> {
         ));
     }
     let attached = |volume: &&Stored<Volume>| {
-        volume.value.intent.attach.as_ref().is_some_and(|attach| attach.node == *name)
+        let intent = &volume.value.intent;
+        intent.attach.as_ref().is_some_and(|attach| attach.node == *name) || intent.readers.contains(name)
     };
     if let Some(volume) = view.volumes.values().find(attached) {
         let volume = &volume.value.name;

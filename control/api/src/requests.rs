@@ -57,6 +57,25 @@ impl<S: Send + Sync> FromRequestParts<S> for Wait {
     }
 }
 
+/// `?node=NAME`: what is on this node and nowhere else.
+pub(crate) struct OnNode(pub(crate) Option<String>);
+
+impl<S: Send + Sync> FromRequestParts<S> for OnNode {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        #[derive(Deserialize)]
+        struct Parameters {
+            node: Option<String>,
+        }
+        let parameters = Query::<Parameters>::from_request_parts(parts, state).await;
+        let Query(Parameters { node }) = parameters.map_err(|refused| {
+            Problem::bad_request(format!("the query: {}", refused.body_text()), "correct it")
+        })?;
+        Ok(Self(node))
+    }
+}
+
 /// A duration as people write it: `30s`, `500ms`, `10m`; seconds where there is no unit.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());

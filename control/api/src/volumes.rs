@@ -7,7 +7,7 @@
 use crate::{
     App, Problem,
     nodes::find,
-    requests::{Body, IfMatch, Wait, etag_header},
+    requests::{Body, IfMatch, OnNode, Wait, etag_header},
     wait::{complete, until},
 };
 use axum::{
@@ -70,6 +70,9 @@ pub struct AttachVolume {
     /// Take it away from a node that is ready: the device there stops working.
     #[serde(default, rename = "move")]
     pub take: bool,
+    /// A device that can be read only, beside those of other nodes, while the volume is attached nowhere for writing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub read_only: bool,
 }
 
 /// The new size.
@@ -189,6 +192,7 @@ pub(crate) async fn delete_volume(
             let detail = format!("{} is attached on node {}", object(&name), attach.node);
             return Err(Problem::in_the_way(detail, format!("run `orlop volume detach {name}` first")));
         }
+        refuse_readers(volume)?;
         volume.intent.deleting = true;
         volume.intent.owner = None;
         Ok(())
@@ -210,11 +214,11 @@ pub(crate) async fn delete_volume(
         ("wait" = Option<String>, Query, description = "How long to wait for the device: 30s"),
     ),
     responses(
-        (status = 200, body = VolumeView, description = "the device is there: status.device"),
+        (status = 200, body = VolumeView, description = "the device is there: status.device, or status.readers"),
         (status = 202, body = VolumeView, description = "it is on its way; status.message says what it waits for"),
         (status = 404, body = Problem, content_type = "application/problem+json"),
         (status = 409, body = Problem, content_type = "application/problem+json",
-            description = "attached on another node that is ready, or the node is not ready"),
+            description = "attached on another node that is ready, or read there, or the node is not ready"),
         (status = 412, body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -227,6 +231,9 @@ pub(crate) async fn attach_volume(
 ) -> Result<Response, Problem> {
     let wished = |view: &View, volume: &mut Volume| {
         let node = wish.node.clone().map_or_else(|| choose(view, volume), Ok)?;
+        if wish.read_only {
+            return attach_reader(view, volume, node);
+        }
         attach(view, volume, node, wish.take)
     };
     let live = app.live().await?;
@@ -236,16 +243,24 @@ pub(crate) async fn attach_volume(
         change(&app, &name, &if_match, |volume| wished(&view, volume)).await?;
     }
     let attached = |seen: Option<&VolumeView>| {
-        seen.is_none_or(|seen| seen.status.device.is_some() && seen.status.state != VolumeState::Attaching)
+        seen.is_none_or(|seen| match &wish.node {
+            _ if !wish.read_only => {
+                seen.status.device.is_some() && seen.status.state != VolumeState::Attaching
+            }
+            Some(node) => seen.status.reader(node).is_some_and(|reader| reader.device.is_some()),
+            // Which one was chosen is not kept: all are there.
+            None => seen.status.readers.iter().all(|reader| reader.device.is_some()),
+        })
     };
     settled(&name, until(&app, &name, wait, attached).await?)
 }
 
-/// Detaches a volume: its device goes away, its data stays.
+/// Detaches a volume: its devices go away, or with `node` the one there; its data stays.
 #[utoipa::path(
     post, path = "/api/v1/volumes/{name}/detach", tag = "volumes",
     params(
         ("name" = String, Path), ("If-Match" = Option<String>, Header, description = "only at this revision"),
+        ("node" = Option<String>, Query, description = "Only the device on this node, if there is one"),
         ("wait" = Option<String>, Query, description = "How long to wait until the device is gone: 30s"),
     ),
     responses(
@@ -260,14 +275,20 @@ pub(crate) async fn detach_volume(
     Path(name): Path<String>,
     if_match: IfMatch,
     Wait(wait): Wait,
+    OnNode(node): OnNode,
 ) -> Result<Response, Problem> {
+    let meant = |there: &str| node.as_ref().is_none_or(|node| node == there);
+    // Which nodes still have a read-only device is known from what all of them report.
+    drop(app.live().await?);
     change(&app, &name, &if_match, |volume| {
         // The owner stays: the manager lets it go when no rebuild needs it.
-        volume.intent.attach = None;
+        volume.intent.attach.take_if(|attach| meant(&attach.node));
+        volume.intent.readers.retain(|reader| !meant(reader));
         Ok(())
     })
     .await?;
-    let detached = |seen: Option<&VolumeView>| seen.is_none_or(|seen| seen.status.device.is_none());
+    let detached =
+        |seen: Option<&VolumeView>| seen.is_none_or(|seen| !seen.status.has_device(node.as_deref()));
     settled(&name, until(&app, &name, wait, detached).await?)
 }
 
@@ -326,10 +347,61 @@ fn places(app: &App, view: &View, name: &str, copies: &Copies<'_>) -> Result<Vec
         .map_err(|why| Problem::no_place(&object(name), &why))
 }
 
+/// Attaches for reading: beside other readers, never beside a writer.
+fn attach_reader(view: &View, volume: &mut Volume, node: String) -> Result<(), Problem> {
+    let name = &volume.name;
+    if !view.nodes.contains_key(&node) {
+        return Err(Problem::not_found("node", &node));
+    }
+    if let Some(now) = &volume.intent.attach {
+        let detail = format!("{} is attached for writing on node {}", object(name), now.node);
+        return Err(Problem::in_the_way(detail, format!("run `orlop volume detach {name}` first")));
+    }
+    let Err(place) = volume.intent.readers.binary_search(&node) else { return Ok(()) };
+    check_node(view, name, &node)?;
+    // Somebody may have written since the readers before.
+    if volume.intent.readers.is_empty() {
+        volume.intent.attach_serial += 1;
+    }
+    volume.intent.readers.insert(place, node);
+    Ok(())
+}
+
+/// Names those who read.
+fn refuse_readers(volume: &Volume) -> Result<(), Problem> {
+    let VolumeIntent { readers, .. } = &volume.intent;
+    if readers.is_empty() {
+        return Ok(());
+    }
+    let detail = format!("{} is attached read only on {}", object(&volume.name), readers.join(", "));
+    Err(Problem::in_the_way(detail, format!("run `orlop volume detach {}` first", volume.name)))
+}
+
+/// Whether one more device can be on the node.
+fn check_node(view: &View, name: &str, node: &str) -> Result<(), Problem> {
+    if !view.is_ready(node) {
+        let detail = format!("{}: node {node} is NotReady", object(name));
+        return Err(Problem::in_the_way(detail, "start its engine, or choose another node"));
+    }
+    let on_node = |other: &&Stored<Volume>| {
+        let VolumeIntent { attach, readers, .. } = &other.value.intent;
+        let attached = attach.as_ref().is_some_and(|there| there.node == node);
+        other.value.name != *name && (attached || readers.iter().any(|reader| reader == node))
+    };
+    let there = view.volumes.values().filter(on_node).count();
+    if there >= limits::ATTACHED_MAX {
+        return Err(Problem::node_full(&object(name), node, there));
+    }
+    Ok(())
+}
+
 fn attach(view: &View, volume: &mut Volume, node: String, take: bool) -> Result<(), Problem> {
     let name = &volume.name;
     if !view.nodes.contains_key(&node) {
         return Err(Problem::not_found("node", &node));
+    }
+    if !take && volume.intent.readers.iter().any(|reader| view.is_ready(reader)) {
+        refuse_readers(volume)?;
     }
     if let Some(now) = &volume.intent.attach {
         if now.node == node {
@@ -341,18 +413,9 @@ fn attach(view: &View, volume: &mut Volume, node: String, take: bool) -> Result<
             return Err(Problem::in_the_way(detail, format!("run `orlop volume detach {name}` first")));
         }
     }
-    if !view.is_ready(&node) {
-        let detail = format!("{}: node {node} is NotReady", object(name));
-        return Err(Problem::in_the_way(detail, "start its engine, or choose another node"));
-    }
-    let on_node = |other: &&Stored<Volume>| {
-        other.value.name != *name
-            && other.value.intent.attach.as_ref().is_some_and(|there| there.node == node)
-    };
-    let there = view.volumes.values().filter(on_node).count();
-    if there >= limits::ATTACHED_MAX {
-        return Err(Problem::node_full(&object(name), &node, there));
-    }
+    check_node(view, name, &node)?;
+    // Their devices fail from now on: they remember what is about to change.
+    volume.intent.readers.clear();
     volume.intent.owner = Some(node.clone());
     volume.intent.attach = Some(Attach { node });
     volume.intent.attach_serial += 1;

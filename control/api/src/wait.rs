@@ -62,16 +62,17 @@ impl Around {
         status: Option<&VolumeStatus>,
     ) -> Result<Self, Problem> {
         let members = record.map_or(&[][..], |record| &record.members);
-        let of_members: BTreeSet<String> = members.iter().map(|member| member.node.clone()).collect();
+        let mut reporting: BTreeSet<String> = members.iter().map(|member| member.node.clone()).collect();
+        reporting.extend(volume.intent.readers.iter().cloned());
         let owner = record.and_then(|record| record.owner.as_ref()).map(|owner| &owner.node);
         let attach = volume.intent.attach.as_ref().map(|attach| &attach.node);
         let others = [owner, attach, status.map(|status| &status.node)];
-        let nodes = of_members.iter().chain(others.into_iter().flatten()).cloned().collect();
+        let nodes = reporting.iter().chain(others.into_iter().flatten()).cloned().collect();
         let pools = members.iter().map(|member| member.pool.to_string()).collect();
         Ok(Self {
             nodes: some(client, &nodes).await?,
             pools: some(client, &pools).await?,
-            replicas: some(client, &of_members).await?,
+            replicas: some(client, &reporting).await?,
         })
     }
 }

@@ -19,6 +19,8 @@ pub(crate) struct Access {
     pub(crate) read_only: bool,
     /// At one path of the node and no other.
     pub(crate) single_writer: bool,
+    /// By several nodes at once.
+    pub(crate) many_nodes: bool,
 }
 
 /// As what a volume is to be used.
@@ -38,7 +40,7 @@ pub(crate) enum Kind {
 }
 
 impl Access {
-    /// What a capability asks for. A volume is on one node at a time: the modes for several are refused.
+    /// What a capability asks for. Who writes has the volume alone: the modes for writers on several nodes are refused.
     pub(crate) fn parse(capability: Option<&VolumeCapability>) -> Result<Self, Status> {
         let capability = capability.ok_or_else(|| missing("volume_capability"))?;
         let kind = match &capability.access_type {
@@ -56,24 +58,23 @@ impl Access {
             }
         };
         let mode = capability.access_mode.as_ref().map_or(Mode::Unknown, AccessMode::mode);
-        let (read_only, single_writer) = match mode {
-            Mode::SingleNodeWriter | Mode::SingleNodeMultiWriter => (false, false),
-            Mode::SingleNodeSingleWriter => (false, true),
-            Mode::SingleNodeReaderOnly => (true, false),
+        match mode {
             Mode::Unknown => return Err(missing("volume_capability.access_mode")),
-            Mode::MultiNodeReaderOnly | Mode::MultiNodeSingleWriter | Mode::MultiNodeMultiWriter => {
+            Mode::MultiNodeSingleWriter | Mode::MultiNodeMultiWriter => {
                 return Err(invalid(format!(
-                    "access mode {} is not supported: a volume is on one node at a time; use a SINGLE_NODE mode",
+                    "access mode {} is not supported: a volume that is written is on one node at a time; use a \
+                     SINGLE_NODE mode, or MULTI_NODE_READER_ONLY",
                     mode.as_str_name()
                 )));
             }
-        };
-        if kind == Kind::Block && read_only {
-            return Err(invalid(
-                "a block device is not published read only; use a file system, or a writer's mode",
-            ));
+            _ => {}
         }
-        Ok(Self { kind, read_only, single_writer })
+        Ok(Self {
+            kind,
+            read_only: matches!(mode, Mode::SingleNodeReaderOnly | Mode::MultiNodeReaderOnly),
+            single_writer: mode == Mode::SingleNodeSingleWriter,
+            many_nodes: mode == Mode::MultiNodeReaderOnly,
+        })
     }
 
     /// What several capabilities ask for.
@@ -103,16 +104,16 @@ pub(crate) mod tests {
     fn every_mode_is_taken_or_refused() {
         for (mode, wanted) in [
             (Mode::Unknown, None),
-            (Mode::SingleNodeWriter, Some((false, false))),
-            (Mode::SingleNodeReaderOnly, Some((true, false))),
-            (Mode::MultiNodeReaderOnly, None),
+            (Mode::SingleNodeWriter, Some((false, false, false))),
+            (Mode::SingleNodeReaderOnly, Some((true, false, false))),
+            (Mode::MultiNodeReaderOnly, Some((true, false, true))),
             (Mode::MultiNodeSingleWriter, None),
             (Mode::MultiNodeMultiWriter, None),
-            (Mode::SingleNodeSingleWriter, Some((false, true))),
-            (Mode::SingleNodeMultiWriter, Some((false, false))),
+            (Mode::SingleNodeSingleWriter, Some((false, true, false))),
+            (Mode::SingleNodeMultiWriter, Some((false, false, false))),
         ] {
             let found = Access::parse(Some(&mount("xfs", mode)));
-            let found = found.map(|access| (access.read_only, access.single_writer));
+            let found = found.map(|access| (access.read_only, access.single_writer, access.many_nodes));
             assert_eq!(found.as_ref().ok(), wanted.as_ref(), "{mode:?}");
             assert!(found.is_ok() || found.is_err_and(|status| status.code() == Code::InvalidArgument));
         }

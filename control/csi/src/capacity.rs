@@ -138,7 +138,7 @@ mod tests {
     }
 
     fn use_as(kind: Kind) -> [Access; 1] {
-        [Access { kind, read_only: false, single_writer: false }]
+        [Access { kind, read_only: false, single_writer: false, many_nodes: false }]
     }
 
     fn file_system(filesystem: Filesystem) -> [Access; 1] {

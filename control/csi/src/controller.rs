@@ -27,7 +27,7 @@ use crate::{
     },
 };
 use api::{AttachVolume, CreateVolume, ResizeVolume, client, client::Client};
-use model::{Node, NodeState, Pool, Scheduling, VolumeSpec, VolumeState, VolumeView};
+use model::{Node, NodeState, Pool, Scheduling, VolumeIntent, VolumeSpec, VolumeState, VolumeView};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
@@ -140,21 +140,20 @@ impl Controller for Volumes {
         if volume_id.is_empty() || node_id.is_empty() {
             return Err(missing(if volume_id.is_empty() { "volume_id" } else { "node_id" }));
         }
-        Access::parse(volume_capability.as_ref())?;
+        let access = Access::parse(volume_capability.as_ref())?;
         if *readonly {
-            let why =
-                "a volume is not attached read only; publish it so on the node, or use a READER_ONLY mode";
+            let why = "a writer's volume is not attached read only; publish it so on the node, or use a READER_ONLY mode";
             return Err(invalid(why));
         }
         let _alone = self.locks.of(volume_id).await;
-        let wish = AttachVolume { node: Some(node_id.clone()), take: false };
+        let wish = AttachVolume { node: Some(node_id.clone()), take: false, read_only: access.many_nodes };
         let attached = unchanged(|| async {
             let view = find(&self.api, volume_id).await?;
-            check_published(&view, node_id)?;
+            check_published(&view, node_id, access.many_nodes)?;
             Ok(self.api.attach_volume(volume_id, &wish, Some(view.revision)).await)
         })
         .await?;
-        if attached.status.device.is_none() || attached.status.state == VolumeState::Attaching {
+        if !is_attached(&attached, node_id, access.many_nodes) {
             return Err(overdue(&attached, "attached"));
         }
         Ok(Response::new(ControllerPublishVolumeResponse { publish_context: HashMap::new() }))
@@ -165,18 +164,21 @@ impl Controller for Volumes {
         request: Request<ControllerUnpublishVolumeRequest>,
     ) -> Result<Response<ControllerUnpublishVolumeResponse>, Status> {
         let ControllerUnpublishVolumeRequest { volume_id, node_id, .. } = request.get_ref();
+        // No node means all nodes.
+        let node = Some(node_id.as_str()).filter(|node| !node.is_empty());
         let _alone = self.locks.of(volume_id).await;
         let detached = unchanged(|| async {
             let view = find(&self.api, volume_id).await?;
-            // No node means all nodes. One that is meant to be elsewhere is gone from here, or on its way.
-            if !node_id.is_empty() && published_on(&view).is_some_and(|node| node != node_id) {
+            // One that is meant to be elsewhere only is gone from here, or on its way.
+            let elsewhere = view.intent.attach.as_ref().is_some_and(|attach| attach.node != *node_id);
+            if node.is_some() && elsewhere {
                 return Ok(Ok(view));
             }
-            Ok(self.api.detach_volume(volume_id, Some(view.revision)).await)
+            Ok(self.api.detach_volume(volume_id, node, Some(view.revision)).await)
         })
         .await;
         match detached {
-            Ok(view) if view.status.device.is_some() && published_on(&view).is_none() => {
+            Ok(view) if view.intent.attach.is_none() && view.status.has_device(node) => {
                 Err(overdue(&view, "detached"))
             }
             Err(status) if status.code() != Code::NotFound => Err(status),
@@ -237,7 +239,7 @@ impl Controller for Volumes {
         let entry = |view: &VolumeView| list_volumes_response::Entry {
             volume: Some(volume(view)),
             status: Some(list_volumes_response::VolumeStatus {
-                published_node_ids: published_on(view).into_iter().map(str::to_owned).collect(),
+                published_node_ids: published_on(view),
                 volume_condition: Some(condition(view)),
             }),
         };
@@ -298,7 +300,7 @@ impl Controller for Volumes {
     ) -> Result<Response<ControllerGetVolumeResponse>, Status> {
         let view = find(&self.api, &request.get_ref().volume_id).await?;
         let status = controller_get_volume_response::VolumeStatus {
-            published_node_ids: published_on(&view).into_iter().map(str::to_owned).collect(),
+            published_node_ids: published_on(&view),
             volume_condition: Some(condition(&view)),
         };
         Ok(Response::new(ControllerGetVolumeResponse { volume: Some(volume(&view)), status: Some(status) }))
@@ -344,15 +346,39 @@ impl Volumes {
     }
 }
 
-/// A volume that is published elsewhere is never taken away from there.
-fn check_published(view: &VolumeView, node: &str) -> Result<(), Status> {
-    match published_on(view).filter(|there| *there != node) {
-        None => Ok(()),
-        Some(there) => Err(Status::failed_precondition(format!(
-            "volume {:?} is published on node {there:?}; unpublish it there first",
-            view.name
-        ))),
+/// A volume that is published elsewhere is never taken away from there, unless all of them only read.
+fn check_published(view: &VolumeView, node: &str, many_nodes: bool) -> Result<(), Status> {
+    let name = &view.name;
+    let attach = view.intent.attach.as_ref().map(|attach| attach.node.as_str());
+    let readers = &view.intent.readers;
+    if attach.is_some_and(|there| many_nodes && there == node)
+        || !many_nodes && readers.iter().any(|there| there == node)
+    {
+        return Err(Status::already_exists(format!(
+            "volume {name:?} is published on node {node:?} in another access mode; unpublish it there first"
+        )));
     }
+    if let Some(there) = attach.filter(|there| *there != node) {
+        return Err(Status::failed_precondition(format!(
+            "volume {name:?} is published on node {there:?}; unpublish it there first"
+        )));
+    }
+    if !many_nodes && !readers.is_empty() {
+        return Err(Status::failed_precondition(format!(
+            "volume {name:?} is published read only on {}; unpublish it there first",
+            readers.join(", ")
+        )));
+    }
+    Ok(())
+}
+
+/// Whether the device is there.
+fn is_attached(view: &VolumeView, node: &str, many_nodes: bool) -> bool {
+    let status = &view.status;
+    if many_nodes {
+        return status.reader(node).is_some_and(|reader| reader.device.is_some());
+    }
+    status.device.is_some() && status.state != VolumeState::Attaching
 }
 
 /// Makes a wish anew while the volume changes between the look and the wish: the manager writes to it, too.
@@ -519,8 +545,9 @@ fn largest_volume(nodes: &[Node], pools: &[Pool], parameters: &Parameters, at: O
     bytes / model::limits::SIZE_UNIT_BYTES * model::limits::SIZE_UNIT_BYTES
 }
 
-fn published_on(view: &VolumeView) -> Option<&str> {
-    view.intent.attach.as_ref().map(|attach| attach.node.as_str())
+fn published_on(view: &VolumeView) -> Vec<String> {
+    let VolumeIntent { attach, readers, .. } = &view.intent;
+    attach.iter().map(|attach| &attach.node).chain(readers).cloned().collect()
 }
 
 fn volume(view: &VolumeView) -> Volume {

@@ -37,6 +37,8 @@ enum Step {
     Write,
     Attach(usize, u128),
     Detach(usize),
+    /// A node reads the volume, unless somebody has it for writing.
+    Read(usize, u128),
     Grow(usize),
     Delete(usize),
     /// The manager plans on the view of before.
@@ -70,6 +72,7 @@ fn steps(nodes: u128) -> impl Strategy<Value = Vec<Step>> {
         3 => Just(Step::Write),
         2 => (volume.clone(), node.clone()).prop_map(|(volume, node)| Step::Attach(volume, node)),
         2 => volume.clone().prop_map(Step::Detach),
+        2 => (volume.clone(), node.clone()).prop_map(|(volume, node)| Step::Read(volume, node)),
         1 => volume.clone().prop_map(Step::Grow),
         1 => volume.prop_map(Step::Delete),
         3 => (node.clone(), scheduling()).prop_map(|(node, wish)| Step::Schedule(node, wish)),
@@ -159,12 +162,22 @@ impl World {
             Step::Attach(volume, node) => self.request(*volume, |volume| {
                 let wish = Attach { node: format!("n{node}") };
                 volume.intent.owner = Some(wish.node.clone());
+                volume.intent.readers.clear();
                 volume.intent.attach = Some(wish);
             }),
-            Step::Detach(volume) => self.request(*volume, |volume| volume.intent.attach = None),
+            Step::Detach(volume) => self.request(*volume, |volume| {
+                volume.intent.readers.clear();
+                volume.intent.attach = None;
+            }),
+            Step::Read(volume, node) => self.request(*volume, |volume| {
+                let (readers, node) = (&mut volume.intent.readers, format!("n{node}"));
+                if let (None, Err(place)) = (&volume.intent.attach, readers.binary_search(&node)) {
+                    readers.insert(place, node);
+                }
+            }),
             Step::Grow(volume) => self.request(*volume, |volume| volume.spec.size_bytes += GIB / 4),
             Step::Delete(volume) => self.request(*volume, |volume| {
-                if volume.intent.attach.is_none() {
+                if volume.intent.attach.is_none() && volume.intent.readers.is_empty() {
                     volume.intent.owner = None;
                     volume.intent.deleting = true;
                 }
@@ -599,11 +612,10 @@ impl World {
             }
             assert_eq!(record.size_bytes, volume.spec.size_bytes);
             let owner = record.owner.as_ref().map(|owner| &owner.node);
-            assert_eq!(
-                owner,
-                volume.intent.attach.as_ref().map(|attach| &attach.node),
-                "{volume:?} {record:?}"
-            );
+            let attach = volume.intent.attach.as_ref().map(|attach| &attach.node);
+            let is_read = !volume.intent.readers.is_empty();
+            // Readers find a nexus, wherever it is; nobody else has one who has no device.
+            assert!(if is_read { owner.is_some() } else { owner == attach }, "{volume:?} {record:?}");
             assert!(record.clean || owner.is_some());
             self.has_left(volume, &nodes);
         }

@@ -141,8 +141,9 @@ fn nodes_of<'a>(
     let wished = intent.into_iter().flat_map(|intent| &intent.members).map(|member| &member.node);
     let recorded = record.into_iter().flat_map(|record| &record.members).map(|member| &member.node);
     let owner = intent.and_then(|intent| intent.owner.as_ref());
+    let readers = intent.into_iter().flat_map(|intent| &intent.readers);
     let now = record.and_then(|record| record.owner.as_ref()).map(|owner| &owner.node);
-    wished.chain(recorded).chain(owner).chain(now)
+    wished.chain(recorded).chain(owner).chain(readers).chain(now)
 }
 
 fn places_of(volume: Option<&Volume>, record: Option<&VolumeRecord>) -> impl Iterator<Item = (Uuid, Uuid)> {

@@ -3,8 +3,9 @@
 //! 1. A copy is added before another is given up: what is no longer wanted leaves the intent only when as many copies
 //!    as the user wants are `InSync` and there, each on a node of its own. So the last good copy is never given up.
 //! 2. An attached volume's nexus stays where the volume is attached: whoever uses the device there decides. One that is
-//!    attached nowhere runs a nexus only while there is work for it, on any node that has a good copy. It leaves a node
-//!    that is drained, in order: it is closed there before it is opened elsewhere.
+//!    attached nowhere runs a nexus only while there is work for it, on any node that has a good copy; readers are work,
+//!    and of equal nodes one of theirs is the better. It leaves a node that is drained, in order: it is closed there
+//!    before it is opened elsewhere.
 //! 3. A volume whose intent was lost, because somebody deleted its object and made it again, has the copies that its
 //!    record names: none is made anew for that, and none is given up.
 //! 4. A copy on a node that is evacuated leaves by invariant 1: another is made first. While there is no place for that
@@ -240,13 +241,21 @@ fn best_owner<'a>(planning: &Planning<'_>, volume: &'a Volume, record: &'a Volum
     // Of equals the first by name.
     let rank = |node: &&str| {
         let load = planning.load.get(*node).copied().unwrap_or(0);
-        (view.scheduling(node), !is_good(node), load)
+        (view.scheduling(node), !is_good(node), !reads(volume, node), load)
     };
     ready.into_iter().min_by_key(rank)
 }
 
+fn reads(volume: &Volume, node: &str) -> bool {
+    volume.intent.readers.iter().any(|reader| reader == node)
+}
+
 /// Whether there is something that only a nexus can do now.
 fn has_work(planning: &Planning<'_>, volume: &Volume, record: &VolumeRecord) -> bool {
+    // Somebody is there to read.
+    if volume.intent.readers.iter().any(|node| planning.view.is_ready(node)) {
+        return true;
+    }
     let wanted: BTreeSet<_> = volume.intent.members.iter().map(|member| member.replica).collect();
     let known: BTreeSet<_> = record.members.iter().map(|member| member.replica).collect();
     let unfinished = record.members.iter().any(|member| match member.state {

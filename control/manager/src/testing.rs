@@ -132,8 +132,10 @@ impl Scene {
         let pool = Uuid::from_u128(20 + index);
         let volume = Uuid::from_u128(1);
         let report = ReplicaReport { replica, volume, pool, state, used_bytes: 0, message: None };
-        let empty =
-            || Stored { revision: 1, value: NodeReplicas { node: node.clone(), replicas: Vec::new() } };
+        let empty = || Stored {
+            revision: 1,
+            value: NodeReplicas { node: node.clone(), replicas: Vec::new(), readers: Vec::new() },
+        };
         let known = &mut self.view.replicas.entry(node.clone()).or_insert_with(empty).value.replicas;
         known.retain(|known| known.replica != replica);
         known.push(report);

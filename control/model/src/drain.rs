@@ -57,7 +57,7 @@ pub struct NodeView {
     pub node: Node,
     /// Its revision; the `ETag` without its quotes.
     pub revision: u64,
-    /// The volumes that are attached there.
+    /// The volumes that are attached there, also for reading only.
     pub attached: Vec<String>,
     /// The volumes whose nexus runs there.
     pub nexuses: Vec<String>,
@@ -97,7 +97,7 @@ pub fn node_view<'a>(
         let here = Here { node: &node.value, facts, around };
         let name = &facts.volume.name;
         for (is_here, names) in [
-            (here.is_attached(), &mut view.attached),
+            (here.is_attached() || here.is_read(), &mut view.attached),
             (here.has_nexus(), &mut view.nexuses),
             (here.members().next().is_some() || here.wished().next().is_some(), &mut view.copies),
         ] {
@@ -121,6 +121,10 @@ struct Here<'a> {
 impl<'a> Here<'a> {
     fn is_attached(&self) -> bool {
         self.facts.volume.intent.attach.as_ref().is_some_and(|attach| attach.node == self.node.name)
+    }
+
+    fn is_read(&self) -> bool {
+        self.facts.volume.intent.readers.contains(&self.node.name)
     }
 
     /// Whether one runs there, or is wished to.
@@ -154,14 +158,17 @@ impl<'a> Here<'a> {
         if scheduling < Scheduling::Drained {
             return Vec::new();
         }
-        let device = if self.is_attached() { Some(self.attachment()) } else { self.nexus() };
+        // The nexus of a volume that is read leaves, whoever reads.
+        let nexus = if self.is_attached() { None } else { self.nexus() };
+        let device = (self.is_attached() || self.is_read()).then(|| self.attachment());
         let copy = if scheduling == Scheduling::Evacuated { self.copy() } else { self.only_copy() };
-        device.into_iter().chain(copy.map(|why| (Held::Copy, why))).collect()
+        device.into_iter().chain(nexus).chain(copy.map(|why| (Held::Copy, why))).collect()
     }
 
     fn attachment(&self) -> (Held, String) {
+        let only = if self.is_read() { format!(" --node {}", self.node.name) } else { String::new() };
         let why = format!(
-            "it is attached there: whoever uses the device decides; `orlop volume detach {}` takes it away",
+            "it is attached there: whoever uses the device decides; `orlop volume detach {}{only}` takes it away",
             self.facts.volume.name
         );
         (Held::Attachment, why)

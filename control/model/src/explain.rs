@@ -8,8 +8,8 @@ pub use health::{Health, health};
 
 use crate::{
     MemberPhase, MemberRecord, MemberState, NexusState, Node, NodeReplicas, NodeState, Pool, PoolState,
-    Rebuild, ReplicaReport, ReplicaState, Scheduling, SizeText, Volume, VolumeIntent, VolumeRecord,
-    VolumeSpec, VolumeStatus,
+    ReaderReport, Rebuild, ReplicaReport, ReplicaState, Scheduling, SizeText, Volume, VolumeIntent,
+    VolumeRecord, VolumeSpec, VolumeStatus,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -91,6 +91,8 @@ pub struct Surroundings<'a> {
     pools: BTreeMap<Uuid, &'a Pool>,
     /// (node, replica) as that node reports it, where there is more to say than that it is there.
     replicas: BTreeMap<(&'a str, Uuid), &'a ReplicaReport>,
+    /// (volume, node) as that node reports it.
+    readers: BTreeMap<(Uuid, &'a str), &'a ReaderReport>,
 }
 
 impl<'a> Surroundings<'a> {
@@ -109,16 +111,26 @@ impl<'a> Surroundings<'a> {
                 drained.insert(node.name.as_str());
             }
         }
-        let reports = replicas
-            .into_iter()
-            .flat_map(|of| of.replicas.iter().map(|report| ((of.node.as_str(), report.replica), report)))
-            .filter(|(_, report)| report.state != ReplicaState::Present);
+        let (mut reports, mut readers) = (BTreeMap::new(), BTreeMap::new());
+        for of in replicas {
+            let node = of.node.as_str();
+            let said = of.replicas.iter().filter(|report| report.state != ReplicaState::Present);
+            reports.extend(said.map(|report| ((node, report.replica), report)));
+            readers.extend(of.readers.iter().map(|report| ((report.volume, node), report)));
+        }
         Self {
             ready,
             drained,
             pools: pools.into_iter().map(|pool| (pool.uuid, pool)).collect(),
-            replicas: reports.collect(),
+            replicas: reports,
+            readers,
         }
+    }
+
+    /// What nodes that are ready say of their read-only devices of a volume, by node.
+    fn readers_of(&self, volume: Uuid) -> impl Iterator<Item = (&'a str, &'a ReaderReport)> {
+        let of_volume = self.readers.range((volume, "")..).take_while(move |((of, _), _)| *of == volume);
+        of_volume.map(|((_, node), report)| (*node, *report)).filter(|(node, _)| self.ready.contains(node))
     }
 
     /// Whether the node is to be away, for a while or for good.
@@ -176,6 +188,7 @@ pub fn explain(
         .deleting()
         .or_else(|| facts.pending())
         .or_else(|| facts.attachment())
+        .or_else(|| facts.reading())
         .or_else(|| facts.creating())
         .or_else(|| facts.degraded())
         .unwrap_or_else(|| facts.well());
@@ -272,6 +285,38 @@ impl Facts<'_> {
         }
     }
 
+    /// What concerns the devices that are read only.
+    fn reading(&self) -> Option<Answer> {
+        let intent = &self.volume.intent;
+        let reports = || self.around.readers_of(self.volume.uuid);
+        let wished = |node: &str| intent.readers.iter().any(|reader| reader == node);
+        if let Some((node, report)) =
+            reports().find(|(node, report)| report.device.is_some() && !wished(node))
+        {
+            let why = report.message.clone().unwrap_or_else(|| format!("node {node} is closing the device"));
+            return intent.attach.is_none().then_some((VolumeState::Detaching, Some(why)));
+        }
+        let status = self.status.filter(|_| !intent.readers.is_empty());
+        if let Some(stalled) = status.filter(|status| status.state == NexusState::Stalled) {
+            let why = stalled.message.clone().unwrap_or_else(|| self.unreachable());
+            return Some((VolumeState::Stalled, Some(why)));
+        }
+        let missing = intent.readers.iter().filter(|node| self.is_ready(node)).find_map(|node| {
+            let report = reports().find(|(of, _)| of == node).map(|(_, report)| report);
+            match report {
+                Some(report) if report.device.is_some() && report.attach_serial == intent.attach_serial => {
+                    None
+                }
+                Some(ReaderReport { message: Some(why), .. }) => Some(format!("node {node}: {why}")),
+                _ => {
+                    let why = status.and_then(|status| status.message.clone());
+                    Some(why.unwrap_or_else(|| format!("node {node} is making the device")))
+                }
+            }
+        });
+        missing.map(|why| (VolumeState::Attaching, Some(why)))
+    }
+
     fn why_not_attached(&self, node: &str, status: Option<&VolumeStatus>) -> String {
         if !self.is_ready(node) {
             return lost_owner(node);
@@ -344,7 +389,14 @@ impl Facts<'_> {
     }
 
     fn well(&self) -> Answer {
-        let attached = self.volume.intent.attach.is_some();
+        let intent = &self.volume.intent;
+        let away: Vec<&str> =
+            intent.readers.iter().map(String::as_str).filter(|node| !self.is_ready(node)).collect();
+        if !away.is_empty() {
+            let why = format!("it is read on nodes that are NotReady ({})", away.join(", "));
+            return (VolumeState::Attached, Some(why));
+        }
+        let attached = intent.attach.is_some() || !intent.readers.is_empty();
         let state = if attached { VolumeState::Attached } else { VolumeState::Available };
         (state, self.volume.message.clone())
     }
@@ -418,6 +470,9 @@ pub struct VolumeViewStatus {
     pub message: Option<String>,
     /// The path of the device, on the node `owner`.
     pub device: Option<String>,
+    /// The devices that can be read only: those that are wished, and those that are still there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub readers: Vec<ReaderView>,
     /// Where initiators find it.
     pub target: Option<String>,
     /// The node of its nexus.
@@ -432,6 +487,32 @@ pub struct VolumeViewStatus {
     pub write_stall_max_ms: u64,
     /// The copies.
     pub members: Vec<MemberView>,
+}
+
+impl VolumeViewStatus {
+    /// The device of a node that can be read only.
+    pub fn reader(&self, node: &str) -> Option<&ReaderView> {
+        self.readers.iter().find(|reader| reader.node == node)
+    }
+
+    /// Whether there is a device on this node, or on any.
+    pub fn has_device(&self, node: Option<&str>) -> bool {
+        let meant = |there: &str| node.is_none_or(|node| node == there);
+        let here = self.device.is_some() && self.owner.as_deref().is_none_or(meant);
+        here || self.readers.iter().any(|reader| reader.device.is_some() && meant(&reader.node))
+    }
+}
+
+/// A device that can be read only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReaderView {
+    /// Its node.
+    pub node: String,
+    /// Its path there; none while it is not there, and while its node is not ready.
+    pub device: Option<String>,
+    /// Why it is not as wished, in one line.
+    pub message: Option<String>,
 }
 
 /// One copy.
@@ -498,11 +579,12 @@ pub fn view(
             state,
             message,
             device: live.and_then(|status| status.device.clone()),
+            readers: readers(volume, around),
             target: live.and_then(|status| status.target.clone()),
             owner: record.and_then(|record| record.owner.as_ref().map(|owner| owner.node.clone())),
             epoch: record.map_or(0, |record| record.epoch),
             attachment: record.map_or(0, |record| record.attachment),
-            size_bytes: host_bytes(volume, record, status),
+            size_bytes: host_bytes(volume, record, status, around),
             write_stall_max_ms: live.map_or(0, |status| status.write_stall_max_ms),
             members: members.collect(),
         },
@@ -511,10 +593,37 @@ pub fn view(
 
 /// The size that hosts see. A device is made larger after the volume: what was last said of it counts while it is there,
 /// or about to be there again.
-fn host_bytes(volume: &Volume, record: Option<&VolumeRecord>, status: Option<&VolumeStatus>) -> u64 {
+fn host_bytes(
+    volume: &Volume,
+    record: Option<&VolumeRecord>,
+    status: Option<&VolumeStatus>,
+    around: &Surroundings<'_>,
+) -> u64 {
     let of_volume = record.map_or(volume.spec.size_bytes, |record| record.size_bytes);
-    let device = status.filter(|_| volume.intent.attach.is_some());
-    device.map_or(of_volume, |status| status.size_bytes.min(of_volume))
+    let device = status.filter(|_| volume.intent.attach.is_some()).map(|status| status.size_bytes);
+    let readers = around.readers_of(volume.uuid).filter(|(_, report)| report.device.is_some());
+    device.into_iter().chain(readers.map(|(_, report)| report.size_bytes)).fold(of_volume, u64::min)
+}
+
+/// The devices that can be read only, by node.
+fn readers(volume: &Volume, around: &Surroundings<'_>) -> Vec<ReaderView> {
+    let VolumeIntent { readers, attach_serial, .. } = &volume.intent;
+    let mut views: BTreeMap<&str, ReaderView> = BTreeMap::new();
+    for node in readers {
+        let away = !around.ready.contains(node.as_str());
+        let message = away.then(|| format!("node {node} is NotReady"));
+        views.insert(node, ReaderView { node: node.clone(), device: None, message });
+    }
+    for (node, report) in around.readers_of(volume.uuid) {
+        let wished = views.contains_key(node);
+        if wished || report.device.is_some() {
+            let ReaderReport { device, message, .. } = report.clone();
+            // One of before a writer is not what is wished now.
+            let device = device.filter(|_| !wished || report.attach_serial == *attach_serial);
+            views.insert(node, ReaderView { node: node.to_owned(), device, message });
+        }
+    }
+    views.into_values().collect()
 }
 
 #[cfg(test)]

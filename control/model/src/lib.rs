@@ -15,7 +15,7 @@
 //! | `VolumeRecord` | volume UUID | the nexus; the manager makes it, and empties it while no nexus owns it | who may write |
 //! | `VolumeStatus` | volume UUID | the engine that runs the nexus | what is |
 //! | `Disk` | a name from the disk itself | the node that has it | what it is, and whether it can become a pool |
-//! | `NodeReplicas` | node name | the engine of the node | which replicas it holds |
+//! | `NodeReplicas` | node name | the engine of the node | which replicas it holds, and what it reads |
 
 mod disk;
 mod drain;
@@ -30,13 +30,13 @@ mod volume;
 pub use disk::{Disk, DiskClass, DiskPartition, DiskState};
 pub use drain::{Held, NodeView, NodeWait, VolumeFacts, node_view};
 pub use explain::{
-    Explanation, Health, MemberView, Surroundings, VolumeState, VolumeView, VolumeViewStatus, explain,
-    health, view,
+    Explanation, Health, MemberView, ReaderView, Surroundings, VolumeState, VolumeView, VolumeViewStatus,
+    explain, health, view,
 };
 pub use invalid::{Invalid, SizeText};
 pub use node::{
-    ClusterInfo, Node, NodeReplicas, NodeSpec, NodeState, Pool, PoolSpec, PoolState, ReplicaReport,
-    ReplicaState, Scheduling,
+    ClusterInfo, Node, NodeReplicas, NodeSpec, NodeState, Pool, PoolSpec, PoolState, ReaderReport,
+    ReplicaReport, ReplicaState, Scheduling,
 };
 pub use object::{Kind, Object, Stored, UnknownKind};
 pub use record::{Generation, HostRecord, MemberRecord, MemberState, Owner, VolumeRecord};

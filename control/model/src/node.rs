@@ -253,7 +253,23 @@ pub struct ReplicaReport {
     pub message: Option<String>,
 }
 
-/// The replicas of one node: those that its pools hold and those that records want there.
+/// What an engine says of the read-only device of a volume on its node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReaderReport {
+    /// The volume.
+    pub volume: Uuid,
+    /// The `intent.attachSerial` that the device answers.
+    pub attach_serial: u64,
+    /// The path of the block device.
+    pub device: Option<String>,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Why it is not as wished, in one line.
+    pub message: Option<String>,
+}
+
+/// The replicas of one node: those that its pools hold and those that records want there; and what it reads.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeReplicas {
@@ -261,6 +277,10 @@ pub struct NodeReplicas {
     pub node: String,
     /// Ordered by replica. A `Destroyed` one stays until no record names it.
     pub replicas: Vec<ReplicaReport>,
+    /// The read-only devices, ordered by volume: those that are wished there, and those that are still there.
+    // Absent rather than empty: definitions from before there were readers do not have the word.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub readers: Vec<ReaderReport>,
 }
 
 impl Pool {

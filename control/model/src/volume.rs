@@ -5,6 +5,8 @@
 //!    takes more than the volume to see, so the manager's property tests check it (docs/decisions/0009).
 //! 2. `attach` names the node that `owner` names: the device is where the nexus is.
 //! 3. A volume that is being deleted is attached nowhere.
+//! 4. A volume that is attached has no readers, and one with readers is attached nowhere: who reads is never told of a
+//!    write, and goes on with what it remembers (docs/decisions/0026).
 
 use crate::{
     DiskClass, Generation, MemberState, VolumeRecord,
@@ -140,7 +142,13 @@ pub struct VolumeIntent {
     pub members: Vec<MemberIntent>,
     /// Where the device should be; none: nowhere.
     pub attach: Option<Attach>,
-    /// Grows with each new attachment that is asked for, so that a detach and an attach in quick succession are seen.
+    /// The nodes, in order, that have a device which can be read only; each of them has it of its own, wherever the nexus
+    /// is.
+    // Absent rather than empty, so that programs from before there were readers read all volumes that have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub readers: Vec<String>,
+    /// Grows with each new attachment that is asked for, so that a detach and an attach in quick succession are seen. All
+    /// readers that follow each other without a gap are one: within a number nobody has written.
     pub attach_serial: u64,
     /// Where the nexus should run; none: nowhere, and who runs one closes it in order.
     pub owner: Option<String>,
@@ -319,6 +327,15 @@ impl Object for Volume {
             if self.intent.deleting {
                 return bug("attached while being deleted");
             }
+            if !self.intent.readers.is_empty() {
+                return bug("attached for writing while there are readers");
+            }
+        }
+        if self.intent.deleting && !self.intent.readers.is_empty() {
+            return bug("read while being deleted");
+        }
+        if !self.intent.readers.is_sorted_by(|a, b| a < b) {
+            return bug("readers are not in order");
         }
         Ok(())
     }
@@ -434,5 +451,36 @@ mod tests {
         assert_eq!(volume.validate(), Ok(()), "the place of one whose pool is gone");
         volume.intent.members[1].pool = Uuid::from_u128(8);
         assert!(volume.validate().is_err(), "two in one pool");
+    }
+
+    #[test]
+    fn who_reads_and_who_writes_exclude_each_other() {
+        let text = r#"{"members": [], "attach": null, "attachSerial": 3, "owner": null, "recorded": true,
+            "deleting": false}"#;
+        let intent: VolumeIntent = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_value(&intent).unwrap().get("readers"), None, "as older programs know it");
+        let mut volume = Volume {
+            name: "data".into(),
+            uuid: Uuid::from_u128(1),
+            spec: spec(1 << 20, 1, 1, 4096),
+            intent,
+            message: None,
+        };
+        volume.intent.readers = vec!["n1".into(), "n2".into()];
+        assert_eq!(volume.validate(), Ok(()));
+        let read: VolumeIntent =
+            serde_json::from_value(serde_json::to_value(&volume.intent).unwrap()).unwrap();
+        assert_eq!(read, volume.intent);
+        volume.intent.readers.push("n2".into());
+        assert!(volume.validate().is_err(), "a node twice");
+        volume.intent.readers.pop();
+        volume.intent.deleting = true;
+        assert!(volume.validate().is_err(), "read while being deleted");
+        volume.intent.deleting = false;
+        volume.intent.owner = Some("n1".into());
+        volume.intent.attach = Some(Attach { node: "n1".into() });
+        assert!(volume.validate().is_err(), "read and written");
+        volume.intent.readers.clear();
+        assert_eq!(volume.validate(), Ok(()));
     }
 }

@@ -28,7 +28,8 @@ impl std::error::Error for ControlError {}
 /// does not understand: whoever acts on it reads the object from the store itself first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Known {
-    /// Volumes whose owner the node is wished to be, or of which it is wished to hold a copy, by name.
+    /// Volumes whose owner the node is wished to be, of which it is wished to hold a copy, or that are to be read there, by
+    /// name.
     pub volumes: BTreeMap<String, Stored<Volume>>,
     /// Records that name a copy on the node, by the volume's UUID.
     pub records: BTreeMap<String, Stored<VolumeRecord>>,
@@ -38,7 +39,9 @@ impl Known {
     /// Whether a volume concerns `node`.
     pub fn has_volume(node: &str, volume: &Volume) -> bool {
         let Volume { intent, .. } = volume;
-        intent.owner.as_deref() == Some(node) || intent.members.iter().any(|member| member.node == node)
+        intent.owner.as_deref() == Some(node)
+            || intent.members.iter().any(|member| member.node == node)
+            || intent.readers.iter().any(|reader| reader == node)
     }
 
     /// Whether a record concerns `node`.

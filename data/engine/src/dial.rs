@@ -1,14 +1,17 @@
-//! How the nexuses of this node reach members: a plain call on this node, an NVMe/TCP association elsewhere.
+//! How the nexuses of this node reach members, and its readers a volume that is open elsewhere: a plain call on this node, an NVMe/TCP association elsewhere.
 
 use crate::State;
+use crate::keys::volume_key;
+use crate::target::{NSID, reader_nqn};
 use device::Status;
 use model::MemberRecord;
 use nexus::Dial;
 use nexus::leg::{Leg, RemoteLeg, replica_nqn};
-use nvmf::{Association, ConnectOptions, ErrorKind};
+use nvmf::{Association, ConnectOptions, ErrorKind, Namespace};
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
+use uuid::Uuid;
 
 /// How long a member may take to answer the handshake.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -31,14 +34,9 @@ async fn connect(state: &Rc<State>, member: MemberRecord) -> Result<Leg, Status>
     if member.node == state.config.node {
         return state.pools.port(member.replica).map(|port| Leg::Local(port.open())).ok_or(Status::Gone);
     }
-    let address = address_of(state, &member.node).await?;
-    let hostnqn = format!("nqn.2026-11.io.orlop:node:{}", state.config.node);
     let options = ConnectOptions {
-        connect_limit: CONNECT_LIMIT,
-        command_limit: COMMAND_LIMIT,
-        keep_alive_ms: KEEP_ALIVE_MS,
         key: state.config.secret.clone(),
-        ..ConnectOptions::new(address, replica_nqn(member.replica), hostnqn, rt::random_uuid())
+        ..options(state, &member.node, replica_nqn(member.replica)).await?
     };
     let association = Association::connect(options).await.map_err(|error| {
         let (node, peer, replica) = (&state.config.node, &member.node, member.replica);
@@ -51,6 +49,33 @@ async fn connect(state: &Rc<State>, member: MemberRecord) -> Result<Leg, Status>
         Status::Gone
     })?;
     Ok(Leg::Remote(RemoteLeg::new(association)))
+}
+
+/// A volume as its readers have it, by the target of the node that has it open.
+pub(crate) async fn connect_reader(
+    state: &State,
+    node: &str,
+    volume: Uuid,
+    serial: u64,
+) -> Result<Namespace, Status> {
+    let options = options(state, node, reader_nqn(volume, serial)).await?;
+    let key = state.config.secret.as_ref().map(|secret| volume_key(secret, volume, &options.hostnqn));
+    let association = Association::connect(ConnectOptions { key, ..options }).await.map_err(|error| {
+        tracing::debug!(node = state.config.node, peer = node, %volume, %error, "volume not reached for reading");
+        Status::Gone
+    })?;
+    Ok(association.namespace(NSID))
+}
+
+async fn options(state: &State, node: &str, subnqn: String) -> Result<ConnectOptions, Status> {
+    let address = address_of(state, node).await?;
+    let hostnqn = format!("nqn.2026-11.io.orlop:node:{}", state.config.node);
+    Ok(ConnectOptions {
+        connect_limit: CONNECT_LIMIT,
+        command_limit: COMMAND_LIMIT,
+        keep_alive_ms: KEEP_ALIVE_MS,
+        ..ConnectOptions::new(address, subnqn, hostnqn, rt::random_uuid())
+    })
 }
 
 /// Where a node listens, by the store or, while that is away, as it was last known.

@@ -4,7 +4,9 @@
 //! ```text
 //! watches of the store --> converge -+-> replicas: made while the record says New, destroyed when it says Removed
 //!                                    +-> volumes: one task each while the intent names this node as the owner
-//!                                           open nexus -> serve on the target -> attach as a device -> report
+//!                                    |      open nexus -> serve on the target -> attach as a device -> report
+//!                                    +-> readers: one task each while the intent names this node as one
+//!                                           read-only device -> wherever the nexus is
 //! ```
 //!
 //! # Invariants
@@ -19,29 +21,35 @@ mod config;
 mod control;
 mod device_node;
 mod dial;
+mod follower;
 mod keys;
 mod meter;
 mod metrics;
 mod pools;
+mod reader;
 mod replicas;
 mod target;
 mod volume;
 
 pub use config::{Config, Expected, FuseConfig, PoolConfig};
 pub use control::{Control, ControlError, ControlFuture, Known};
+pub use follower::Follower;
 pub use keys::volume_key;
 pub use meter::IoMetrics;
 pub use metrics::{EngineMetrics, VolumeMetrics};
 pub use volume::VolumeHandle;
 
 use crate::pools::Pools;
+use crate::reader::ReaderTask;
 use crate::replicas::Replicas;
 use crate::target::Exports;
 use crate::volume::VolumeTask;
+use device::Status;
 use frontend::fuse::Holder;
 use futures_util::future::{FutureExt, LocalBoxFuture};
-use model::{Node, NodeSpec, NodeState, PoolState, Volume};
+use model::{Node, NodeSpec, NodeState, PoolState, ReaderReport, Volume};
 use rt::Task;
+use rt::sync::Event;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -107,6 +115,9 @@ pub(crate) struct State {
     pub(crate) exports: Exports,
     replicas: Replicas,
     volumes: RefCell<BTreeMap<Uuid, VolumeTask>>,
+    readers: RefCell<BTreeMap<Uuid, ReaderTask>>,
+    /// Something of this node has changed that the store is to be told of.
+    pub(crate) changed_here: Event,
     tasks: RefCell<Vec<Task<()>>>,
     /// No volume is begun any more: one that is just being closed would be opened a second time (invariant 2).
     ending: Cell<bool>,
@@ -142,6 +153,8 @@ impl Engine {
             exports,
             replicas: Replicas::default(),
             volumes: RefCell::default(),
+            readers: RefCell::default(),
+            changed_here: Event::new(),
             tasks: RefCell::new(vec![target]),
             ending: Cell::new(false),
             addresses: RefCell::default(),
@@ -163,6 +176,15 @@ impl Engine {
     /// The open nexus of a volume on this node, for in-process use and reports.
     pub fn volume(&self, volume: Uuid) -> Option<VolumeHandle> {
         self.0.volumes.borrow().get(&volume).and_then(VolumeTask::handle)
+    }
+
+    /// A volume that this node is wished to read, for in-process use, once it is open somewhere.
+    ///
+    /// # Errors
+    /// `Gone` while there is no way to it.
+    pub fn read(&self, volume: &Volume) -> LocalBoxFuture<'static, Result<Follower, Status>> {
+        let (state, volume) = (Rc::clone(&self.0), volume.clone());
+        async move { Follower::open(&state, &volume).await }.boxed_local()
     }
 
     /// Takes one more disk for a pool; does nothing if it is one of this node's already.
@@ -192,9 +214,9 @@ impl State {
     async fn end(self: Rc<Self>) -> Result<(), Vec<String>> {
         let state = &self;
         state.ending.set(true);
-        let tasks = state.volumes.take();
         let deadline = rt::now() + CLOSE_LIMIT;
-        let mut in_use = Vec::new();
+        let mut in_use = state.end_readers(deadline).await;
+        let tasks = state.volumes.take();
         for (uuid, task) in tasks {
             let name = task.name();
             match rt::timeout(deadline - rt::now(), task.close()).await {
@@ -222,6 +244,23 @@ impl State {
         }
         state.pools.close().await;
         Ok(())
+    }
+
+    /// Removes the read-only devices; answers which are in use and go on.
+    async fn end_readers(&self, deadline: rt::Instant) -> Vec<String> {
+        let mut in_use = Vec::new();
+        for (uuid, task) in self.readers.take() {
+            let name = task.name().to_owned();
+            match rt::timeout(deadline - rt::now(), task.close()).await {
+                Ok(Ok(())) => {}
+                Ok(Err((task, reason))) => {
+                    in_use.push(format!("volume {name}: {reason}"));
+                    self.readers.borrow_mut().insert(uuid, task);
+                }
+                Err(_) => tracing::warn!(volume = name, "its read-only device did not go in time"),
+            }
+        }
+        in_use
     }
 
     /// Lets nexuses elsewhere finish: when all nodes end together, the copies here are what they flush and close.
@@ -355,10 +394,11 @@ impl State {
 
     async fn converge_for_ever(self: Rc<Self>) {
         loop {
+            let here = self.changed_here.wait();
             if let Some(known) = self.control.known() {
                 self.converge(&known).await;
             }
-            rt::race(self.control.changed(), rt::sleep(LOOK)).await;
+            rt::race(self.control.changed(), rt::race(here, rt::sleep(LOOK))).await;
         }
     }
 
@@ -369,6 +409,7 @@ impl State {
             return;
         }
         for volume in known.volumes.values().map(|item| &item.value) {
+            self.read(volume);
             if let Some(task) = self.volumes.borrow().get(&volume.uuid) {
                 task.wish(volume, self.owns(volume));
                 continue;
@@ -380,6 +421,29 @@ impl State {
         }
         self.look_for_gone(known).await;
         self.volumes.borrow_mut().retain(|_, task| !task.is_over());
+        self.readers.borrow_mut().retain(|_, task| !task.is_over());
+    }
+
+    /// Begins to read a volume that is to be read here; who reads it already looks again.
+    fn read(self: &Rc<Self>, volume: &Volume) {
+        let mut readers = self.readers.borrow_mut();
+        match readers.get(&volume.uuid) {
+            Some(task) => task.look(),
+            None if self.reads(volume) => {
+                readers.insert(volume.uuid, ReaderTask::start(self, volume));
+            }
+            None => {}
+        }
+    }
+
+    /// Whether a volume is wished to be read here.
+    pub(crate) fn reads(&self, volume: &Volume) -> bool {
+        volume.intent.readers.contains(&self.config.node)
+    }
+
+    /// What is to be said of the read-only devices of this node.
+    pub(crate) fn reader_reports(&self) -> Vec<ReaderReport> {
+        self.readers.borrow().values().map(ReaderTask::report).collect()
     }
 
     /// Whether a volume's nexus is wished to be here.

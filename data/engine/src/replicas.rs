@@ -1,4 +1,4 @@
-//! Makes and destroys the replicas of this node as the records say, and reports which are there.
+//! Makes and destroys the replicas of this node as the records say, and reports which are there, and what it reads.
 
 use crate::{Known, State};
 use model::{MemberRecord, MemberState, NodeReplicas, ReplicaReport, ReplicaState, VolumeRecord};
@@ -38,7 +38,8 @@ impl Replicas {
             }
         }
         reports.sort_by_key(|report| report.replica);
-        let report = NodeReplicas { node: state.config.node.clone(), replicas: reports };
+        let readers = state.reader_reports();
+        let report = NodeReplicas { node: state.config.node.clone(), replicas: reports, readers };
         if self.reported.borrow().as_ref() != Some(&report)
             && state.control.report_replicas(report.clone()).await.is_ok()
         {

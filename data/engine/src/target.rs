@@ -1,4 +1,11 @@
-//! What this node's target exports: its replicas, for nexuses elsewhere, and its open volumes, for initiators.
+//! What this node's target exports: its replicas, for nexuses elsewhere, and its open volumes, for initiators and for
+//! readers on other nodes.
+//!
+//! # Invariants
+//! 1. A volume is read by readers or written by others, never both: while readers are let in no host is, and while a host
+//!    is connected no reader is. What a reader has asked before it was shut out is not answered after.
+//! 2. A reader names the `attachSerial` of its device, and is let in with the one that is wished now: what it remembers is
+//!    of before or after a writer otherwise, also if nobody could tell it so.
 
 use crate::keys::volume_key;
 use crate::meter::{Meter, Metered};
@@ -20,11 +27,24 @@ use std::rc::Rc;
 use uuid::Uuid;
 
 /// The namespace of every subsystem of Orlop.
-const NSID: u32 = 1;
+pub(crate) const NSID: u32 = 1;
 
 /// The subsystem name of a volume.
 pub(crate) fn volume_nqn(name: &str) -> String {
     format!("nqn.2026-11.io.orlop:volume:{name}")
+}
+
+/// The subsystem name of a volume for readers. By its identity, and their number (invariant 2): what they remember is of
+/// no other.
+pub(crate) fn reader_nqn(volume: Uuid, serial: u64) -> String {
+    format!("{READER_NQN}{volume}:{serial}")
+}
+
+const READER_NQN: &str = "nqn.2026-11.io.orlop:reader:";
+
+fn of_reader_nqn(nqn: &str) -> Option<(Uuid, u64)> {
+    let (volume, serial) = nqn.strip_prefix(READER_NQN)?.split_once(':')?;
+    Some((volume.parse().ok()?, serial.parse().ok()?))
 }
 
 /// The volumes that are open on this node, by name; a cheap handle.
@@ -43,18 +63,47 @@ struct Open {
 struct Export {
     nexus: Nexus,
     meter: Rc<Meter>,
+    /// Readers with this number are let in.
+    is_read: Rc<Cell<Option<u64>>>,
 }
 
 impl Exports {
     /// Serves a volume.
     pub(crate) fn add(&self, name: &str, nexus: &Nexus, meter: &Rc<Meter>) {
-        let export = Export { nexus: nexus.clone(), meter: Rc::clone(meter) };
+        let export = Export { nexus: nexus.clone(), meter: Rc::clone(meter), is_read: Rc::default() };
         self.0.borrow_mut().volumes.insert(volume_nqn(name), export);
     }
 
     /// Serves it no more.
     pub(crate) fn remove(&self, name: &str) {
-        self.0.borrow_mut().volumes.remove(&volume_nqn(name));
+        let removed = self.0.borrow_mut().volumes.remove(&volume_nqn(name));
+        if let Some(export) = removed {
+            export.is_read.set(None);
+        }
+    }
+
+    /// Lets readers with a number in, or keeps all others out from now on (invariants 1 and 2).
+    ///
+    /// # Errors
+    /// Why they are not let in.
+    pub(crate) fn let_read(&self, name: &str, serial: Option<u64>) -> Result<(), String> {
+        let nqn = volume_nqn(name);
+        let Some(export) = self.get(&nqn) else { return Ok(()) };
+        let hosts = self.0.borrow().hosts.keys().filter(|(of, _)| *of == nqn).count();
+        export.is_read.set(serial.filter(|_| hosts == 0));
+        if serial.is_none() || hosts == 0 {
+            return Ok(());
+        }
+        Err(format!("connections of hosts to its target, which may write: {hosts}; disconnect them"))
+    }
+
+    /// A volume that is open here, as its readers have it.
+    pub(crate) fn reading(&self, volume: Uuid, serial: u64) -> Option<Metered<Reading>> {
+        let open = self.0.borrow();
+        let export = open.volumes.values().find(|export| export.nexus.volume() == volume)?;
+        let reader = export.nexus.reader();
+        let reading = Reading { reader, is_read: Rc::clone(&export.is_read), volume, serial };
+        reading.is_let_in().then(|| Metered::new(reading, Rc::clone(&export.meter)))
     }
 
     fn get(&self, nqn: &str) -> Option<Export> {
@@ -68,7 +117,11 @@ impl Exports {
     /// The attachment of a host, and how its association ends.
     async fn attach(&self, connect: &ConnectRequest) -> Result<Metered<Attachment>, ConnectError> {
         let (nqn, host) = (&connect.subnqn, connect.hostid);
-        let Export { nexus, meter } = self.get(nqn).ok_or(ConnectError::UnknownSubsystem)?;
+        let Export { nexus, meter, is_read } = self.get(nqn).ok_or(ConnectError::UnknownSubsystem)?;
+        if is_read.get().is_some() {
+            tracing::info!(nqn, %host, "a host cannot attach while the volume has readers");
+            return Err(ConnectError::Busy);
+        }
         let connected = Connected::new(self, nqn, host);
         let attachment = nexus.attach_host(host, |host| self.is_connected(nqn, host)).await;
         let attachment = attachment.map_err(|status| {
@@ -77,6 +130,48 @@ impl Exports {
         })?;
         rt::spawn(connected.until_detached(connect.association.clone())).detach();
         Ok(Metered::new(attachment, meter))
+    }
+}
+
+/// A volume for readers (invariants 1 and 2).
+#[derive(Clone)]
+pub(crate) struct Reading {
+    reader: nexus::Reader,
+    is_read: Rc<Cell<Option<u64>>>,
+    volume: Uuid,
+    serial: u64,
+}
+
+impl Reading {
+    fn is_let_in(&self) -> bool {
+        self.is_read.get() == Some(self.serial)
+    }
+}
+
+impl Device for Reading {
+    fn geometry(&self) -> Geometry {
+        self.reader.geometry()
+    }
+
+    async fn read(&self, lba: Lba, buf: DmaBuf) -> Result<DmaBuf, Status> {
+        let read = if self.is_let_in() { self.reader.read(lba, buf).await } else { Err(Status::Gone) };
+        if self.is_let_in() { read } else { Err(Status::Gone) }
+    }
+
+    async fn write(&self, lba: Lba, data: DmaBytes, durability: Durability) -> Result<(), Status> {
+        self.reader.write(lba, data, durability).await
+    }
+
+    async fn write_zeroes(&self, lba: Lba, count: BlockCount, durability: Durability) -> Result<(), Status> {
+        self.reader.write_zeroes(lba, count, durability).await
+    }
+
+    async fn unmap(&self, lba: Lba, count: BlockCount) -> Result<(), Status> {
+        self.reader.unmap(lba, count).await
+    }
+
+    async fn flush(&self) -> Result<(), Status> {
+        self.reader.flush().await
     }
 }
 
@@ -152,8 +247,13 @@ impl Subsystems for Served {
         if subnqn == DISCOVERY_NQN || replica_of_nqn(subnqn).is_some() {
             return Ok(Some(secret.clone()));
         }
-        let export = self.exports.get(subnqn).ok_or(ConnectError::UnknownSubsystem)?;
-        Ok(Some(volume_key(secret, export.nexus.volume(), hostnqn)))
+        // Whether there is such a volume is not told to those who cannot prove that they may know.
+        let volume = if let Some((volume, _)) = of_reader_nqn(subnqn) {
+            volume
+        } else {
+            self.exports.get(subnqn).ok_or(ConnectError::UnknownSubsystem)?.nexus.volume()
+        };
+        Ok(Some(volume_key(secret, volume, hostnqn)))
     }
 
     async fn open(&self, connect: &ConnectRequest) -> Result<Rc<Exported>, ConnectError> {
@@ -168,6 +268,10 @@ impl Subsystems for Served {
             })
             .detach();
             return Ok(Rc::new(Exported::Replica(session)));
+        }
+        if let Some((volume, serial)) = of_reader_nqn(&connect.subnqn) {
+            let reading = self.exports.reading(volume, serial).ok_or(ConnectError::UnknownSubsystem)?;
+            return Ok(Rc::new(Exported::Reader(reading)));
         }
         let attachment = self.exports.attach(connect).await?;
         Ok(Rc::new(Exported::Volume(attachment)))
@@ -190,13 +294,15 @@ impl Subsystems for Served {
 enum Exported {
     Replica(Rc<ReplicaSession>),
     Volume(Metered<Attachment>),
+    Reader(Metered<Reading>),
 }
 
-/// The namespace of either.
+/// The namespace of each of them.
 #[derive(Clone)]
 enum Namespace {
     Replica(ReplicaNamespace),
     Volume(Metered<Attachment>),
+    Reader(Metered<Reading>),
 }
 
 impl Session for Exported {
@@ -210,6 +316,7 @@ impl Session for Exported {
         (nsid == NSID).then(|| match self {
             Self::Replica(session) => Namespace::Replica(session.namespace()),
             Self::Volume(attachment) => Namespace::Volume(attachment.clone()),
+            Self::Reader(reading) => Namespace::Reader(reading.clone()),
         })
     }
 
@@ -217,13 +324,14 @@ impl Session for Exported {
         match self {
             Self::Replica(session) => session.identity(),
             Self::Volume(attachment) => NamespaceIdentity { uuid: attachment.inner().volume() },
+            Self::Reader(reading) => NamespaceIdentity { uuid: reading.inner().volume },
         }
     }
 
     async fn vendor(&self, _nsid: u32, command: &VendorCommand) -> Result<VendorReply, Status> {
         match self {
             Self::Replica(session) => session.vendor(command).await,
-            Self::Volume(_) => Err(Status::Invalid),
+            Self::Volume(_) | Self::Reader(_) => Err(Status::Invalid),
         }
     }
 
@@ -234,12 +342,13 @@ impl Session for Exported {
     }
 }
 
-/// Calls the device of either.
+/// Calls the device of each of them.
 macro_rules! each {
     ($namespace:expr, $device:ident => $call:expr) => {
         match $namespace {
             Namespace::Replica($device) => $call,
             Namespace::Volume($device) => $call,
+            Namespace::Reader($device) => $call,
         }
     };
 }
@@ -267,5 +376,23 @@ impl Device for Namespace {
 
     async fn flush(&self) -> Result<(), Status> {
         each!(self, device => device.flush().await)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_for_readers_is_of_one_volume_and_one_number() {
+        let volume = Uuid::from_u128(7);
+        let name = reader_nqn(volume, 12);
+        assert!(nvmf::wire::fabrics::is_nqn(&name));
+        assert_eq!(of_reader_nqn(&name), Some((volume, 12)));
+        for other in
+            [volume_nqn("data"), name.replace(":12", ""), name.replace(":12", ":-1"), format!("{name}x")]
+        {
+            assert_eq!(of_reader_nqn(&other), None, "{other}");
+        }
     }
 }

@@ -5,7 +5,10 @@ use crate::dial::dial;
 use crate::meter::Meter;
 use crate::{ControlError, State};
 use device::Status;
-use model::{Generation, MemberPhase, MemberRecord, MemberStatus, NexusState, Rebuild, Volume, VolumeStatus};
+use model::{
+    Generation, MemberPhase, MemberRecord, MemberStatus, NexusState, Rebuild, Volume, VolumeIntent,
+    VolumeStatus,
+};
 use nexus::{Nexus, NexusStatus};
 use pool::EXTENT_SIZE;
 use rt::Task;
@@ -42,6 +45,8 @@ struct Running {
     nexus: RefCell<Option<Nexus>>,
     device: DeviceNode,
     meter: Rc<Meter>,
+    /// Why its readers have to wait.
+    readers_wait: RefCell<Option<String>>,
     /// Why the volume cannot end now.
     refused: RefCell<Option<String>>,
     over: Cell<bool>,
@@ -58,6 +63,7 @@ impl VolumeTask {
             nexus: RefCell::default(),
             device: DeviceNode::default(),
             meter: Rc::default(),
+            readers_wait: RefCell::default(),
             refused: RefCell::default(),
             over: Cell::new(false),
             reported: RefCell::default(),
@@ -169,13 +175,17 @@ impl Running {
         *self.nexus.borrow_mut() = Some(nexus.clone());
         self.meter.opened();
         state.exports.add(&name, &nexus, &self.meter);
+        // At once: a host that came first would write what readers of the owner before do not know of.
+        let wish = self.wish.borrow().clone();
+        self.let_read(state, &wish);
         self.changed.notify();
         while nexus.stopped().is_none() {
             self.follow_wish(state, &nexus).await;
             if !self.wanted.get() && self.device.path().is_none() {
                 break;
             }
-            self.report(state, &nexus, NexusState::Serving, self.device.message()).await;
+            let message = self.device.message().or_else(|| self.readers_wait.borrow().clone());
+            self.report(state, &nexus, NexusState::Serving, message).await;
             let over = async {
                 nexus.until_stopped().await;
             };
@@ -243,6 +253,8 @@ impl Running {
         {
             tracing::info!(volume = %nexus.volume(), %status, "volume cannot follow its wish yet");
         }
+        // Before anybody can write.
+        self.let_read(state, &wish);
         if let Some(fuse) = &state.config.fuse {
             let here = wish.intent.attach.as_ref().is_some_and(|attach| attach.node == state.config.node);
             let wanted = here && self.wanted.get();
@@ -252,6 +264,15 @@ impl Running {
                 self.changed.notify();
             }
         }
+        self.let_read(state, &wish);
+    }
+
+    /// Lets the readers in that are wished, once the device for writing is gone; keeps all others out.
+    fn let_read(&self, state: &State, wish: &Volume) {
+        let VolumeIntent { attach, readers, attach_serial, .. } = &wish.intent;
+        let are_wished = self.wanted.get() && attach.is_none() && !readers.is_empty();
+        let serial = (are_wished && self.device.path().is_none()).then_some(*attach_serial);
+        *self.readers_wait.borrow_mut() = state.exports.let_read(&wish.name, serial).err();
     }
 
     async fn report_unopened(&self, state: &State, message: &str) {

@@ -2,6 +2,7 @@
 
 mod claim;
 mod sanity;
+mod shared;
 mod unhurried;
 
 use crate::cluster::Cluster;
@@ -31,7 +32,7 @@ pub(crate) const SANITY: Journey = Journey {
 
 pub(crate) const VOLUME: Journey = Journey {
     name: "csi-volume",
-    what: "a claim by CSI: written, grown and moved, on ext4, xfs, btrfs and raw; nothing foreign is formatted",
+    what: "a claim by CSI: written, grown and moved, on ext4, xfs, btrfs and raw, and read by two; nothing foreign is formatted",
     run: volume,
 };
 
@@ -73,6 +74,7 @@ fn volume(trip: &Trip) -> Result<()> {
     }
     block(trip, &Claim::new(trip, &caller, "raw", None)?)?;
     foreign(trip, &caller)?;
+    shared::shared(trip, &caller, &cluster)?;
     nothing_left(trip, &cluster)?;
     cluster.stop()
 }
@@ -137,6 +139,7 @@ fn block(trip: &Trip, claim: &Claim<'_>) -> Result<()> {
     let target = text(&claim.target(here));
     trip.sh("dd if=/dev/urandom of=wanted bs=1M count=16 status=none", MINUTE)?;
     trip.sh(&format!("dd if=wanted of={target} bs=1M conv=fsync status=none"), MINUTE)?;
+    read_only_block(trip, claim, here)?;
     claim.expand(here, 64 * MIB)?;
     ensure!(claim.total_bytes(here)? == 64 * MIB, "the block device has {} bytes", claim.total_bytes(here)?);
     claim.down(here)?;
@@ -145,6 +148,25 @@ fn block(trip: &Trip, claim: &Claim<'_>) -> Result<()> {
     claim.down(there)?;
     claim.delete(there)?;
     trip.checked("a block device: 16 MiB written, grown under the pod, the same on another node");
+    Ok(())
+}
+
+/// A second pod on the node that may only read: its device refuses, whoever it is that writes.
+fn read_only_block(trip: &Trip, claim: &Claim<'_>, node: &str) -> Result<()> {
+    let second = claim.folder.join("read-only");
+    claim.publish_at(node, &second, true)?;
+    claim.publish_at(node, &second, true)?;
+    let path = text(&second);
+    trip.sh(&format!("cmp -n 16777216 wanted {path}"), MINUTE)?;
+    let written = trip.sh(
+        &format!("blockdev --setrw {path}; dd if=/dev/zero of={path} bs=4096 count=1 conv=fsync"),
+        MINUTE,
+    );
+    ensure!(written.is_err(), "{path} was written to");
+    trip.sh(&format!("cmp -n 16777216 wanted {}", claim.target(node).display()), MINUTE)?;
+    claim.unpublish_at(node, &second)?;
+    ensure!(!second.exists(), "{path} is left");
+    trip.checked("a block device that is published read only is read, and refuses writes as root");
     Ok(())
 }
 
@@ -171,8 +193,7 @@ fn foreign(trip: &Trip, caller: &Caller) -> Result<()> {
         };
         let wanted = sum()?;
         raw.down(node)?;
-        let mounted =
-            Claim { filesystem: Some("ext4"), folder: raw.folder.clone(), name: raw.name.clone(), caller };
+        let mounted = Claim { filesystem: Some("ext4"), ..Claim::new(trip, caller, &raw.name, None)? };
         mounted.attach(node)?;
         refused(mounted.stage(node), Code::FailedPrecondition, word)?;
         mounted.detach(node)?;

@@ -2,7 +2,7 @@
 //! Debian packages that these come from.
 //!
 //! 1. Everything that is taken belongs to an installed package; what is missing is answered with the package to install.
-//! 2. The list of programs is that of `control/csi` (`filesystem`, `node::tool`), and what repairs a file system by hand.
+//! 2. The list of programs is that of `control/csi` (`filesystem`, `node::read_only`, `node::tool`), and what repairs a file system by hand.
 
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeSet;
@@ -15,9 +15,10 @@ use std::process::{Command, Output};
 const PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 /// Programs, and the packages that bring them.
-const PROGRAMS: [(&str, &str); 9] = [
+const PROGRAMS: [(&str, &str); 10] = [
     // Every other program is started by it.
     ("setpriv", "util-linux"),
+    ("losetup", "mount"),
     ("mkfs.ext4", "e2fsprogs"),
     ("e2fsck", "e2fsprogs"),
     ("resize2fs", "e2fsprogs"),

@@ -1,6 +1,6 @@
 //! `orlop volume ...`: each verb writes a wish and waits until it has come true, or says why it has not.
 
-use crate::arguments::{Api, VolumeAttach, VolumeCreate, VolumeKey, VolumeName, VolumeResize};
+use crate::arguments::{Api, VolumeAttach, VolumeCreate, VolumeDetach, VolumeKey, VolumeName, VolumeResize};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::output::{self, Format};
 use crate::secrets;
@@ -92,6 +92,9 @@ pub(crate) async fn delete(arguments: &VolumeName) -> Outcome {
 /// Runs `orlop volume attach`: prints the path of the device.
 pub(crate) async fn attach(arguments: &VolumeAttach) -> Outcome {
     let client = Client::new(&arguments.api.api)?;
+    if let (true, Some(node)) = (arguments.read_only, &arguments.node) {
+        return attach_reader(&client, arguments, node).await;
+    }
     let volume = attach_and_wait(&client, &arguments.name, arguments.node.as_deref(), arguments.take).await?;
     if let Some(device) = &volume.status.device
         && device.starts_with("nvme+tcp://")
@@ -107,6 +110,15 @@ pub(crate) async fn attach(arguments: &VolumeAttach) -> Outcome {
     output::show(arguments.output.output, &volume, |volume| volume.status.device.clone().unwrap_or_default())
 }
 
+/// Attaches a volume for reading and prints the path of the device on that node.
+async fn attach_reader(client: &Client, arguments: &VolumeAttach, node: &str) -> Outcome {
+    let wish = AttachVolume { node: Some(node.to_owned()), read_only: true, ..AttachVolume::default() };
+    let volume = client.attach_volume(&arguments.name, &wish, None).await?;
+    let device = volume.status.reader(node).and_then(|reader| reader.device.clone());
+    let Some(device) = device else { return Err(overdue(&volume, "attached")) };
+    output::show(arguments.output.output, &volume, |_| device.clone())
+}
+
 /// Attaches a volume and waits for its device.
 pub(crate) async fn attach_and_wait(
     client: &Client,
@@ -114,23 +126,23 @@ pub(crate) async fn attach_and_wait(
     node: Option<&str>,
     take: bool,
 ) -> Outcome<VolumeView> {
-    let wish = AttachVolume { node: node.map(str::to_owned), take };
+    let wish = AttachVolume { node: node.map(str::to_owned), take, read_only: false };
     let volume = client.attach_volume(name, &wish, None).await?;
     let there = volume.status.device.is_some() && volume.status.state != VolumeState::Attaching;
     if there { Ok(volume) } else { Err(overdue(&volume, "attached")) }
 }
 
 /// Runs `orlop volume detach`.
-pub(crate) async fn detach(arguments: &VolumeName) -> Outcome {
+pub(crate) async fn detach(arguments: &VolumeDetach) -> Outcome {
     let client = Client::new(&arguments.api.api)?;
-    let volume = detach_and_wait(&client, &arguments.name).await?;
+    let volume = detach_and_wait(&client, &arguments.name, arguments.node.as_deref()).await?;
     output::show(arguments.output.output, &volume, |volume| format!("volume {:?} detached", volume.name))
 }
 
 /// Detaches a volume and waits until its device is gone.
-pub(crate) async fn detach_and_wait(client: &Client, name: &str) -> Outcome<VolumeView> {
-    let volume = client.detach_volume(name, None).await?;
-    if volume.status.device.is_none() { Ok(volume) } else { Err(overdue(&volume, "detached")) }
+pub(crate) async fn detach_and_wait(client: &Client, name: &str, node: Option<&str>) -> Outcome<VolumeView> {
+    let volume = client.detach_volume(name, node, None).await?;
+    if volume.status.has_device(node) { Err(overdue(&volume, "detached")) } else { Ok(volume) }
 }
 
 /// Runs `orlop volume resize`.
@@ -177,6 +189,10 @@ fn describe(volume: &VolumeView) -> String {
         ("device", status.device.clone().unwrap_or_else(none)),
         ("target", status.target.clone().unwrap_or_else(none)),
     ];
+    for reader in &status.readers {
+        let device = reader.device.as_ref().or(reader.message.as_ref()).cloned().unwrap_or_else(none);
+        facts.push(("read on", format!("{} {device}", reader.node)));
+    }
     if let Some(message) = &status.message {
         facts.insert(2, ("why", message.clone()));
     }

@@ -435,7 +435,7 @@ async fn end(stage: &mut Stage) -> Outcome<Vec<replicas::Copy>> {
         stage.threads.run(move |_| mounted.unmount()).await?;
     }
     let client = stage.supervisor().client().clone();
-    volume::detach_and_wait(&client, VOLUME).await?;
+    volume::detach_and_wait(&client, VOLUME, None).await?;
     let volume = stage.view().await?;
     let folder = stage.supervisor().folder().path().to_owned();
     let copy = |member: &model::MemberView| {

@@ -2,9 +2,9 @@
 
 use crate::cluster::{Cluster, ask, disk, node, pool};
 use model::{
-    Attach, DiskClass, Generation, MemberIntent, MemberRecord, MemberState, NexusState, Node, NodeState,
-    Object, Owner, Pool, PoolState, Stored, Volume, VolumeIntent, VolumeRecord, VolumeSpec, VolumeStatus,
-    limits,
+    Attach, DiskClass, Generation, MemberIntent, MemberRecord, MemberState, NexusState, Node, NodeReplicas,
+    NodeState, Object, Owner, Pool, PoolState, ReaderReport, Stored, Volume, VolumeIntent, VolumeRecord,
+    VolumeSpec, VolumeStatus, limits,
 };
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -266,6 +266,64 @@ async fn wishes_become_intent() {
     assert!(intent().await.deleting);
     assert_eq!(cluster.ask("DELETE", "/api/v1/volumes/data", "").await.status, 202, "asked for already");
     post("attach", "{}").await.is_problem(409, "is being deleted; wait until it is gone");
+    cluster.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_and_who_writes_exclude_each_other() {
+    let cluster = Cluster::start(3).await;
+    cluster.create("data").await;
+    let intent = async || cluster.client.get::<Volume>("data").await.unwrap().unwrap().value.intent;
+    let post = async |action: &str, body: &str| {
+        cluster.ask("POST", &format!("/api/v1/volumes/data/{action}"), body).await
+    };
+    let read = async |node: &str| post("attach", &format!(r#"{{"node": "{node}", "readOnly": true}}"#)).await;
+    let answer = read("n3").await;
+    assert_eq!(answer.status, 202, "there is no engine here: {:?}", answer.body);
+    assert_eq!(answer.json()["status"]["readers"], json!([{"node": "n3", "device": null, "message": null}]));
+    for node in ["n2", "n3"] {
+        assert_eq!(read(node).await.status, 202);
+    }
+    assert_eq!((intent().await.readers, intent().await.attach_serial), (vec!["n2".into(), "n3".into()], 1));
+    assert_eq!(intent().await.owner, None, "where the nexus is is for the manager to say");
+    read("n9").await.is_problem(404, "there is no node \"n9\"");
+    let refusal = "is attached read only on n2, n3; run `orlop volume detach data` first";
+    post("attach", r#"{"node": "n1"}"#).await.is_problem(409, refusal);
+    post("attach", r#"{"node": "n2"}"#).await.is_problem(409, refusal);
+    cluster.ask("DELETE", "/api/v1/volumes/data", "").await.is_problem(409, refusal);
+
+    // An engine says what it has.
+    let uuid = cluster.client.get::<Volume>("data").await.unwrap().unwrap().value.uuid;
+    let device = Some("/dev/loop3".to_owned());
+    let report = ReaderReport { volume: uuid, attach_serial: 1, device, size_bytes: 1 << 30, message: None };
+    let report = NodeReplicas { node: "n3".into(), replicas: Vec::new(), readers: vec![report] };
+    cluster.client.create(&report).await.unwrap();
+    let waited = post("attach?wait=60s", r#"{"node": "n3", "readOnly": true}"#).await;
+    assert_eq!(
+        (waited.status, &waited.json()["status"]["readers"][1]["device"]),
+        (200, &json!("/dev/loop3"))
+    );
+    assert_eq!(post("detach?node=n1", "").await.status, 200, "nothing is there");
+    assert_eq!(post("detach?node=n3", "").await.status, 202, "its engine has not let it go yet");
+    assert_eq!(intent().await.readers, ["n2"]);
+    let revision = cluster.client.get::<NodeReplicas>("n3").await.unwrap().unwrap().revision;
+    cluster.client.replace(&NodeReplicas { readers: Vec::new(), ..report }, revision).await.unwrap();
+    assert_eq!(post("detach?node=n3&wait=60s", "").await.status, 200);
+
+    set_state(&cluster, 2, NodeState::NotReady).await;
+    assert_eq!(post("attach", r#"{"node": "n1"}"#).await.status, 202, "who read is not there");
+    assert_eq!((intent().await.readers, intent().await.attach_serial), (Vec::new(), 2));
+    read("n3")
+        .await
+        .is_problem(409, "is attached for writing on node n1; run `orlop volume detach data` first");
+    assert_eq!(post("detach?node=n3", "").await.status, 200);
+    assert!(intent().await.attach.is_some(), "it is on another node");
+    post("detach", "").await;
+    read("n2").await.is_problem(409, "node n2 is NotReady");
+    read("n3").await;
+    assert_eq!(intent().await.attach_serial, 3, "somebody may have written");
+    assert_eq!(post("attach", r#"{"node": "n1", "move": true}"#).await.status, 202, "by word");
+    assert_eq!((intent().await.readers, intent().await.attach_serial), (Vec::new(), 4));
     cluster.server.stop().await;
 }
 

@@ -140,6 +140,55 @@ fn requests_that_cannot_be_granted_are_refused() {
 }
 
 #[test]
+fn who_reads_and_who_writes_exclude_each_other() {
+    let seen = |attach: Option<&str>, readers: &[&str]| {
+        let mut view = made(&request("pvc-1"));
+        view.intent.attach = attach.map(|node| model::Attach { node: node.into() });
+        view.intent.readers = readers.iter().map(|node| (*node).to_owned()).collect();
+        view
+    };
+    let [nowhere, written, read] = [seen(None, &[]), seen(Some("n1"), &[]), seen(None, &["n1", "n2"])];
+    assert_eq!(published_on(&nowhere), Vec::<String>::new());
+    assert_eq!(
+        (published_on(&written), published_on(&read)),
+        (vec!["n1".into()], vec!["n1".into(), "n2".into()])
+    );
+    for (view, node, many_nodes, wanted) in [
+        (&nowhere, "n1", false, None),
+        (&nowhere, "n1", true, None),
+        (&written, "n1", false, None),
+        (&written, "n1", true, Some(Code::AlreadyExists)),
+        (&written, "n2", false, Some(Code::FailedPrecondition)),
+        (&written, "n2", true, Some(Code::FailedPrecondition)),
+        (&read, "n1", true, None),
+        (&read, "n3", true, None),
+        (&read, "n1", false, Some(Code::AlreadyExists)),
+        (&read, "n3", false, Some(Code::FailedPrecondition)),
+    ] {
+        let refused = check_published(view, node, many_nodes).err();
+        let found = refused.as_ref().map(Status::code);
+        assert_eq!(found, wanted, "{node} {many_nodes} {:?}: {refused:?}", published_on(view));
+        assert!(refused.is_none_or(|refused| refused.message().contains("unpublish it there first")));
+    }
+}
+
+#[test]
+fn a_reader_has_a_device_of_its_own() {
+    let mut view = made(&request("pvc-1"));
+    view.intent.readers = vec!["n1".into(), "n2".into()];
+    let reader = |node: &str, device: Option<&str>| model::ReaderView {
+        node: node.into(),
+        device: device.map(str::to_owned),
+        message: None,
+    };
+    view.status.readers = vec![reader("n1", Some("/dev/loop1")), reader("n2", None)];
+    view.status.state = VolumeState::Attaching;
+    assert!(is_attached(&view, "n1", true), "who is not there yet is no reason to wait elsewhere");
+    assert!(!is_attached(&view, "n2", true) && !is_attached(&view, "n3", true));
+    assert!(!is_attached(&view, "n1", false));
+}
+
+#[test]
 fn codes_say_whether_to_try_again() {
     let error = |kind, problem: &str| client::Error {
         kind,

@@ -31,6 +31,9 @@ impl Attached {
     pub(super) fn on(view: &VolumeView, node: &str) -> Result<Self, Status> {
         let volume = view.name.clone();
         let refused = |why: String| Err(Status::failed_precondition(format!("volume {volume:?} {why}")));
+        if view.intent.readers.iter().any(|reader| reader == node) {
+            return Self::for_reading(view, node);
+        }
         match &view.intent.attach {
             Some(attach) if attach.node == node => {}
             Some(attach) => {
@@ -52,6 +55,17 @@ impl Attached {
                 Err(Status::unavailable(format!("volume {volume:?} is not attached yet: {why}")))
             }
         }
+    }
+
+    /// The device of a reader.
+    fn for_reading(view: &VolumeView, node: &str) -> Result<Self, Status> {
+        let volume = view.name.clone();
+        let reader = view.status.reader(node);
+        if let Some(device) = reader.and_then(|reader| reader.device.as_ref()) {
+            return Ok(Self { uuid: view.uuid.to_string(), path: device.into(), volume });
+        }
+        let why = reader.and_then(|reader| reader.message.as_deref()).unwrap_or("its device is being made");
+        Err(Status::unavailable(format!("volume {volume:?} is not attached yet: {why}")))
     }
 
     /// Opens the device, to look at it.
@@ -123,6 +137,27 @@ impl Device {
             }
         }
         Ok(filesystem)
+    }
+
+    /// The file system on a device that refuses writes: as its last writer has left it. Nothing is made, checked or grown.
+    pub(super) fn find(&self, wanted: Option<Filesystem>) -> Result<Filesystem, Status> {
+        let Attached { volume, uuid, path } = &self.of;
+        let found = File::open(path).and_then(|device| contents::look(&device, self.bytes, uuid));
+        let found =
+            found.map_err(|error| Status::internal(format!("cannot read {}: {error}", path.display())))?;
+        let why = match found {
+            Contents::Filesystem(found) if wanted.is_none_or(|wanted| wanted == found) => return Ok(found),
+            Contents::Filesystem(found) => {
+                let wanted = wanted.unwrap_or_default();
+                format!("carries {} and is to be mounted as {}", found.name(), wanted.name())
+            }
+            Contents::Nothing | Contents::Unfinished => {
+                "has no file system yet, and who only reads makes none: write it first, with a ReadWriteOnce claim"
+                    .to_owned()
+            }
+            Contents::Other(other) => format!("carries {other}, which is not mounted"),
+        };
+        Err(Status::failed_precondition(format!("volume {volume:?} {why}")))
     }
 
     /// Whether its ext4 is smaller than it could be.

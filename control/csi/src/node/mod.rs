@@ -8,6 +8,7 @@ mod device;
 mod mounting;
 mod mounts;
 mod options;
+mod read_only;
 mod tool;
 
 use crate::{
@@ -76,7 +77,7 @@ impl Node for Machine {
     ) -> Result<Response<NodeUnstageVolumeResponse>, Status> {
         let NodeUnstageVolumeRequest { volume_id, staging_target_path } = request.get_ref();
         let staging = path("staging_target_path", staging_target_path)?;
-        self.alone(id(volume_id)?, async { Ok(move || mounting::take_away(&staging)) }).await?;
+        self.alone(id(volume_id)?, async { Ok(move || mounting::unstage(&staging)) }).await?;
         Ok(Response::new(NodeUnstageVolumeResponse {}))
     }
 
@@ -88,9 +89,6 @@ impl Node for Machine {
         let id = id(&request.volume_id)?;
         let target = path("target_path", &request.target_path)?;
         let access = access(Access::parse(request.volume_capability.as_ref())?, &request.volume_context)?;
-        if request.readonly && access.kind == Kind::Block {
-            return Err(invalid("a block device is not published read only; use a file system"));
-        }
         let staging = path("staging_target_path", &request.staging_target_path)
             .map_err(|why| Status::failed_precondition(why.message()))?;
         self.alone(id, async {
@@ -240,7 +238,9 @@ fn access(mut access: Access, context: &HashMap<String, String>) -> Result<Acces
 fn usage(attached: Attached, path: &Path) -> Result<(Vec<VolumeUsage>, Option<String>), Status> {
     let not_there = format!("volume {:?} is not published at {}", attached.volume, path.display());
     let device = attached.open()?;
-    if block_device(path) == Some(device.number) {
+    if let Some(number) = block_device(path)
+        && mounting::is_shown(&device, number)?
+    {
         let total = signed(device.bytes);
         return Ok((vec![VolumeUsage { total, unit: Unit::Bytes.into(), ..Default::default() }], None));
     }

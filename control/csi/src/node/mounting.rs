@@ -7,7 +7,7 @@
 use super::{
     device::Device,
     mounts::{Mount, Mounts, block_device},
-    options, tool,
+    options, read_only, tool,
 };
 use crate::{
     capability::{Access, Kind},
@@ -17,11 +17,11 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount, 
 use std::{ffi::CString, fs, io, path::Path};
 use tonic::Status;
 
-fn failed(what: &str, path: &Path, error: impl Into<io::Error>) -> Status {
+pub(super) fn failed(what: &str, path: &Path, error: impl Into<io::Error>) -> Status {
     Status::internal(format!("cannot {what} {}: {}", path.display(), error.into()))
 }
 
-fn mounts() -> Result<Mounts, Status> {
+pub(super) fn mounts() -> Result<Mounts, Status> {
     Mounts::read().map_err(|error| failed("read", Path::new("/proc/self/mountinfo"), error))
 }
 
@@ -40,19 +40,29 @@ pub(super) fn stage(device: &Device, staging: &Path, access: &Access) -> Result<
         return if ours { Ok(()) } else { Err(other_there(staging, there)) };
     }
     // Mounted elsewhere: it is not formatted and not checked under those who use it.
+    let is_read_only = read_only::is_read_only(device.number);
     let filesystem = match mounts.of(device.number).next() {
         Some(elsewhere) => elsewhere.filesystem.clone(),
+        None if is_read_only => device.find(*wanted)?.name().to_owned(),
         None => device.prepare(*wanted, mkfs_options)?.name().to_owned(),
     };
     fs::create_dir_all(staging).map_err(|error| failed("make", staging, error))?;
     let (mut mount_flags, data) = options::split(flags.iter().map(String::as_str));
-    mount_flags.set(MountFlags::RDONLY, access.read_only || mount_flags.contains(MountFlags::RDONLY));
+    let read_only = access.read_only || is_read_only || mount_flags.contains(MountFlags::RDONLY);
+    mount_flags.set(MountFlags::RDONLY, read_only);
     let data =
         CString::new(data).map_err(|_| crate::refusal::invalid("a mount flag contains a zero byte"))?;
-    let path = &device.of.path;
+    let (path, volume) = (&device.of.path, &device.of.volume);
     mount(path, staging, filesystem.as_str(), mount_flags, data.as_c_str()).map_err(|error| {
         let (device, data) = (path.display(), data.to_string_lossy());
         let why = io::Error::from(error);
+        // Without its journal a file system is what nobody has ever seen; with it somebody would have to write.
+        if is_read_only && matches!(why.kind(), io::ErrorKind::ReadOnlyFilesystem) {
+            return Status::failed_precondition(format!(
+                "volume {volume:?}: its {filesystem} was not unmounted in order, and who only reads cannot replay the \
+                 journal: mount it once with a ReadWriteOnce claim"
+            ));
+        }
         let what =
             format!("cannot mount {device} as {filesystem} on {} ({data:?}): {why}", staging.display());
         if why.raw_os_error() == Some(22) { Status::invalid_argument(what) } else { Status::internal(what) }
@@ -81,24 +91,49 @@ pub(super) fn publish(
             )));
         }
     }
+    let read_only = read_only || access.read_only;
     match access.kind {
-        Kind::Block => publish_block(&mounts, device, target),
-        Kind::Mount { .. } => publish_mount(&mounts, device, staging, target, read_only || access.read_only),
+        Kind::Block => publish_block(&mounts, device, staging, target, read_only),
+        Kind::Mount { .. } => publish_mount(&mounts, device, staging, target, read_only),
     }
 }
 
-fn publish_block(mounts: &Mounts, device: &Device, target: &Path) -> Result<(), Status> {
-    if let Some(there) = mounts.at(target) {
-        let ours = block_device(target) == Some(device.number);
-        return if ours { Ok(()) } else { Err(other_there(target, there)) };
+fn publish_block(
+    mounts: &Mounts,
+    device: &Device,
+    staging: &Path,
+    target: &Path,
+    read_only: bool,
+) -> Result<(), Status> {
+    let path = if read_only { read_only::make(device, staging)? } else { device.of.path.clone() };
+    let Some(there) = mounts.at(target) else { return mount_device(&path, target) };
+    match block_device(target) {
+        Some(number) if block_device(&path) == Some(number) => Ok(()),
+        Some(number) if is_shown(device, number)? => {
+            let now = if read_only { "for writing" } else { "read only" };
+            let why = format!("{} is published {now} already; unpublish it first", target.display());
+            Err(Status::already_exists(why))
+        }
+        _ => Err(other_there(target, there)),
     }
+}
+
+/// Whether this is the number of the device, or of a read-only one over it.
+pub(super) fn is_shown(device: &Device, number: u64) -> Result<bool, Status> {
+    let is_over =
+        || Ok(read_only::over(&device.of.path)?.iter().any(|path| block_device(path) == Some(number)));
+    if number == device.number { Ok(true) } else { is_over() }
+}
+
+/// Shows a block device at `target`, where a file is made for it.
+pub(super) fn mount_device(path: &Path, target: &Path) -> Result<(), Status> {
     make_parent(target)?;
     fs::File::options()
         .create(true)
         .append(true)
         .open(target)
         .map_err(|error| failed("make the file", target, error))?;
-    mount_bind(&device.of.path, target).map_err(|error| failed("bind the device to", target, error))
+    mount_bind(path, target).map_err(|error| failed("bind the device to", target, error))
 }
 
 fn publish_mount(
@@ -154,6 +189,15 @@ pub(super) fn take_away(path: &Path) -> Result<(), Status> {
     Ok(())
 }
 
+/// Undoes what `stage` and the publishes of a stage have left there.
+pub(super) fn unstage(staging: &Path) -> Result<(), Status> {
+    // What is in a file system is its user's.
+    if mounts()?.at(staging).is_none() {
+        read_only::remove(staging)?;
+    }
+    take_away(staging)
+}
+
 /// Takes away what is mounted at a path, and the empty folder or file that was made for it.
 pub(super) fn unpublish(target: &Path) -> Result<(), Status> {
     take_away(target)?;
@@ -168,18 +212,24 @@ pub(super) fn unpublish(target: &Path) -> Result<(), Status> {
     }
 }
 
-/// Makes the file system as large as its device; a block device is so already.
+/// Makes the file system, or the read-only device, as large as the device; the device itself is so already.
 pub(super) fn expand(device: &Device, paths: &[&Path]) -> Result<(), Status> {
     let mounts = mounts()?;
-    let mut paths = paths.iter().filter(|path| !path.as_os_str().is_empty());
-    if paths.clone().any(|path| block_device(path) == Some(device.number)) {
-        return Ok(());
+    let mut paths = paths.iter().copied().filter(|path| !path.as_os_str().is_empty());
+    for number in paths.clone().filter_map(block_device) {
+        if is_shown(device, number)? {
+            return read_only::grow(device);
+        }
     }
     let mounted = paths.find_map(|path| mounts.at(path).filter(|mount| mount.is_of(device.number)));
     let volume = &device.of.volume;
     let mounted =
         mounted.ok_or_else(|| Status::not_found(format!("volume {volume:?} is not mounted at that path")))?;
     let Some(filesystem) = Filesystem::parse(&mounted.filesystem)? else { return Ok(()) };
+    // It is as large as its writer has made it.
+    if read_only::is_read_only(device.number) {
+        return Ok(());
+    }
     if filesystem == Filesystem::Ext4 && !device.can_grow()? {
         return Ok(());
     }

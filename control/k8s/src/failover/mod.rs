@@ -227,11 +227,12 @@ impl Failover {
     /// The volume is attached there no more: the manager has it opened elsewhere, which fences the node.
     async fn fence(&self, volume: &str, node: &str) -> Result<()> {
         let Some(found) = self.client.get::<Volume>(volume).await? else { return Ok(()) };
-        let mut wished = found.value;
-        if wished.intent.attach.as_ref().is_none_or(|attach| attach.node != node) {
+        let mut wished = found.value.clone();
+        wished.intent.attach.take_if(|attach| attach.node == node);
+        wished.intent.readers.retain(|reader| reader != node);
+        if wished == found.value {
             return Ok(());
         }
-        wished.intent.attach = None;
         self.client.replace(&wished, found.revision).await?;
         tracing::warn!(volume, node, "is taken from a node that is lost");
         Ok(())

@@ -149,7 +149,8 @@ async fn place_of(client: &Client, name: &str, node: &str) -> Result<Place> {
 }
 
 fn place(volume: &Volume, record: Option<&VolumeRecord>, status: Option<&VolumeStatus>, node: &str) -> Place {
-    if volume.intent.attach.as_ref().is_some_and(|attach| attach.node == node) {
+    let is_read = volume.intent.readers.iter().any(|reader| reader == node);
+    if is_read || volume.intent.attach.as_ref().is_some_and(|attach| attach.node == node) {
         return Place::Here;
     }
     let Some(record) = record else { return Place::Nowhere };

@@ -397,7 +397,10 @@ async fn what_is_made_by_hand_is_absent_until_it_is_whole() {
     assert_eq!(whole["metadata"]["uid"], begun["metadata"]["uid"]);
 
     // Its writer is the only one that makes it whole: under another name it is refused.
-    let other = client.create(&NodeReplicas { node: "n1".into(), replicas: Vec::new() }).await.unwrap();
+    let other = client
+        .create(&NodeReplicas { node: "n1".into(), replicas: Vec::new(), readers: Vec::new() })
+        .await
+        .unwrap();
     let renamed = json!({ "status": { "node": "n2" } });
     let path = "/apis/orlop.io/v1alpha1/nodereplicas/n1/status";
     let (status, answer) = plane.by_hand(Method::PATCH, path, &renamed).await;

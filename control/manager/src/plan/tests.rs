@@ -365,6 +365,32 @@ fn a_cordoned_node_keeps_what_it_has() {
 }
 
 #[test]
+fn a_volume_that_is_read_has_a_nexus() {
+    let mut scene = Scene::with_nodes(4);
+    scene.recorded("a", 3, &[1, 2, 3], MemberState::InSync);
+    assert_eq!(wish_after(&scene, 0), "unchanged");
+    scene.volume_mut("a").intent.readers = vec!["n3".into(), "n4".into()];
+    assert_eq!(wish_after(&scene, 0), "n1 n2 n3 / n3 / -", "beside a reader, where a copy is");
+    scene.record_mut("a").members[2].state = STALE;
+    assert_eq!(wish_after(&scene, 0), "n1 n2 n3 / n1 / -", "a good copy comes first");
+    scene.record_mut("a").members[2].state = MemberState::InSync;
+    scene.volume_mut("a").intent.owner = Some("n2".into());
+    serve(&mut scene, "n2");
+    assert_eq!(wish_after(&scene, 20), "unchanged", "where it is it stays");
+    scene.node_mut(2).state = NodeState::NotReady;
+    assert_eq!(wish_after(&scene, 0), "n1 n2 n3 / n3 / -", "it is opened elsewhere when its node dies");
+    scene.node_mut(2).state = NodeState::Ready;
+    wish(&mut scene, 2, Scheduling::Drained);
+    assert_eq!(wish_after(&scene, 0), "n1 n2 n3 / - / -", "it leaves, whoever reads there");
+    wish(&mut scene, 2, Scheduling::Enabled);
+    for node in [3, 4] {
+        scene.node_mut(node).state = NodeState::NotReady;
+    }
+    scene.record_mut("a").clean = true;
+    assert_eq!(wish_after(&scene, 20), "n1 n2 n3 / - / -", "nobody is there to read");
+}
+
+#[test]
 fn a_nexus_leaves_a_drained_node_in_order() {
     let mut scene = Scene::with_nodes(3);
     scene.recorded("a", 3, &[1, 2, 3], MemberState::InSync);

@@ -28,8 +28,9 @@ pub(crate) fn planner() -> Planner {
     planner.apply(Told::Volumes(Change::Relist((0..VOLUMES).map(|index| stored(volume(index))).collect())));
     planner.apply(Told::Records(Change::Relist((0..VOLUMES).map(|index| stored(record(index))).collect())));
     planner.apply(Told::Statuses(Change::Relist((0..VOLUMES).map(|index| stored(status(index))).collect())));
-    let mut reports: Vec<NodeReplicas> =
-        (0..NODES).map(|index| NodeReplicas { node: node_name(index), replicas: Vec::new() }).collect();
+    let mut reports: Vec<NodeReplicas> = (0..NODES)
+        .map(|index| NodeReplicas { node: node_name(index), replicas: Vec::new(), readers: Vec::new() })
+        .collect();
     for index in 0..VOLUMES {
         for (node, copy) in homes(index).into_iter().zip(0..) {
             reports[usize::try_from(node).expect("a node's number")].replicas.push(report(index, node, copy));
@@ -130,6 +131,7 @@ fn volume(index: u32) -> Volume {
         intent: VolumeIntent {
             members: members.collect(),
             owner: attach.as_ref().map(|attach| attach.node.clone()),
+            readers: Vec::new(),
             attach_serial: u64::from(attach.is_some()),
             attach,
             recorded: true,

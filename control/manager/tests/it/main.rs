@@ -96,7 +96,10 @@ async fn a_volume_comes_and_goes() {
         used_bytes: 0,
         message: None,
     };
-    client.create(&NodeReplicas { node: "n1".into(), replicas: vec![report] }).await.unwrap();
+    client
+        .create(&NodeReplicas { node: "n1".into(), replicas: vec![report], readers: Vec::new() })
+        .await
+        .unwrap();
     until(async || client.get::<Volume>("data").await.unwrap().is_none().then_some(())).await;
     assert!(client.list::<VolumeRecord>().await.unwrap().is_empty());
     manager.stop().await;

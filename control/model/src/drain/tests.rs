@@ -66,6 +66,12 @@ fn a_drain_waits_for_what_runs_and_for_the_last_copy() {
     check("attached", Drained, attach_on_n3, &[(Held::Attachment, "`orlop volume detach data`")]);
     check("nexus", Drained, run_on_n3, &[(Held::Nexus, "has work to do")]);
     check(
+        "read, and the nexus leaves",
+        Drained,
+        |s| (run_on_n3(s), s.volume.intent.readers = vec!["n3".into()]).1,
+        &[(Held::Attachment, "`orlop volume detach data --node n3`"), (Held::Nexus, "has work to do")],
+    );
+    check(
         "nexus closing",
         Drained,
         |s| (run_on_n3(s), s.volume.intent.owner = None).1,

@@ -30,7 +30,20 @@ impl Scene {
             used_bytes: 0,
             message: None,
         };
-        self.replicas.push(NodeReplicas { node: name(index), replicas: vec![report] });
+        self.replicas.push(NodeReplicas { node: name(index), replicas: vec![report], readers: Vec::new() });
+    }
+
+    /// What node `n{index}` says of its read-only device.
+    fn reads(&mut self, index: u128, attach_serial: u64, device: Option<&str>, message: Option<&str>) {
+        let report = ReaderReport {
+            volume: self.volume.uuid,
+            attach_serial,
+            device: device.map(str::to_owned),
+            size_bytes: 1 << 30,
+            message: message.map(str::to_owned),
+        };
+        self.replicas.retain(|of| of.node != name(index));
+        self.replicas.push(NodeReplicas { node: name(index), replicas: Vec::new(), readers: vec![report] });
     }
 }
 
@@ -63,6 +76,7 @@ pub(crate) fn attached() -> Scene {
                     })
                     .collect(),
                 attach: Some(Attach { node: "n1".into() }),
+                readers: Vec::new(),
                 attach_serial: 1,
                 owner: Some("n1".into()),
                 recorded: true,
@@ -300,6 +314,79 @@ fn what_it_does_has_one_answer() {
         Degraded,
         Some("pool disk0 of node n2 has failed: disk gone"),
     );
+}
+
+/// n1 has the nexus; n2 and n3 read.
+fn read_by_two() -> Scene {
+    let mut scene = attached();
+    scene.volume.intent.attach = None;
+    scene.volume.intent.readers = vec!["n2".into(), "n3".into()];
+    scene.volume.intent.attach_serial = 2;
+    scene.status.as_mut().unwrap().device = None;
+    scene.reads(2, 2, Some("/dev/loop2"), None);
+    scene.reads(3, 2, Some("/dev/loop3"), None);
+    scene
+}
+
+#[test]
+fn each_reader_has_a_device_or_a_reason() {
+    type Change = fn(&mut Scene);
+    let rows: [(&str, Change, VolumeState, Option<&str>); 8] = [
+        ("all read", |_| {}, Attached, None),
+        ("one says nothing yet", |s| drop(s.replicas.pop()), Attaching, Some("node n3 is making the device")),
+        ("one cannot", |s| s.reads(3, 2, None, Some("not root")), Attaching, Some("node n3: not root")),
+        ("one is of before", |s| s.reads(3, 1, Some("/dev/loop3"), None), Attaching, Some("n3 is making")),
+        (
+            "a node is away, and no copy is missed",
+            |s| {
+                s.nodes[2].state = NodeState::NotReady;
+                s.volume.spec.copies = 2;
+            },
+            Attached,
+            Some("NotReady (n3)"),
+        ),
+        ("one leaves", |s| s.volume.intent.readers.truncate(1), Detaching, Some("n3 is closing the device")),
+        (
+            "one is used",
+            |s| {
+                s.volume.intent.readers.clear();
+                s.replicas.remove(0);
+                s.reads(3, 2, Some("/dev/loop3"), Some("mounted at /x"));
+            },
+            Detaching,
+            Some("mounted at /x"),
+        ),
+        (
+            "nexus stalled",
+            |s| s.status.as_mut().unwrap().state = NexusState::Stalled,
+            Stalled,
+            Some("no copy that is in sync"),
+        ),
+    ];
+    for (what, change, wanted, says) in rows {
+        let mut scene = read_by_two();
+        change(&mut scene);
+        let status = show(&scene).status;
+        assert_eq!(status.state, wanted, "{what}: {:?}", status.message);
+        assert_eq!(status.message.is_some(), says.is_some(), "{what}: {:?}", status.message);
+        assert!(status.message.unwrap_or_default().contains(says.unwrap_or_default()), "{what}");
+    }
+}
+
+#[test]
+fn devices_of_readers_are_shown_while_they_are_there() {
+    let mut scene = read_by_two();
+    scene.volume.intent.readers = vec!["n1".into(), "n2".into()];
+    let status = show(&scene).status;
+    let seen: Vec<_> =
+        status.readers.iter().map(|reader| (reader.node.as_str(), reader.device.as_deref())).collect();
+    assert_eq!(seen, [("n1", None), ("n2", Some("/dev/loop2")), ("n3", Some("/dev/loop3"))]);
+    assert!(status.has_device(None) && status.has_device(Some("n3")) && !status.has_device(Some("n1")));
+    scene.nodes[2].state = NodeState::NotReady;
+    assert!(!show(&scene).status.has_device(Some("n3")), "what a node said before it was away");
+    scene.reads(2, 1, Some("/dev/loop2"), None);
+    assert!(!show(&scene).status.has_device(Some("n2")), "what is of before a writer is not what is wished");
+    assert_eq!(serde_json::to_value(show(&attached()).status).unwrap().get("readers"), None);
 }
 
 #[test]

@@ -117,7 +117,10 @@ async fn a_new_object_has_a_new_revision(client: &Client) {
 
 async fn lists_are_ordered_and_of_one_kind(client: &Client) {
     client.create(&ClusterInfo { uuid: Uuid::from_u128(1) }).await.unwrap();
-    client.create(&NodeReplicas { node: "a1".into(), replicas: Vec::new() }).await.unwrap();
+    client
+        .create(&NodeReplicas { node: "a1".into(), replicas: Vec::new(), readers: Vec::new() })
+        .await
+        .unwrap();
     for name in ["b", "ab", "a0", "a", "a-1"] {
         client.create(&node(name, 1)).await.unwrap();
     }
@@ -233,7 +236,10 @@ async fn nobody_is_told_of_other_kinds(client: &Client) {
     let Some(Change::Relist(first)) = watch.next().await else { panic!("a watch begins with a list") };
     assert_eq!(first.len(), 1);
     client.create(&node("other", 1)).await.unwrap();
-    client.create(&NodeReplicas { node: "mine".into(), replicas: Vec::new() }).await.unwrap();
+    client
+        .create(&NodeReplicas { node: "mine".into(), replicas: Vec::new(), readers: Vec::new() })
+        .await
+        .unwrap();
     let Some(Change::Put(told)) = watch.next().await else { panic!("not told of its own kind") };
     assert_eq!(told.value.node, "mine");
     client.delete::<NodeReplicas>("mine", told.revision).await.unwrap();

@@ -69,6 +69,7 @@ pub(super) struct Claim<'a> {
     pub(super) name: String,
     /// None: a block device.
     pub(super) filesystem: Option<&'static str>,
+    pub(super) mode: Mode,
 }
 
 impl<'a> Claim<'a> {
@@ -80,7 +81,7 @@ impl<'a> Claim<'a> {
     ) -> Result<Self> {
         let folder = trip.folder.join(name);
         std::fs::create_dir_all(&folder)?;
-        Ok(Self { caller, folder, name: name.to_owned(), filesystem })
+        Ok(Self { caller, folder, name: name.to_owned(), filesystem, mode: Mode::SingleNodeWriter })
     }
 
     pub(super) fn staging(&self, node: &str) -> PathBuf {
@@ -99,7 +100,7 @@ impl<'a> Claim<'a> {
             }
             None => AccessType::Block(BlockVolume {}),
         };
-        let access_mode = AccessMode { mode: Mode::SingleNodeWriter.into() };
+        let access_mode = AccessMode { mode: self.mode.into() };
         VolumeCapability { access_type: Some(access_type), access_mode: Some(access_mode) }
     }
 
