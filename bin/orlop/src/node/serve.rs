@@ -145,12 +145,12 @@ mod tests {
             ["--topology", "topology.kubernetes.io/zone=a"],
             ["--topology-key", "example.com/rack"],
         ];
-        let words = ["orlop", "node", "serve"].into_iter().chain(told.into_iter().flatten());
-        let parsed = Arguments::try_parse_from(words).unwrap();
+        let line = ["orlop", "node", "serve"].into_iter().chain(told.into_iter().flatten());
+        let parsed = Arguments::try_parse_from(line).unwrap();
         let Command::Node(Node::Serve(options)) = parsed.command else { panic!("another command") };
-        let passed = arguments(&options);
+        let command = arguments(&options);
         for pair in told {
-            assert!(passed.windows(2).any(|passed| passed == pair), "{pair:?}: {passed:?}");
+            assert!(command.windows(2).any(|words| words == pair), "{pair:?}: {command:?}");
         }
     }
 
