@@ -128,6 +128,31 @@ fn run_id(folder: &Path) -> Outcome<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arguments::{Arguments, Command, Node};
+    use clap::Parser;
+
+    #[test]
+    fn the_node_is_told_what_its_container_was_told() {
+        let told = [
+            ["--name", "n1"],
+            ["--data", "/data"],
+            ["--disk", "file:///data/disk?size=1GiB"],
+            ["--disks-allow", "/dev/sd*"],
+            ["--listen", "127.0.0.1:4420"],
+            ["--metrics", "127.0.0.1:9500"],
+            ["--store", "kubernetes"],
+            ["--secret", "/etc/orlop/secret"],
+            ["--topology", "topology.kubernetes.io/zone=a"],
+            ["--topology-key", "example.com/rack"],
+        ];
+        let line = ["orlop", "node", "serve"].into_iter().chain(told.into_iter().flatten());
+        let parsed = Arguments::try_parse_from(line).unwrap();
+        let Command::Node(Node::Serve(options)) = parsed.command else { panic!("another command") };
+        let command = arguments(&options);
+        for pair in told {
+            assert!(command.windows(2).any(|words| words == pair), "{pair:?}: {command:?}");
+        }
+    }
 
     #[test]
     fn a_folder_keeps_its_run_id() {
