@@ -200,8 +200,8 @@ pub(crate) struct Dev {
     /// In how many zones the nodes say they are, in turn; 0 is none.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=64))]
     pub(crate) zones: Option<u32>,
-    /// The address of the API.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7070")]
+    /// The address of the API, which only this machine can reach.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7070", value_parser = loopback)]
     pub(crate) listen: SocketAddr,
     /// Keep the records in an etcd (etcd://HOST:PORT) or a Kubernetes (kubernetes:KUBECONFIG), and not in the data folder.
     #[arg(long, value_name = "ADDRESS")]
@@ -689,7 +689,7 @@ pub(crate) struct Controller {
     #[arg(long)]
     pub(crate) store: Option<String>,
     /// Where the API listens.
-    #[arg(long)]
+    #[arg(long, value_parser = loopback)]
     pub(crate) listen: SocketAddr,
     /// Decide only while holding the Lease `orlop-controller`; needs a Kubernetes as the store.
     #[arg(long, requires = "store")]
@@ -789,6 +789,18 @@ pub(crate) struct NodeOptions {
     /// A label of the Kubernetes node that says where it is, beside its zone and region; may be given several times.
     #[arg(long = "topology-key", value_name = "KEY")]
     pub(crate) topology_keys: Vec<String>,
+}
+
+/// An address for what asks nobody who they are.
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text.parse().map_err(|error: std::net::AddrParseError| error.to_string())?;
+    if address.ip().is_loopback() {
+        return Ok(address);
+    }
+    Err(format!(
+        "{address} can be reached from elsewhere, and the API asks nobody who they are; use one such as 127.0.0.1:7070, \
+         and reach it by `ssh -L`"
+    ))
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

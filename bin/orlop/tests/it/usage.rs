@@ -18,6 +18,8 @@ fn wrong_arguments_are_refused_with_what_would_be_right() {
         (&["dev", "--nodes", "0"], "0 is not in 1..=64"),
         (&["dev", "--nodes", "many"], "invalid digit"),
         (&["dev", "--listen", "7070"], "invalid socket address"),
+        (&["dev", "--listen", "0.0.0.0:7070"], "0.0.0.0:7070 can be reached from elsewhere"),
+        (&["dev", "--listen", "[::]:7070"], "use one such as 127.0.0.1:7070, and reach it by `ssh -L`"),
         (&["dev", "--disks-allow", "sda"], "\"sda\" matches no device: begin it with /dev/"),
         (&["node", "get", ".."], "\"..\" is not the name of a node"),
         (&["node", "get", "n1./x"], "\"n1./x\" is not the name of a node"),
