@@ -415,7 +415,7 @@ fn enlarge(lab: &Lab<'_>, claim: &str, size: &str) -> Result<()> {
 /// The writer's node is drained, its engine replaced as the guide for upgrades says, and the node used again.
 fn maintenance(trip: &Trip, lab: &mut Lab<'_>, writer: &mut Writer<'_>) -> Result<()> {
     let node = writer.node.clone();
-    let [commands] = chart::commands("docs/guides/upgrade.md")?;
+    let [commands, back] = chart::commands("docs/guides/upgrade.md")?;
     let commands: Vec<String> = commands.iter().map(|command| command.replace("NODE", &node)).collect();
     let (drain, others) = commands.split_first().context("the guide has no commands")?;
     let drain = drain.strip_prefix("kubectl ").context("first the pods leave")?;
@@ -432,6 +432,26 @@ fn maintenance(trip: &Trip, lab: &mut Lab<'_>, writer: &mut Writer<'_>) -> Resul
         "{node} was drained ({:.1} s to the next record elsewhere) and its engine replaced: {} records meanwhile, all copies \
          in sync",
         took.as_secs_f64(),
+        writer.last()? - last
+    ));
+    rollback(trip, lab, writer, &back)
+}
+
+/// The chart goes back to what it was before its upgrade, under the writer: the right to take nodes is gone with it.
+fn rollback(trip: &Trip, lab: &Lab<'_>, writer: &Writer<'_>, commands: &[String]) -> Result<()> {
+    let right =
+        || lab.kubectl(&["get", "clusterrole/orlop-failover", "--ignore-not-found", "--output=name"], MINUTE);
+    ensure!(!right()?.is_empty(), "the chart was not upgraded");
+    let last = writer.last()?;
+    for command in commands {
+        lab.documented(command)?;
+    }
+    ensure!(right()?.is_empty(), "the right to take nodes away is still there");
+    lab.wait_orlop()?;
+    writer.goes_on()?;
+    writer.verify(lab)?;
+    trip.checked(format!(
+        "the chart was rolled back, and the right of its upgrade is gone; {} records meanwhile",
         writer.last()? - last
     ));
     Ok(())
