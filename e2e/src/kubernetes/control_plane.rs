@@ -35,11 +35,13 @@ impl ControlPlane {
         identities(site)?;
         let kubeconfig = site.pki.kubeconfig("admin", &format!("https://127.0.0.1:{port}"))?;
         let namespace = site.head();
+        // An address of its own: otherwise it has that of one of its ports, and another one when that node loses power; the
+        // others would go on sending to the old one for half a minute.
         site.trip.sh(
             &format!(
                 "ip netns add {namespace}\n\
                  ip -n {namespace} link set lo up\n\
-                 ip -n {namespace} link add nodes type bridge\n\
+                 ip -n {namespace} link add nodes address 02:00:00:00:00:fe type bridge\n\
                  ip -n {namespace} address add {HEAD}/24 dev nodes\n\
                  ip -n {namespace} link set nodes up\n\
                  nsenter --net=/run/netns/{namespace} sysctl -qw net.ipv4.ip_forward=1"

@@ -93,12 +93,14 @@ impl<'a> Node<'a> {
     /// Connects it to the head, which is the switch and the router of all nodes.
     fn plug(&self) -> Result<()> {
         let (id, head, number, address) = (self.id(), self.site.head(), self.number, self.address());
+        // A machine that boots again has the address that it had.
+        let mac = format!("02:00:00:00:00:{number:02x}");
         let dnat = format!("-d {API_SERVICE}/32 -p tcp --dport 443 -j DNAT --to-destination {HEAD}:6443");
         self.site.trip.sh(
             &format!(
                 "ip netns add {id}\n\
                  ip -n {id} link set lo up\n\
-                 ip -n {head} link add node{number} type veth peer name eth0 netns {id}\n\
+                 ip -n {head} link add node{number} type veth peer name eth0 address {mac} netns {id}\n\
                  ip -n {head} link set node{number} master nodes up\n\
                  ip -n {id} address add {address}/24 dev eth0\n\
                  ip -n {id} link set eth0 up\n\
