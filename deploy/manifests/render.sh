@@ -12,7 +12,7 @@ rendered() {
 # The Secret is what the engines prove to each other; their pods wait until it is there.
 # Never delete by this file: with the definitions go all records of where the data is. The programs alone go by
 #   kubectl delete namespace orlop
-#   kubectl delete clusterrole,clusterrolebinding,csidriver,storageclass --selector app.kubernetes.io/name=orlop
+#   kubectl delete clusterrole,clusterrolebinding,csidriver,storageclass,validatingadmissionpolicy,validatingadmissionpolicybinding --selector app.kubernetes.io/name=orlop
 ---
 apiVersion: v1
 kind: Namespace
