@@ -3,6 +3,7 @@
 mod killer;
 mod near;
 mod places;
+mod upgrade;
 mod writer;
 
 use crate::journey::{Journey, Trip, need};
@@ -11,6 +12,7 @@ use anyhow::{Context, Error, Result, ensure};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
+pub(super) use upgrade::UPGRADE;
 use writer::{Recorder, Word, Writer, total_kib};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -37,7 +39,7 @@ fn k8s(trip: &Trip) -> Result<()> {
     trip.checked("the images are made");
     let before = loops(trip)?;
     let mut lab = Lab::start(trip, 3, &images)?;
-    let [commands] = chart::commands("README.md")?;
+    let [commands] = chart::commands("k8s", "README.md")?;
     ensure!(commands.len() > 3, "the README has few commands: {commands:?}");
     // The nodes share a kernel, which is the developer's.
     let values = format!("--set-json 'node.disksAllow=[]' {}", near::VALUES);
@@ -84,7 +86,7 @@ fn k8s(trip: &Trip) -> Result<()> {
 /// The program as a plugin of kubectl: it answers what the one in the controller's pod does.
 fn plugin(trip: &Trip, lab: &Lab<'_>) -> Result<()> {
     lab.install_plugin()?;
-    let [commands] = chart::commands("docs/guides/install.md")?;
+    let [commands] = chart::commands("k8s", "docs/guides/install.md")?;
     for command in &commands {
         let output = lab.documented(command)?;
         ensure!(output.contains("pvc-"), "{command} does not show the writer's volume: {output}");
@@ -100,7 +102,7 @@ fn plugin(trip: &Trip, lab: &Lab<'_>) -> Result<()> {
 
 /// By the guide: first the programs only, then the records, then the disks.
 fn uninstall(trip: &Trip, lab: &mut Lab<'_>) -> Result<()> {
-    let [programs, records] = chart::commands("docs/guides/uninstall.md")?;
+    let [programs, records] = chart::commands("k8s", "docs/guides/uninstall.md")?;
     for command in &programs {
         lab.documented(command)?;
     }
@@ -133,7 +135,7 @@ fn uninstall(trip: &Trip, lab: &mut Lab<'_>) -> Result<()> {
 
 /// The chart is told to free the pods of lost nodes, and does so again and again; a pod that has not opted in stays.
 fn failover(trip: &Trip, lab: &mut Lab<'_>, writer: &mut Writer<'_>) -> Result<()> {
-    let [upgrade] = chart::commands("docs/guides/lose-a-node.md")?;
+    let [upgrade] = chart::commands("k8s", "docs/guides/lose-a-node.md")?;
     for command in &upgrade {
         lab.documented(command)?;
     }
@@ -415,7 +417,7 @@ fn enlarge(lab: &Lab<'_>, claim: &str, size: &str) -> Result<()> {
 /// The writer's node is drained, its engine replaced as the guide for upgrades says, and the node used again.
 fn maintenance(trip: &Trip, lab: &mut Lab<'_>, writer: &mut Writer<'_>) -> Result<()> {
     let node = writer.node.clone();
-    let [commands, back] = chart::commands("docs/guides/upgrade.md")?;
+    let [commands, back] = chart::commands("k8s", "docs/guides/upgrade.md")?;
     let commands: Vec<String> = commands.iter().map(|command| command.replace("NODE", &node)).collect();
     let (drain, others) = commands.split_first().context("the guide has no commands")?;
     let drain = drain.strip_prefix("kubectl ").context("first the pods leave")?;

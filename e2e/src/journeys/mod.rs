@@ -42,6 +42,7 @@ pub(crate) const HERE: &[Journey] = &[
     csi::KILLED,
     kubernetes::LAB,
     k8s::K8S,
+    k8s::UPGRADE,
     database::SQLITE,
     database::POSTGRES,
     database::SQLITE_MOVED,

@@ -16,8 +16,6 @@ const HELM_LIMIT: Duration = Duration::from_secs(240);
 const CONTROLLERS: usize = 2;
 /// The release's namespace.
 pub(crate) const NAMESPACE: &str = "orlop";
-/// In the line before a block of commands that the journey takes from a document.
-const RUN_HERE: &str = "the journey `k8s` runs th";
 /// The programs beside Orlop's in its pods, and the tags that the chart gives their images.
 const SIDECARS: [(&str, &str); 4] = [
     ("csi-provisioner", "v6.3.0"),
@@ -38,12 +36,7 @@ pub(crate) fn build() -> Result<()> {
 pub(crate) fn images(trip: &Trip) -> Result<Vec<PathBuf>> {
     let folder = trip.folder.join("images");
     fs::create_dir_all(&folder)?;
-    let orlop = folder.join("orlop.tar");
-    let mut command = trip.command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(["xtask", "image", "--orlop"]).arg(trip.orlop()?).arg("--out").arg(&orlop);
-    command.current_dir(project());
-    trip.run(command, IMAGE_LIMIT)?.success("cargo xtask image")?;
-    let mut images = vec![orlop];
+    let mut images = vec![image(trip, trip.orlop()?, env!("CARGO_PKG_VERSION"))?];
     for (name, tag) in SIDECARS {
         let root = folder.join(name);
         fs::create_dir_all(&root)?;
@@ -53,6 +46,16 @@ pub(crate) fn images(trip: &Trip) -> Result<Vec<PathBuf>> {
         images.push(archive(trip, &tagged, &root, &[&format!("/{name}")], &out)?);
     }
     Ok(images)
+}
+
+/// The archive of Orlop's own image, with this program and tag.
+pub(crate) fn image(trip: &Trip, orlop: &Path, tag: &str) -> Result<PathBuf> {
+    let out = trip.folder.join(format!("images/orlop-{tag}.tar"));
+    let mut command = trip.command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(["xtask", "image", "--tag", tag, "--orlop"]).arg(orlop).arg("--out").arg(&out);
+    command.current_dir(project());
+    trip.run(command, IMAGE_LIMIT)?.success("cargo xtask image")?;
+    Ok(out)
 }
 
 impl Lab<'_> {
@@ -132,18 +135,20 @@ impl Lab<'_> {
 }
 
 /// The commands of a document that say that the journey runs them, block by block; there have to be so many blocks.
-pub(crate) fn commands<const BLOCKS: usize>(document: &str) -> Result<[Vec<String>; BLOCKS]> {
+pub(crate) fn commands<const BLOCKS: usize>(journey: &str, document: &str) -> Result<[Vec<String>; BLOCKS]> {
+    // In the line before a block of commands.
+    let run_here = format!("the journey `{journey}` runs th");
     let text = fs::read_to_string(project().join(document)).with_context(|| format!("read {document}"))?;
     let block = |rest: &str| -> Vec<String> {
         let block = rest.split("```").nth(1).unwrap_or_default();
         block.lines().filter_map(|line| line.strip_prefix("$ ")).map(str::to_owned).collect()
     };
-    let blocks: Vec<_> = text.split(RUN_HERE).skip(1).map(block).collect();
+    let blocks: Vec<_> = text.split(&run_here).skip(1).map(block).collect();
     blocks.try_into().map_err(|found: Vec<_>| {
         anyhow!("{document} has {} blocks of commands for the journey, not {BLOCKS}", found.len())
     })
 }
 
-fn project() -> &'static Path {
+pub(super) fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("e2e is in the project's folder")
 }

@@ -11,6 +11,7 @@ pub(crate) mod chart;
 mod control_plane;
 pub(crate) mod image;
 mod node;
+pub(crate) mod older;
 mod pki;
 pub(crate) mod programs;
 

@@ -103,7 +103,7 @@ fn package(name: &str) -> Result<(&'static Recipe, &'static str)> {
 }
 
 /// The folder of all that Orlop's tests keep for this user.
-fn cache() -> Result<PathBuf> {
+pub(super) fn cache() -> Result<PathBuf> {
     let folder = match (std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME")) {
         (Some(cache), _) if !cache.is_empty() => PathBuf::from(cache),
         (_, Some(home)) => Path::new(&home).join(".cache"),

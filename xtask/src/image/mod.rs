@@ -37,6 +37,9 @@ pub(crate) struct ImageArguments {
     /// Take this program instead of building one.
     #[arg(long, value_name = "PROGRAM")]
     orlop: Option<PathBuf>,
+    /// The image's tag.
+    #[arg(long, default_value = VERSION)]
+    tag: String,
     /// Make it twice, and run the programs in it (needs root).
     #[arg(long)]
     check: bool,
@@ -50,7 +53,7 @@ pub(crate) fn run(
 ) -> Result<()> {
     let orlop = arguments.orlop.clone().map_or_else(build, Ok)?;
     let out = arguments.out.clone().map_or_else(|| default_out(project), Ok)?;
-    write(project, &orlop, &out, arguments.check)
+    write(project, &orlop, &arguments.tag, &out, arguments.check)
 }
 
 fn default_out(project: &Path) -> Result<PathBuf> {
@@ -61,28 +64,28 @@ fn default_out(project: &Path) -> Result<PathBuf> {
 /// The same with a program that is there, as a stage of CI.
 pub(crate) fn check(project: &Path, orlop: &Path) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    write(project, orlop, &folder.path().join("orlop.tar"), true)
+    write(project, orlop, VERSION, &folder.path().join("orlop.tar"), true)
 }
 
-fn write(project: &Path, orlop: &Path, out: &Path, check: bool) -> Result<()> {
+fn write(project: &Path, orlop: &Path, tag: &str, out: &Path, check: bool) -> Result<()> {
     ensure!(orlop.is_file(), "{} is no program", orlop.display());
-    let (image, packages) = make(project, orlop)?;
+    let (image, packages) = make(project, orlop, tag)?;
     if let Some(folder) = out.parent() {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
     fs::write(out, &image.archive).with_context(|| format!("cannot write {}", out.display()))?;
     print!("{}", list(&packages));
-    println!("{NAME}:{VERSION} {}", image.digest);
+    println!("{NAME}:{tag} {}", image.digest);
     println!("{} ({} MB)", out.display(), image.archive.len() / 1_000_000);
     if check {
-        check::same_again(orlop, &image, |copy| Ok(make(project, copy)?.0))?;
+        check::same_again(orlop, &image, |copy| Ok(make(project, copy, tag)?.0))?;
         check::works(out, VERSION)?;
     }
     Ok(())
 }
 
-/// The image with this program, and the packages that the rest is from.
-fn make(project: &Path, orlop: &Path) -> Result<(Image, Vec<Package>)> {
+/// The image with this program and tag, and the packages that the rest is from.
+fn make(project: &Path, orlop: &Path, tag: &str) -> Result<(Image, Vec<Package>)> {
     let taken = Taken::for_program(orlop)?;
     let packages = taken.packages()?;
     let mut tree = bare()?;
@@ -99,7 +102,7 @@ fn make(project: &Path, orlop: &Path) -> Result<(Image, Vec<Package>)> {
     tree.file("usr/share/doc/orlop/packages.txt", 0o644, list(&packages))?;
     tree.file("usr/share/doc/orlop/copyright", 0o644, read(&project.join("LICENSE"))?)?;
     tree.file("usr/bin/orlop", 0o755, read(orlop)?)?;
-    Ok((archive::image(NAME, VERSION, &tree)?, packages))
+    Ok((archive::image(NAME, tag, &tree)?, packages))
 }
 
 /// What a container has before anything is in it.
