@@ -682,6 +682,10 @@ pub(crate) struct Controller {
     /// How long a copy may be away before another one is made, for tests: they cannot wait for a minute.
     #[arg(long, env = "ORLOP_REPLACE_AFTER_SECONDS", value_name = "SECONDS")]
     pub(crate) replace_after: Option<u64>,
+    /// How many times the capacity of a pool may be promised to volumes, which are thin.
+    #[arg(long, env = "ORLOP_OVERCOMMIT", value_name = "TIMES", default_value_t = manager::OVERCOMMIT_DEFAULT,
+        value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub(crate) overcommit: u64,
     /// The folder of its own store.
     #[arg(long, required_unless_present = "store", conflicts_with = "store")]
     pub(crate) data: Option<PathBuf>,

@@ -43,31 +43,31 @@ async fn serve(arguments: &Controller) -> Outcome {
     };
     let failed = |error: store::Error| Failure::new(error.to_string());
     let cluster = manager::ensure_cluster(&client).await.map_err(failed)?;
-    let overcommit = manager::OVERCOMMIT_DEFAULT;
-    let config = api::ApiConfig { listen: arguments.listen, client: client.clone(), overcommit };
-    let server = api::serve(config).await.map_err(|error| Failure::new(error.to_string()))?;
+    let &Controller { listen, overcommit, .. } = arguments;
+    let api = api::ApiConfig { listen, client: client.clone(), overcommit };
+    let server = api::serve(api).await.map_err(|error| Failure::new(error.to_string()))?;
     tracing::info!(address = %server.address(), cluster = %cluster.uuid, "controller runs");
     let _extender = extender(arguments, &client, kubernetes.as_ref()).await?;
     let leader = Leader { client, kubernetes, failover: failover(arguments) };
     match leader.election(arguments)? {
         None => {
-            let manager = leader.manager(patience(arguments), Mandate::default());
+            let manager = leader.manager(config(arguments), Mandate::default());
             let adoption = leader.kubernetes.clone().map(|kubernetes| tokio::spawn(adopt(kubernetes)));
             terminate.recv().await;
             adoption.inspect(JoinHandle::abort);
             manager.stop().await;
         }
-        Some(election) => leader.terms(&election, patience(arguments), &mut terminate).await,
+        Some(election) => leader.terms(&election, config(arguments), &mut terminate).await,
     }
     server.stop().await;
     tracing::info!("controller ends");
     Ok(())
 }
 
-fn patience(arguments: &Controller) -> manager::Config {
-    let mut patience = manager::Config::default();
-    patience.replace_after = arguments.replace_after.map_or(patience.replace_after, Duration::from_secs);
-    patience
+fn config(arguments: &Controller) -> manager::Config {
+    let mut config = manager::Config { overcommit: arguments.overcommit, ..manager::Config::default() };
+    config.replace_after = arguments.replace_after.map_or(config.replace_after, Duration::from_secs);
+    config
 }
 
 fn failover(arguments: &Controller) -> Option<FailoverConfig> {
@@ -122,20 +122,20 @@ impl Leader {
     }
 
     /// Starts the manager, and the events in Kubernetes with it.
-    fn manager(&self, patience: manager::Config, mandate: Mandate) -> manager::Manager {
+    fn manager(&self, config: manager::Config, mandate: Mandate) -> manager::Manager {
         let news = self.kubernetes.clone().map(|kubernetes| {
             let (sender, receiver) = mpsc::channel(NEWS_MAX);
             tokio::spawn(tell(kubernetes, receiver));
             sender
         });
-        manager::start(self.client.clone(), patience, mandate, news)
+        manager::start(self.client.clone(), config, mandate, news)
     }
 
     /// Decides while it leads, until this process is asked to end. The manager looks on between two terms, so that a new
     /// leader knows at once who has been away.
-    async fn terms(&self, election: &Election, patience: manager::Config, terminate: &mut Signal) {
+    async fn terms(&self, election: &Election, config: manager::Config, terminate: &mut Signal) {
         let (mandate, until) = watch::channel(Instant::now());
-        let manager = self.manager(patience, Mandate::until(until));
+        let manager = self.manager(config, Mandate::until(until));
         loop {
             let term = tokio::select! {
                 term = election.lead() => term,

@@ -46,6 +46,7 @@ async fn api(arguments: &Csi) -> Outcome<(Client, Option<api::Server>)> {
     };
     let client = stores::open(store).await?.client;
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    // Volumes are made and grown by the controllers, who are told how much to promise; nobody asks this one for that.
     let config = api::ApiConfig { listen, client, overcommit: manager::OVERCOMMIT_DEFAULT };
     let server = api::serve(config).await.map_err(|error| Failure::new(error.to_string()))?;
     Ok((Client::new(&format!("http://{}", server.address()))?, Some(server)))

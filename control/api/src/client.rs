@@ -2,7 +2,10 @@
 //!
 //! 1. A request that changes something names what it wishes, so that it can be sent again when its answer was lost.
 
-use crate::{AttachVolume, CreateVolume, DiskList, NodeList, PoolList, ResizeVolume, UpdateNode, VolumeList};
+use crate::{
+    AttachVolume, Capacity, CreateVolume, DiskList, NodeList, PoolList, ResizeVolume, Room, UpdateNode,
+    VolumeList,
+};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, StatusCode, Uri, header};
@@ -140,6 +143,21 @@ impl Client {
     /// One disk.
     pub async fn disk(&self, name: &str) -> Result<Disk, Error> {
         self.get(&path("disk", name)?).await
+    }
+
+    /// How large a volume can be made now.
+    pub async fn capacity(&self, room: &Room) -> Result<Capacity, Error> {
+        let Room { copies, class, spread, on } = room;
+        if let Some(node) = on {
+            // A name, or a refusal.
+            path("node", node)?;
+        }
+        let class = class.map(|class| format!("&class={class}"));
+        let spread = spread.as_ref().map(|label| format!("&spread={label}"));
+        let on = on.as_ref().map(|node| format!("&on={node}"));
+        let others: String = [class, spread, on].into_iter().flatten().collect();
+        let path = format!("/api/v1/capacity?copies={copies}{others}");
+        self.get(&path).await
     }
 
     /// All volumes, by name.

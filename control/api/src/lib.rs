@@ -3,6 +3,7 @@
 //! One server answers `/api/v1` (this crate), `/store/v1` (the store, for engines), `/openapi.json`, `/metrics` and
 //! `/healthz`. Every failure is a problem (RFC 9457) that names the object, the cause and what to do.
 
+mod capacity;
 pub mod client;
 mod live;
 mod metrics;
@@ -13,6 +14,7 @@ mod requests;
 mod volumes;
 mod wait;
 
+pub use capacity::{Capacity, Room};
 pub use nodes::{DiskList, NodeList, PoolList, UpdateNode, UpdateNodeSpec};
 pub use problem::Problem;
 pub use requests::parse_duration;
@@ -129,6 +131,8 @@ struct App {
     live: live::Lazy,
     /// Space is promised by one request at a time.
     placing: Arc<Mutex<()>>,
+    /// What was promised.
+    promised: capacity::Sum,
 }
 
 impl FromRef<App> for Client {
@@ -145,6 +149,7 @@ fn router(config: ApiConfig, closing: watch::Receiver<bool>) -> Router {
         closing: closing.clone(),
         live: live::Lazy::default(),
         placing: Arc::default(),
+        promised: capacity::Sum::default(),
     };
     let (api, document) = api().split_for_parts();
     api.with_state(app.clone())
@@ -172,6 +177,7 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(nodes::list_disks))
         .routes(routes!(nodes::get_disk))
         .routes(routes!(volumes::list_volumes, volumes::create_volume))
+        .routes(routes!(capacity::get_capacity))
         .routes(routes!(volumes::get_volume, volumes::delete_volume))
         .routes(routes!(volumes::attach_volume))
         .routes(routes!(volumes::detach_volume))

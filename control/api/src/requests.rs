@@ -30,6 +30,20 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     }
 }
 
+/// What is behind the question mark.
+pub(crate) struct Parameters<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let parameters = Query::<T>::from_request_parts(parts, state).await;
+        parameters.map(|Query(parameters)| Self(parameters)).map_err(|refused| {
+            Problem::bad_request(format!("the query: {}", refused.body_text()), "correct it")
+        })
+    }
+}
+
 /// `?wait=30s`: how long to wait for what was asked for.
 pub(crate) struct Wait(pub(crate) Option<Duration>);
 
@@ -38,13 +52,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Wait {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         #[derive(Deserialize)]
-        struct Parameters {
+        struct Waiting {
             wait: Option<String>,
         }
-        let parameters = Query::<Parameters>::from_request_parts(parts, state).await;
-        let Query(Parameters { wait }) = parameters.map_err(|refused| {
-            Problem::bad_request(format!("the query: {}", refused.body_text()), "correct it")
-        })?;
+        let Parameters(Waiting { wait }) = Parameters::from_request_parts(parts, state).await?;
         let Some(text) = wait else { return Ok(Self(None)) };
         let duration = parse_duration(&text).ok_or_else(|| {
             let shown: String = text.chars().take(40).collect();
@@ -65,13 +76,10 @@ impl<S: Send + Sync> FromRequestParts<S> for OnNode {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         #[derive(Deserialize)]
-        struct Parameters {
+        struct On {
             node: Option<String>,
         }
-        let parameters = Query::<Parameters>::from_request_parts(parts, state).await;
-        let Query(Parameters { node }) = parameters.map_err(|refused| {
-            Problem::bad_request(format!("the query: {}", refused.body_text()), "correct it")
-        })?;
+        let Parameters(On { node }) = Parameters::from_request_parts(parts, state).await?;
         Ok(Self(node))
     }
 }

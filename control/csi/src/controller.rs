@@ -26,11 +26,10 @@ use crate::{
         validate_volume_capabilities_response::Confirmed,
     },
 };
-use api::{AttachVolume, CreateVolume, ResizeVolume, client, client::Client};
-use model::{Node, NodeState, Pool, Scheduling, VolumeIntent, VolumeSpec, VolumeState, VolumeView};
+use api::{AttachVolume, CreateVolume, ResizeVolume, Room, client, client::Client};
+use model::{Node, VolumeIntent, VolumeSpec, VolumeState, VolumeView};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
+    collections::{BTreeSet, HashMap},
     time::Duration,
 };
 use tokio::{sync::Mutex, time::Instant};
@@ -41,7 +40,7 @@ const NAME_MAX_BYTES: usize = 128;
 /// How often a wish is made while the volume keeps changing.
 const ATTEMPTS_MAX: usize = 10;
 /// For how long it is not asked again where there is room.
-const ROOM_LASTS: Duration = Duration::from_secs(1);
+const TOLD_LASTS: Duration = Duration::from_secs(1);
 /// As many nodes as an answer names.
 const NODES_SHOWN: usize = 5;
 /// In front of the tokens of a list, so that not everything is one.
@@ -59,19 +58,20 @@ struct Volumes {
     api: Client,
     locks: Locks,
     /// As it was told last, and when: a provisioner asks for each node in turn.
-    room: Mutex<Option<(Instant, Arc<Room>)>>,
+    told: Mutex<Option<(Instant, Told)>>,
 }
 
-/// Where volumes may be made.
-#[derive(Debug)]
-struct Room {
+/// What the API has said, a moment ago.
+#[derive(Debug, Default)]
+struct Told {
     nodes: Vec<Node>,
-    pools: Vec<Pool>,
+    /// How large volumes may be, as far as it was asked.
+    largest: HashMap<Room, u64>,
 }
 
 /// The controller service of a plugin.
 pub(crate) fn service(api: Client) -> ControllerServer<impl Controller> {
-    ControllerServer::new(Volumes { api, locks: Locks::default(), room: Mutex::default() })
+    ControllerServer::new(Volumes { api, locks: Locks::default(), told: Mutex::default() })
 }
 
 /// The volume of this id. What cannot be a name is no volume's.
@@ -254,13 +254,12 @@ impl Controller for Volumes {
             request.into_inner();
         volume_capabilities.iter().try_for_each(|one| Access::parse(Some(one)).map(drop))?;
         let parameters = Parameters::parse(&parameters)?;
-        let room = self.room().await?;
-        let Room { nodes, pools } = &*room;
         let place = accessible_topology.as_ref();
         // A volume is within reach of every node, wherever its copies are, unless one has to be there.
-        let somewhere = place.is_none_or(|place| is_one_of(nodes, place));
-        let at = place.and_then(node_of).filter(|_| parameters.locality == Locality::Strict);
-        let bytes = if somewhere { largest_volume(nodes, pools, &parameters, at) } else { 0 };
+        let on = place.and_then(node_of).filter(|_| parameters.locality == Locality::Strict);
+        let Parameters { copies, class, spread, .. } = parameters;
+        let room = Room { copies, class, spread, on: on.map(str::to_owned) };
+        let bytes = self.largest_volume(room, place).await?;
         Ok(Response::new(GetCapacityResponse {
             available_capacity: signed(bytes),
             maximum_volume_size: Some(signed(bytes)),
@@ -330,19 +329,23 @@ impl Controller for Volumes {
 }
 
 impl Volumes {
-    /// Where volumes may be made, as it is or was a moment ago.
-    async fn room(&self) -> Result<Arc<Room>, Status> {
-        let mut last = self.room.lock().await;
-        if let Some((told, room)) = &*last
-            && told.elapsed() < ROOM_LASTS
-        {
-            return Ok(Arc::clone(room));
+    /// The largest volume that there is room for, as it is or was a moment ago; 0 if the place is no node.
+    async fn largest_volume(&self, room: Room, place: Option<&Topology>) -> Result<u64, Status> {
+        let mut last = self.told.lock().await;
+        if last.as_ref().is_none_or(|(told, _)| told.elapsed() >= TOLD_LASTS) {
+            let nodes = self.api.nodes().await.map_err(|error| of_api(&error))?;
+            *last = Some((Instant::now(), Told { nodes, largest: HashMap::new() }));
         }
-        let nodes = self.api.nodes().await.map_err(|error| of_api(&error))?;
-        let pools = self.api.pools().await.map_err(|error| of_api(&error))?;
-        let room = Arc::new(Room { nodes, pools });
-        *last = Some((Instant::now(), Arc::clone(&room)));
-        Ok(room)
+        let (_, told) = last.get_or_insert_with(|| (Instant::now(), Told::default()));
+        if !place.is_none_or(|place| is_one_of(&told.nodes, place)) {
+            return Ok(0);
+        }
+        if let Some(bytes) = told.largest.get(&room) {
+            return Ok(*bytes);
+        }
+        let capacity = self.api.capacity(&room).await.map_err(|error| of_api(&error))?;
+        told.largest.insert(room, capacity.largest_volume_bytes);
+        Ok(capacity.largest_volume_bytes)
     }
 }
 
@@ -518,31 +521,6 @@ fn is_one_of(nodes: &[Node], place: &Topology) -> bool {
         .segments
         .iter()
         .all(|(key, name)| key == TOPOLOGY_KEY && nodes.iter().any(|node| node.name == *name))
-}
-
-/// The largest volume of these parameters that there is room for now, with a copy on the node `at` if one is named: as
-/// large as the worst of the best nodes allows, one of each failure domain. What is promised to thin volumes and not yet
-/// written is not subtracted: the API has the last word.
-fn largest_volume(nodes: &[Node], pools: &[Pool], parameters: &Parameters, at: Option<&str>) -> u64 {
-    let is_open =
-        |node: &&Node| node.state == NodeState::Ready && node.spec.scheduling == Scheduling::Enabled;
-    let open: HashMap<&str, &Node> =
-        nodes.iter().filter(is_open).map(|node| (node.name.as_str(), node)).collect();
-    let mut best: BTreeMap<&str, (bool, u64)> = BTreeMap::new();
-    let usable = |pool: &&Pool| pool.takes_copies() && pool.is_of(parameters.class);
-    for pool in pools.iter().filter(usable) {
-        let node = open.get(pool.node.as_str());
-        let Some(domain) = node.and_then(|node| node.domain(parameters.spread.as_deref())) else { continue };
-        let free = best.entry(domain).or_default();
-        *free = (at == Some(pool.node.as_str()), pool.free_bytes).max(*free);
-    }
-    let mut free: Vec<(bool, u64)> = best.into_values().collect();
-    // That node's first.
-    free.sort_unstable_by(|a, b| b.cmp(a));
-    let copies = usize::try_from(parameters.copies).ok().and_then(|copies| free.get(..copies));
-    let there = copies.filter(|copies| at.is_none() || copies.iter().any(|(is_there, _)| *is_there));
-    let bytes = there.and_then(|copies| copies.iter().map(|(_, bytes)| *bytes).min()).unwrap_or(0);
-    bytes / model::limits::SIZE_UNIT_BYTES * model::limits::SIZE_UNIT_BYTES
 }
 
 fn published_on(view: &VolumeView) -> Vec<String> {

@@ -176,7 +176,8 @@ fn place_most(
     for count in (least.max(1)..=missing).rev() {
         // Who uses the volume now may be anywhere: by whom it was made says nothing any more.
         let copies = Copies { wanted: count, leaving: leave, ..Copies::of(&volume.spec) };
-        let copies = Copies { present: &volume.intent.members, ..copies };
+        let held_bytes = planning.view.held_bytes(volume);
+        let copies = Copies { present: &volume.intent.members, held_bytes, ..copies };
         let overcommit = planning.config.overcommit;
         let placed = place(planning.view, &mut planning.promised, overcommit, &copies, planning.new_uuid);
         match placed {

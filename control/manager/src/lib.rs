@@ -27,7 +27,7 @@ mod view;
 pub use news::News;
 pub use no_place::{NoPlace, Others};
 pub use observed::Observed;
-pub use placement::{Copies, OVERCOMMIT_DEFAULT, Promised, check_growth, place};
+pub use placement::{Copies, OVERCOMMIT_DEFAULT, Promised, check_growth, largest, place};
 pub use plan::{Action, Config, plan};
 pub use planner::{Planner, Told};
 pub use run::{Manager, Mandate, ensure_cluster, start};

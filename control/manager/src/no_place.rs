@@ -96,7 +96,7 @@ impl NoPlace {
                     |key| format!("{} with a node with", domains_text(key)),
                 );
                 format!(
-                    "{} as many {where_} {} free{}, {with_room} {} that; the most {} another is {}",
+                    "{} as many {where_} room for {}{}, {with_room} {} that; the most {} another is {}",
                     copies_need(*wanted),
                     SizeText(*size_bytes),
                     class.map_or_else(String::new, |class| format!(" on disks of class {class}")),

@@ -2,8 +2,9 @@
 //!
 //! 1. No node gets two copies of a volume that could both count: a node that has said that a copy's pool is gone may get
 //!    another one in another pool (docs/decisions/0009).
-//! 2. A pool gets a copy only if the whole size fits into what is free now, and what was promised of it stays within
-//!    its capacity times the over-commit.
+//! 2. A pool gets a copy only if what was promised of it stays within its capacity times the over-commit, what the copy is
+//!    to hold at once is free, and so is a twentieth of the pool or the copy's whole size: volumes are thin, and may be
+//!    larger than a disk. Pools that have the whole size free come first.
 //! 3. Nothing is placed on a node whose operator wishes otherwise, nor on a disk of another class than the volume's.
 //! 4. All or nothing: a volume that does not fit gets no place at all.
 //! 5. A wish to be near a node chooses among places that are possible: it never makes one, and never takes one away.
@@ -19,7 +20,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 /// How much more may be promised of a pool than it has: volumes are thin.
-pub const OVERCOMMIT_DEFAULT: u64 = 4;
+pub const OVERCOMMIT_DEFAULT: u64 = 10;
+/// Of a pool that has less than this part of it free nothing more is promised than is free.
+const RESERVE_PART: u64 = 20;
 
 /// What has been promised of each pool: the sum of the sizes of the volumes that have a copy there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,6 +72,8 @@ impl Promised {
 pub struct Copies<'a> {
     /// The size of each.
     pub size_bytes: u64,
+    /// What each is to hold as soon as it is made.
+    pub held_bytes: u64,
     /// The class of the disks that may hold one; none: any disk.
     pub class: Option<DiskClass>,
     /// The label of nodes that keeps them apart; none: only nodes do.
@@ -86,18 +91,25 @@ pub struct Copies<'a> {
 }
 
 impl<'a> Copies<'a> {
-    /// All copies of a new volume, wherever they are.
-    pub fn of(spec: &'a VolumeSpec) -> Self {
+    /// Empty copies of that size, wherever they are.
+    pub const fn new(size_bytes: u64, wanted: usize) -> Self {
         Self {
-            size_bytes: spec.size_bytes,
-            class: spec.class,
-            spread: spec.spread.as_deref(),
+            size_bytes,
+            held_bytes: 0,
+            class: None,
+            spread: None,
             present: &[],
             leaving: &[],
-            wanted: usize::try_from(spec.copies).unwrap_or(usize::MAX),
+            wanted,
             near: None,
             on: None,
         }
+    }
+
+    /// All copies of a new volume.
+    pub fn of(spec: &'a VolumeSpec) -> Self {
+        let wanted = usize::try_from(spec.copies).unwrap_or(usize::MAX);
+        Self { class: spec.class, spread: spec.spread.as_deref(), ..Self::new(spec.size_bytes, wanted) }
     }
 
     fn is_wanted_on(&self, node: &str) -> bool {
@@ -180,21 +192,42 @@ fn best<'a>(
     taken: &Taken<'_>,
 ) -> BTreeMap<&'a str, Candidate<'a>> {
     let mut best: BTreeMap<&str, Candidate<'_>> = BTreeMap::new();
-    for pool in view.pools.values().map(|pool| &pool.value) {
-        let is_open = view.scheduling(&pool.node) == Scheduling::Enabled;
-        let usable = pool.takes_copies() && view.is_ready(&pool.node) && is_open;
-        if !usable || !pool.is_of(copies.class) || taken.nodes.contains(pool.node.as_str()) {
+    for (domain, pool) in usable(view, copies) {
+        if taken.nodes.contains(pool.node.as_str()) || taken.domains.contains(domain) {
             continue;
         }
-        let domain = view.domain(copies.spread, &pool.node);
-        let Some(domain) = domain.filter(|domain| !taken.domains.contains(domain)) else { continue };
-        let candidate = Candidate::of(pool, promised, overcommit);
+        let candidate = Candidate::of(pool, promised, overcommit, copies.held_bytes);
         let known = best.entry(domain).or_insert(candidate);
         if candidate.order(copies) < known.order(copies) {
             *known = candidate;
         }
     }
     best
+}
+
+/// The pools that can take a copy, whatever their space, and the failure domain of each.
+fn usable<'a>(view: &'a View, copies: &Copies<'_>) -> impl Iterator<Item = (&'a str, &'a Pool)> {
+    let &Copies { class, spread, .. } = copies;
+    let is_open = |node: &str| view.is_ready(node) && view.scheduling(node) == Scheduling::Enabled;
+    let pools = view.pools.values().map(|pool| &pool.value);
+    let usable = pools.filter(move |pool| pool.takes_copies() && pool.is_of(class) && is_open(&pool.node));
+    usable.filter_map(move |pool| Some((view.domain(spread, &pool.node)?, pool)))
+}
+
+/// The size of the largest copies that have a place, whatever their size was to be: what the worst of the best failure
+/// domains has room for; 0 if there are too few of them.
+pub fn largest(view: &View, promised: &Promised, overcommit: u64, copies: &Copies<'_>) -> u64 {
+    let mut best: BTreeMap<&str, (bool, u64)> = BTreeMap::new();
+    for (domain, pool) in usable(view, copies) {
+        let room_bytes = Candidate::of(pool, promised, overcommit, copies.held_bytes).room_bytes;
+        let room = best.entry(domain).or_default();
+        *room = (copies.is_wanted_on(&pool.node), room_bytes).max(*room);
+    }
+    let mut best: Vec<(bool, u64)> = best.into_values().collect();
+    // Where one has to be comes first.
+    best.sort_unstable_by(|a, b| b.cmp(a));
+    let chosen = best.get(..copies.wanted).filter(|chosen| chosen.iter().any(|(is_wanted, _)| *is_wanted));
+    chosen.and_then(|chosen| chosen.iter().map(|(_, bytes)| *bytes).min()).unwrap_or(0)
 }
 
 /// Why no more than these nodes, or values of the label, can take a copy.
@@ -243,9 +276,10 @@ fn not_there(
         }
         let pools = view.pools.values().map(|pool| &pool.value).filter(|pool| pool.node == *name);
         let pools = pools.filter(|pool| pool.takes_copies() && pool.is_of(copies.class));
-        let room = pools.map(|pool| Candidate::of(pool, promised, overcommit).room_bytes).max();
+        let room =
+            pools.map(|pool| Candidate::of(pool, promised, overcommit, copies.held_bytes).room_bytes).max();
         match (room, copies.class) {
-            (Some(bytes), _) => format!("{} free", SizeText(bytes)),
+            (Some(bytes), _) => format!("room for {}", SizeText(bytes)),
             (None, Some(class)) => format!("without disks of class {class}"),
             (None, None) => "without a pool".into(),
         }
@@ -267,7 +301,7 @@ pub fn check_growth(
         .iter()
         .filter_map(|member| view.pool(member.pool))
         .filter(|pool| pool.state != PoolState::Gone)
-        .map(|pool| Candidate::of(pool, &promised, overcommit))
+        .map(|pool| Candidate::of(pool, &promised, overcommit, 0))
         .collect();
     let with_room = pools.iter().filter(|pool| pool.room_bytes >= more_bytes).count();
     if with_room == pools.len() {
@@ -295,357 +329,28 @@ struct Candidate<'a> {
 }
 
 impl<'a> Candidate<'a> {
-    fn of(pool: &'a Pool, promised: &Promised, overcommit: u64) -> Self {
+    fn of(pool: &'a Pool, promised: &Promised, overcommit: u64, held_bytes: u64) -> Self {
         let promised_bytes = promised.of_pool(pool.uuid);
         let promisable_bytes = pool.capacity_bytes.saturating_mul(overcommit).saturating_sub(promised_bytes);
         let permille = u128::from(promised_bytes) * 1000 / u128::from(pool.capacity_bytes.max(1));
+        let is_thin = pool.free_bytes >= held_bytes.max(pool.capacity_bytes / RESERVE_PART);
         Self {
             pool,
-            room_bytes: pool.free_bytes.min(promisable_bytes),
+            room_bytes: if is_thin { promisable_bytes } else { pool.free_bytes.min(promisable_bytes) },
             promised_permille: u64::try_from(permille).unwrap_or(u64::MAX),
         }
     }
 
-    /// Those with room first, of them the one that has to be, then the one that is near, then the emptiest by promise, then
-    /// by fact; the names make it deterministic.
+    /// Those with room first, of them the one that has to be, then those that have it free, then the one that is near, then
+    /// the emptiest by promise, then by fact; the names make it deterministic.
     fn order(&self, copies: &Copies<'_>) -> impl Ord + use<'a> {
-        let full = self.room_bytes < copies.size_bytes;
-        let node = self.pool.node.as_str();
-        let far = (!copies.is_wanted_on(node), copies.near != Some(node));
-        let free = std::cmp::Reverse(self.pool.free_bytes);
-        (full, far, self.promised_permille, free, &self.pool.node, &self.pool.name, self.pool.uuid)
+        let &Copies { size_bytes, near, .. } = copies;
+        let Pool { node, name, uuid, free_bytes, .. } = self.pool;
+        let full = (self.room_bytes < size_bytes, !copies.is_wanted_on(node), *free_bytes < size_bytes);
+        let far = near != Some(node.as_str());
+        (full, far, self.promised_permille, std::cmp::Reverse(*free_bytes), node, name, *uuid)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::{GIB, Scene};
-
-    /// A copy of 1 GiB that may be anywhere.
-    const ONE: Copies<'static> = Copies {
-        size_bytes: GIB,
-        class: None,
-        spread: None,
-        present: &[],
-        leaving: &[],
-        wanted: 1,
-        near: None,
-        on: None,
-    };
-
-    fn place_in(
-        scene: &Scene,
-        size_bytes: u64,
-        present: &[MemberIntent],
-        wanted: usize,
-    ) -> Result<String, NoPlace> {
-        place_copies(scene, &Copies { size_bytes, present, wanted, ..ONE })
-    }
-
-    fn place_copies(scene: &Scene, copies: &Copies<'_>) -> Result<String, NoPlace> {
-        let mut next = 0;
-        let mut new_uuid = || {
-            next += 1;
-            Uuid::from_u128(1000 + next)
-        };
-        let mut promised = Promised::of(&scene.view);
-        let members = place(&scene.view, &mut promised, OVERCOMMIT_DEFAULT, copies, &mut new_uuid)?;
-        Ok(members.iter().map(|member| member.node.as_str()).collect::<Vec<_>>().join(" "))
-    }
-
-    #[test]
-    fn copies_spread_over_nodes() {
-        let mut scene = Scene::with_nodes(4);
-        assert_eq!(place_in(&scene, GIB, &[], 3).unwrap(), "n1 n2 n3");
-        scene.volume("a", 3, &[1, 2, 3]);
-        assert_eq!(place_in(&scene, GIB, &[], 3).unwrap(), "n4 n1 n2", "the emptiest first");
-        scene.pool_mut(2).free_bytes = GIB / 2;
-        assert_eq!(place_in(&scene, GIB, &[], 3).unwrap(), "n4 n1 n3", "a node without room is left out");
-        scene.pool_mut(1).state = PoolState::Degraded;
-        assert_eq!(place_in(&scene, GIB, &[], 2).unwrap(), "n4 n3");
-        scene.pool_mut(3).state = PoolState::Gone;
-        assert!(place_in(&scene, GIB, &[], 2).is_err(), "nothing is placed on a disk that is gone");
-        let present = scene.volume_mut("a").intent.members[2..].to_vec();
-        assert_eq!(place_in(&scene, GIB, &present, 1).unwrap(), "n4", "never a second on one node");
-    }
-
-    #[test]
-    fn the_better_pool_of_a_node_is_taken() {
-        let mut scene = Scene::with_nodes(1);
-        let mut second = scene.pool_mut(1).clone();
-        second.uuid = Uuid::from_u128(999);
-        second.name = "disk1".into();
-        scene.pool_mut(1).free_bytes = 0;
-        scene.add_pool(second);
-        let members =
-            place(&scene.view, &mut Promised::default(), 1, &ONE, &mut || Uuid::from_u128(5)).unwrap();
-        assert_eq!(members[0].pool, Uuid::from_u128(999));
-    }
-
-    #[test]
-    fn a_copy_is_near_if_that_is_possible() {
-        let mut scene = Scene::with_nodes(4);
-        let near = |scene: &Scene, node: &str, wanted, present: &[MemberIntent]| {
-            place_copies(scene, &Copies { present, wanted, near: Some(node), ..ONE })
-        };
-        assert_eq!(near(&scene, "n4", 1, &[]).unwrap(), "n4");
-        scene.volume("a", 3, &[2, 3, 4]);
-        assert_eq!(near(&scene, "n4", 2, &[]).unwrap(), "n4 n1", "the others by space");
-        assert_eq!(near(&scene, "n4", 4, &[]).unwrap(), "n4 n1 n2 n3");
-        let present = scene.volume_mut("a").intent.members[2..].to_vec();
-        assert_eq!(near(&scene, "n4", 2, &present).unwrap(), "n1 n2", "never a second on one node");
-        assert_eq!(near(&scene, "n7", 2, &[]).unwrap(), "n1 n2", "there is no such node");
-        scene.node_mut(4).spec.scheduling = Scheduling::Cordoned;
-        assert_eq!(near(&scene, "n4", 2, &[]).unwrap(), "n1 n2");
-        scene.node_mut(4).spec.scheduling = Scheduling::Enabled;
-        scene.pool_mut(4).free_bytes = GIB / 2;
-        assert_eq!(near(&scene, "n4", 2, &[]).unwrap(), "n1 n2", "it has no room");
-        assert!(near(&scene, "n4", 4, &[]).is_err());
-        scene.node_mut(3).state = NodeState::NotReady;
-        assert_eq!(near(&scene, "n3", 2, &[]).unwrap(), "n1 n2");
-    }
-
-    #[test]
-    fn copies_are_on_disks_of_the_class() {
-        let mut scene = Scene::with_nodes(4);
-        let class = Some(DiskClass::Nvme);
-        let of_class = |scene: &Scene, size_bytes, wanted, near| {
-            place_copies(scene, &Copies { size_bytes, class, wanted, near, ..ONE })
-        };
-        let says = |scene: &Scene, size_bytes, wanted, text: &str| {
-            assert_eq!(of_class(scene, size_bytes, wanted, None).unwrap_err().to_string(), text);
-        };
-        says(
-            &scene,
-            GIB,
-            1,
-            "1 copy needs as many nodes with disks of class NVMe, 0 can take one; \
-             add such disks, or ask for fewer copies or another class",
-        );
-        scene.pool_mut(2).class = class;
-        scene.pool_mut(3).class = Some(DiskClass::Hdd);
-        scene.pool_mut(4).class = class;
-        assert_eq!(of_class(&scene, GIB, 2, None).unwrap(), "n2 n4");
-        assert_eq!(of_class(&scene, GIB, 2, Some("n4")).unwrap(), "n4 n2");
-        assert_eq!(of_class(&scene, GIB, 2, Some("n3")).unwrap(), "n2 n4", "its disk is of another class");
-        assert_eq!(place_in(&scene, GIB, &[], 4).unwrap(), "n1 n2 n3 n4", "any disk");
-        let second = Pool { uuid: Uuid::from_u128(999), ..scene.pool_mut(4).clone() };
-        scene.add_pool(Pool { node: "n3".into(), ..second });
-        assert_eq!(of_class(&scene, GIB, 3, None).unwrap(), "n2 n3 n4", "the other disk of the node");
-        says(
-            &scene,
-            5 * GIB,
-            3,
-            "3 copies need as many nodes with 5 GiB free on disks of class NVMe, 0 have that; \
-             the most on another is 4 GiB; add disks, delete volumes, or ask for less",
-        );
-        scene.node_mut(2).spec.scheduling = Scheduling::Cordoned;
-        says(
-            &scene,
-            GIB,
-            3,
-            "3 copies need as many nodes with disks of class NVMe, 2 can take one (cordoned: n2); \
-             add such disks, uncordon a node, or ask for fewer copies or another class",
-        );
-    }
-
-    const ZONE: &str = model::topology::ZONE_KEY;
-
-    /// Six nodes: n1 and n2 in zone a, n3 and n4 in b, n5 in c, n6 nowhere.
-    fn zoned() -> Scene {
-        let mut scene = Scene::with_nodes(6);
-        for (node, zone) in (1..).zip(["a", "a", "b", "b", "c"]) {
-            scene.node_mut(node).topology.insert(ZONE.into(), zone.into());
-        }
-        scene
-    }
-
-    #[test]
-    fn copies_are_in_different_zones() {
-        let mut scene = zoned();
-        let spread = Some(ZONE);
-        let of = |scene: &Scene, wanted| place_copies(scene, &Copies { spread, wanted, ..ONE });
-        assert_eq!(of(&scene, 3).unwrap(), "n1 n3 n5");
-        assert_eq!(place_in(&scene, GIB, &[], 3).unwrap(), "n1 n2 n3", "others are not concerned");
-        scene.volume("a", 2, &[1, 3]);
-        assert_eq!(of(&scene, 3).unwrap(), "n2 n4 n5", "the emptiest of each zone");
-        let near = |scene: &Scene, node| {
-            place_copies(scene, &Copies { spread, wanted: 3, near: Some(node), ..ONE }).unwrap()
-        };
-        assert_eq!(near(&scene, "n3"), "n3 n2 n5", "near comes before empty");
-        assert_eq!(near(&scene, "n6"), "n2 n4 n5", "it is in no zone");
-        scene.pool_mut(2).free_bytes = GIB / 2;
-        scene.pool_mut(4).state = PoolState::Gone;
-        assert_eq!(of(&scene, 3).unwrap(), "n5 n1 n3");
-        scene.node_mut(5).topology.insert(ZONE.into(), "b".into());
-        assert!(of(&scene, 3).is_err(), "rather no place than two in one zone");
-        assert_eq!(of(&scene, 2).unwrap(), "n5 n1");
-        let racks = Copies { spread: Some("rack"), ..ONE };
-        assert_eq!(
-            place_copies(&scene, &racks).unwrap_err().to_string(),
-            "1 copy needs as many values of the label rack, 0 have a node that can take one \
-             (without the label: n1, n2, n3, n4, n5 and 1 more); \
-             label the nodes that are not, start some elsewhere, or ask for fewer copies"
-        );
-    }
-
-    #[test]
-    fn a_zone_is_taken_by_a_copy_that_stays() {
-        let mut scene = zoned();
-        let members = scene.volume("a", 3, &[1, 3, 5]).intent.members.clone();
-        let another = |scene: &Scene, leaving: &[Uuid]| {
-            place_copies(scene, &Copies { spread: Some(ZONE), present: &members, leaving, ..ONE })
-        };
-        assert_eq!(
-            another(&scene, &[]).unwrap_err().to_string(),
-            "1 copy needs as many zones (topology.kubernetes.io/zone), 0 have a node that can take one \
-             (a copy is in: a, b, c; without the label: n6); \
-             label the nodes that are not, start some elsewhere, or ask for fewer copies"
-        );
-        assert_eq!(another(&scene, &[members[0].replica]).unwrap(), "n2", "in the zone of the one that goes");
-        assert_eq!(another(&scene, &[members[1].replica]).unwrap(), "n4");
-        let none = another(&scene, &[members[2].replica]).unwrap_err().to_string();
-        assert!(none.contains("(a copy is in: a, b; without the label: n6)"), "never on its node: {none}");
-        scene.pool_mut(5).state = PoolState::Gone;
-        let mut second = scene.pool_mut(5).clone();
-        (second.uuid, second.state) = (Uuid::from_u128(999), PoolState::Online);
-        scene.add_pool(second);
-        assert_eq!(another(&scene, &[]).unwrap(), "n5", "its disk is gone, and so is what it took");
-    }
-
-    #[test]
-    fn too_few_zones_are_named() {
-        let mut scene = zoned();
-        let says = |scene: &Scene, copies: Copies<'_>, text: &str| {
-            let copies = Copies { spread: Some(ZONE), ..copies };
-            assert_eq!(place_copies(scene, &copies).unwrap_err().to_string(), text);
-        };
-        scene.node_mut(6).topology.insert(ZONE.into(), "b".into());
-        scene.node_mut(5).spec.scheduling = Scheduling::Cordoned;
-        let three = Copies { wanted: 3, ..ONE };
-        says(
-            &scene,
-            three,
-            "3 copies need as many zones (topology.kubernetes.io/zone), 2 have a node that can take one: a, b \
-             (cordoned: n5); uncordon a node, start some elsewhere, or ask for fewer copies",
-        );
-        scene.node_mut(5).spec.scheduling = Scheduling::Enabled;
-        scene.node_mut(5).state = NodeState::NotReady;
-        scene.node_mut(2).state = NodeState::NotReady;
-        scene.pool_mut(1).class = Some(DiskClass::Nvme);
-        says(
-            &scene,
-            Copies { class: Some(DiskClass::Nvme), wanted: 2, ..ONE },
-            "2 copies need as many zones (topology.kubernetes.io/zone) with disks of class NVMe, \
-             1 has a node that can take one: a (NotReady: n2, n5); \
-             add such disks elsewhere, or ask for fewer copies or another class",
-        );
-        scene.node_mut(5).state = NodeState::Ready;
-        says(
-            &scene,
-            Copies { size_bytes: 5 * GIB, ..three },
-            "3 copies need as many zones (topology.kubernetes.io/zone) with a node with 5 GiB free, 0 have that; \
-             the most in another is 4 GiB; add disks, delete volumes, or ask for less",
-        );
-    }
-
-    #[test]
-    fn a_copy_that_has_to_be_somewhere_is_there_or_nowhere() {
-        let mut scene = zoned();
-        let on = |scene: &Scene, nodes: &[&str], copies: Copies<'_>| {
-            let nodes = nodes.iter().map(|node| (*node).to_owned()).collect();
-            place_copies(scene, &Copies { on: Some(&nodes), ..copies })
-        };
-        let two = Copies { wanted: 2, ..ONE };
-        assert_eq!(on(&scene, &["n6"], two).unwrap(), "n6 n1");
-        assert_eq!(on(&scene, &["n4", "n6"], Copies { near: Some("n6"), ..two }).unwrap(), "n6 n4");
-        assert_eq!(on(&scene, &["n4", "n7"], Copies { spread: Some(ZONE), ..two }).unwrap(), "n4 n1");
-        let near = Some("n1");
-        assert_eq!(on(&scene, &["n4"], Copies { near, ..ONE }).unwrap(), "n4", "a wish gives way");
-        let cannot = |scene: &Scene, node: &str, copies: Copies<'_>| {
-            let why = on(scene, &[node], copies).unwrap_err();
-            assert!(matches!(why, NoPlace::NotThere { .. }), "{why}");
-            why.cause()
-        };
-        assert_eq!(cannot(&scene, "n7", two), "a copy has to be on n7 (no node of Orlop)");
-        let zones = Copies { spread: Some(ZONE), ..two };
-        assert_eq!(
-            cannot(&scene, "n6", zones),
-            "a copy has to be on n6 (without the label topology.kubernetes.io/zone)"
-        );
-        scene.pool_mut(1).free_bytes = GIB / 2;
-        assert_eq!(cannot(&scene, "n1", two), "a copy has to be on n1 (512 MiB free)");
-        scene.pool_mut(2).state = PoolState::Failed;
-        assert_eq!(cannot(&scene, "n2", two), "a copy has to be on n2 (without a pool)");
-        scene.node_mut(3).state = NodeState::NotReady;
-        assert_eq!(cannot(&scene, "n3", two), "a copy has to be on n3 (NotReady)");
-        scene.node_mut(4).spec.scheduling = Scheduling::Drained;
-        scene.pool_mut(5).class = Some(DiskClass::Hdd);
-        scene.pool_mut(6).class = Some(DiskClass::Hdd);
-        let hdd = Copies { class: Some(DiskClass::Hdd), ..ONE };
-        assert_eq!(
-            on(&scene, &["n1", "n4"], hdd).unwrap_err().to_string(),
-            "a copy has to be on n1 (without disks of class HDD) or n4 (Drained); choose another node, or make it fit"
-        );
-    }
-
-    #[test]
-    fn no_place_says_why() {
-        let mut scene = Scene::with_nodes(3);
-        let says = |scene: &Scene, size, wanted, text: &str| {
-            let message = place_in(scene, size, &[], wanted).unwrap_err().to_string();
-            assert_eq!(message, text);
-        };
-        says(
-            &scene,
-            5 * GIB,
-            3,
-            "3 copies need as many nodes with 5 GiB free, 0 have that; the most on another is 4 GiB; \
-             add disks, delete volumes, or ask for less",
-        );
-        says(
-            &scene,
-            GIB,
-            4,
-            "4 copies need as many nodes, 3 can take one; start more nodes, or ask for fewer copies",
-        );
-        scene.node_mut(3).state = NodeState::NotReady;
-        says(
-            &scene,
-            GIB,
-            3,
-            "3 copies need as many nodes, 2 can take one (NotReady: n3); start more nodes, or ask for fewer copies",
-        );
-    }
-
-    #[test]
-    fn nothing_is_placed_on_a_cordoned_node() {
-        let mut scene = Scene::with_nodes(4);
-        for scheduling in [Scheduling::Cordoned, Scheduling::Drained, Scheduling::Evacuated] {
-            scene.node_mut(2).spec.scheduling = scheduling;
-            assert_eq!(place_in(&scene, GIB, &[], 3).unwrap(), "n1 n3 n4", "{scheduling}");
-        }
-        scene.node_mut(3).state = NodeState::NotReady;
-        assert_eq!(
-            place_in(&scene, GIB, &[], 3).unwrap_err().to_string(),
-            "3 copies need as many nodes, 2 can take one (NotReady: n3; cordoned: n2); \
-             start more nodes, uncordon one, or ask for fewer copies"
-        );
-        scene.node_mut(2).spec.scheduling = Scheduling::Enabled;
-        assert_eq!(place_in(&scene, GIB, &[], 3).unwrap(), "n1 n2 n4");
-    }
-
-    #[test]
-    fn promises_are_bounded() {
-        let mut scene = Scene::with_nodes(1);
-        for index in 0..16 {
-            assert!(place_in(&scene, GIB, &[], 1).is_ok(), "{index}: 4 GiB, four times promised");
-            scene.volume(&format!("v{index}"), 1, &[1]);
-        }
-        assert!(matches!(place_in(&scene, GIB, &[], 1), Err(NoPlace::TooLittleSpace { .. })));
-        let members = scene.volume_mut("v0").intent.members.clone();
-        assert!(check_growth(&scene.view, OVERCOMMIT_DEFAULT, &members, GIB, 2 * GIB).is_err());
-        assert!(check_growth(&scene.view, 8, &members, GIB, 2 * GIB).is_ok());
-    }
-}
+mod tests;

@@ -82,6 +82,21 @@ impl View {
         reports.filter(|report| report.replica == replica).any(|r| r.state == ReplicaState::Destroyed)
     }
 
+    /// What another copy of the volume has to hold: as much as the largest that it has, or its whole size if nobody says
+    /// how much that is.
+    pub(crate) fn held_bytes(&self, volume: &Volume) -> u64 {
+        let members = &volume.intent.members;
+        if members.is_empty() {
+            return 0;
+        }
+        let used = members.iter().filter_map(|member| {
+            let reports = &self.replicas.get(&member.node)?.value.replicas;
+            let report = reports.iter().find(|report| report.replica == member.replica)?;
+            (report.state == ReplicaState::Present).then_some(report.used_bytes)
+        });
+        used.max().unwrap_or(u64::MAX).min(volume.spec.size_bytes)
+    }
+
     /// The pool, if its engine has ever reported it.
     pub fn pool(&self, uuid: Uuid) -> Option<&Pool> {
         self.pools.get(&uuid.to_string()).map(|pool| &pool.value)

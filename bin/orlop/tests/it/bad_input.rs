@@ -82,8 +82,8 @@ fn a_command_that_is_refused_changes_no_wish() {
                 "label the nodes",
             ],
         ),
-        (&["volume", "create", "a", "--size", "1TiB"], 5, &["\"a\"", "1 TiB free", "add disks"]),
-        (&["volume", "resize", "data", "--size", "1TiB"], 5, &["\"data\"", "free", "add disks"]),
+        (&["volume", "create", "a", "--size", "1TiB"], 5, &["\"a\"", "room for 1 TiB", "add disks"]),
+        (&["volume", "resize", "data", "--size", "1TiB"], 5, &["\"data\"", "room for", "add disks"]),
         // Sizes that are none, or that cannot be.
         (&["volume", "resize", "data", "--size", "lots"], 2, &["lots", "is not a size"]),
         (&["volume", "resize", "data", "--size", "1MB"], 2, &["1MB", "is not a size"]),

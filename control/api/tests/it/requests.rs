@@ -193,7 +193,11 @@ async fn bad_input_is_told_what_to_do_and_changes_nothing() {
         .is_problem(409, "volume \"x\": 5 copies need as many nodes, 3 can take one; start more nodes");
     create(&json!({"name": "x", "spec": {"sizeBytes": 100 * gib}}).to_string())
         .await
-        .is_problem(409, "volume \"x\": 3 copies need as many nodes with 100 GiB free, 0 have that");
+        .is_problem(409, "volume \"x\": 3 copies need as many nodes with room for 100 GiB, 0 have that");
+    let room = async |query: &str| cluster.ask("GET", &format!("/api/v1/capacity?{query}"), "").await;
+    room("").await.is_problem(400, "missing field `copies`");
+    room("copies=3&class=fast").await.is_problem(400, "unknown variant `fast`");
+    room("copies=3&colour=red").await.is_problem(400, "unknown field `colour`");
     cluster.ask("GET", "/api/v1/volumes/none", "").await.is_problem(404, "there is no volume \"none\"");
     cluster.ask("GET", "/api/v1/volumes/N%20O", "").await.is_problem(404, "there is no volume \"N O\"");
     cluster.ask("DELETE", "/api/v1/volumes/none", "").await.is_problem(404, "there is no volume");
@@ -219,9 +223,35 @@ async fn bad_input_is_told_what_to_do_and_changes_nothing() {
     resize(gib / 2).await.is_problem(409, "cannot shrink from 1 GiB to 512 MiB");
     resize(0).await.is_problem(422, "not a multiple of 1 MiB");
     resize(gib + 1).await.is_problem(422, "not a multiple of 1 MiB");
-    resize(50 * gib).await.is_problem(409, "49 GiB free");
+    resize(50 * gib).await.is_problem(409, "room for 49 GiB");
     let untouched = cluster.client.get::<Volume>("data").await.unwrap().unwrap();
     assert_eq!((untouched.value.spec.size_bytes, untouched.value.intent.attach), (gib, None));
+    cluster.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_there_is_room_for_is_what_can_be_made() {
+    let cluster = Cluster::start(3).await;
+    cluster.create("data").await;
+    let client = api::client::Client::new(&format!("http://{}", cluster.server.address())).unwrap();
+    let any = api::Room { copies: 3, class: None, spread: None, on: None };
+    for (room, gib) in [
+        (any.clone(), 15),
+        (api::Room { copies: 4, ..any.clone() }, 0),
+        (api::Room { class: Some(DiskClass::Nvme), ..any.clone() }, 0),
+        (api::Room { spread: Some("example.com/rack".into()), ..any.clone() }, 0),
+        (api::Room { on: Some("n2".into()), ..any.clone() }, 15),
+        (api::Room { on: Some("n9".into()), ..any }, 0),
+    ] {
+        let told = client.capacity(&room).await.unwrap();
+        assert_eq!(told.largest_volume_bytes >> 30, gib, "4 GiB, four times promised, and 1 taken: {room:?}");
+    }
+    let make = async |bytes: u64| {
+        let body = json!({"name": "rest", "spec": {"sizeBytes": bytes}}).to_string();
+        cluster.ask("POST", "/api/v1/volumes", &body).await
+    };
+    make((15 << 30) + (1 << 20)).await.is_problem(409, "the most on another is 15 GiB");
+    assert_eq!(make(15 << 30).await.status, 201, "larger than a disk");
     cluster.server.stop().await;
 }
 
