@@ -767,8 +767,9 @@ pub(crate) struct NodeOptions {
     /// The folder of its state.
     #[arg(long)]
     pub(crate) data: PathBuf,
-    /// A device to use as a pool, as a URI, or a selector of free disks among those that may be looked at, such as
-    /// `select://?class=NVMe&min_size=100GiB`; may be given several times.
+    /// A device to use as a pool, as a URI, with `class=ssd` (nvme, hdd) where the kernel does not know what it is; or a
+    /// selector of free disks among those that may be looked at, such as `select://?class=NVMe&min_size=100GiB`. May be
+    /// given several times.
     #[arg(long = "disk", required = true)]
     pub(crate) disks: Vec<String>,
     /// Which disks are looked at and reported, as `/dev/...` with wildcards; `*` are all but loop, removable and remote

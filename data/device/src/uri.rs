@@ -10,6 +10,7 @@
 //! | `fault://?of=URI&rule=RULE` | another device that fails by rule |
 //!
 //! All but the last two take `block_size=512` or `4096` (the default). Bytes that would be misread are written as `%XX`.
+//! Who names a disk for a pool may say its `class` there, too: that is no matter of the device, and taken out before.
 //! A rule is a list such as `fail:media-write,on:write+flush,lba:0-255,skip:100,times:1,permille:10`; its first item is
 //! one of `fail:STATUS`, `fail-after:STATUS`, `delay:MILLISECONDS` and `hang`.
 

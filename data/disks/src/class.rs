@@ -1,4 +1,4 @@
-//! What kind of medium a disk is, as sysfs says.
+//! What kind of medium a disk is, as sysfs says or its operator.
 
 use crate::Roots;
 use crate::sysfs::{Block, blocks};
@@ -22,6 +22,11 @@ pub fn class_of(roots: &Roots, number: (u32, u32)) -> Option<DiskClass> {
         block.device_number() == Some(number) || partitions().any(|other| other == Some(number))
     };
     all.into_iter().find(is_it).map(|block| class(&block))
+}
+
+/// The class of this name, as people write it.
+pub(crate) fn named(name: &str) -> Result<DiskClass, String> {
+    DiskClass::named(name).ok_or_else(|| format!("{name:?} is not a class: NVMe, SSD or HDD"))
 }
 
 pub(crate) fn class(block: &Block) -> DiskClass {

@@ -6,6 +6,7 @@
 //!    lost because somebody has changed one.
 //! 3. The same disks and selectors make the same claims, in the order of the disks' names.
 
+use crate::class::named;
 use device::ByteCount;
 use device::uri::Params;
 use glob::Pattern;
@@ -61,7 +62,7 @@ impl Selector {
         let query =
             query.filter(|query| !query.is_empty()).ok_or_else(|| format!("it says nothing: {EXAMPLE}"))?;
         let mut params = Params::read(query)?;
-        let classes = params.text("class")?.map(|list| list.split(',').map(class).collect()).transpose()?;
+        let classes = params.text("class")?.map(|list| list.split(',').map(named).collect()).transpose()?;
         let selector = Self {
             text: text.to_owned(),
             classes: classes.unwrap_or_default(),
@@ -103,10 +104,6 @@ impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
-}
-
-fn class(name: &str) -> Result<DiskClass, String> {
-    DiskClass::named(name).ok_or_else(|| format!("{name:?} is not a class: NVMe, SSD or HDD"))
 }
 
 fn pattern(what: &str, glob: &str) -> Result<Pattern, String> {

@@ -14,7 +14,7 @@ pub struct PoolConfig {
     pub name: String,
     /// The device under it.
     pub uri: String,
-    /// What kind of medium that is, for reports.
+    /// What kind of medium that is, for reports: its operator's word, else the kernel's.
     pub class: Option<DiskClass>,
     /// What has to be on that device.
     pub expected: Expected,

@@ -12,10 +12,11 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(120);
 /// Values that nobody can mean, each with the place that the refusal names.
-const REFUSED: [(&str, &str); 9] = [
+const REFUSED: [(&str, &str); 10] = [
     (r#"node={"disk":["disk:///dev/sdb"]}"#, "/node"),
     (r#"node={"disks":[]}"#, "/node/disks"),
     (r#"node={"disks":["select://"]}"#, "/node/disks/0"),
+    (r#"node={"disks":["disk:///dev/sdb?class=fast"]}"#, "/node/disks/0"),
     (r#"node={"disksAllow":["sdb"]}"#, "/node/disksAllow/0"),
     (r#"node={"topologyKeys":["no label"]}"#, "/node/topologyKeys/0"),
     (r#"storageClasses=[{"name":"a","parameters":{"copys":"2"}}]"#, "/storageClasses/0/parameters"),

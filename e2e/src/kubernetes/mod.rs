@@ -215,12 +215,76 @@ impl Drop for Lab<'_> {
         }
         for entry in fs::read_dir(self.site.folder.join("log")).into_iter().flatten().flatten() {
             let text = fs::read(entry.path()).unwrap_or_default();
-            println!("  {}:\n{}", entry.path().display(), tail(&String::from_utf8_lossy(&text), 6));
+            println!("  {}:\n{}", entry.path().display(), last_words(&String::from_utf8_lossy(&text)));
         }
     }
+}
+
+/// The end of a program's log: more of it where something was wrong.
+fn last_words(log: &str) -> String {
+    let end = tail(log, 25);
+    if end.lines().any(is_trouble) { end } else { tail(&end, 6) }
+}
+
+/// Whether a line of a log is a warning or worse, as tracing, klog, logrus (containerd) and zap (etcd) write them.
+fn is_trouble(line: &str) -> bool {
+    let klog = line.strip_prefix(['W', 'E', 'F']).and_then(|rest| rest.split_once(' '));
+    let is_klog = klog.is_some_and(|(day, _)| day.len() == 4 && day.bytes().all(|b| b.is_ascii_digit()));
+    let levels = [" WARN ", " ERROR ", "level=warn", "level=error", "level=fatal"];
+    let zap = ["warn", "error", "fatal", "panic"].map(|level| format!("\"level\":\"{level}\""));
+    is_klog
+        || levels.iter().any(|level| line.contains(level))
+        || zap.iter().any(|level| line.contains(level.as_str()))
 }
 
 /// The path of a program of this machine.
 fn installed(program: &str) -> Result<PathBuf> {
     which(program).with_context(|| format!("{program} is installed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_of_all_programs_are_known() {
+        for line in [
+            "E1127 03:39:57.123456    1234 reflector.go:205] \"Failed to watch\"",
+            "W1127 03:39:57.123456    1234 logging.go:55] grpc: addrConn.createTransport failed",
+            "2026-11-27T03:39:57.123456Z  WARN orlop::node: disk is not used node=\"n1\"",
+            "2026-11-27T03:39:57.123456Z ERROR orlop::node: the node ended",
+            "time=\"2026-11-27T03:39:57Z\" level=warning msg=\"cleanup\"",
+            "time=\"2026-11-27T03:39:57Z\" level=error msg=\"failed\"",
+            r#"{"level":"warn","ts":"2026-11-27T03:39:57Z","msg":"apply request took too long"}"#,
+        ] {
+            assert!(is_trouble(line), "{line}");
+        }
+        for line in [
+            "I1127 03:39:57.123456    1234 controller.go:1] ERRORS are counted",
+            "2026-11-27T03:39:57.123456Z  INFO orlop: warned",
+            r#"{"level":"info","msg":"ready"}"#,
+            "EOF while reading",
+            "E11 7",
+            "booted",
+        ] {
+            assert!(!is_trouble(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_log_with_trouble_at_its_end_is_told_at_length() {
+        let quiet: Vec<String> = (0..100).map(|number| format!("I1127 {number}")).collect();
+        assert_eq!(last_words(&quiet.join("\n")).lines().count(), 6);
+        let with = |place: usize| {
+            let mut lines = quiet.clone();
+            lines[place] = "E1127 03:39:57.123456 it broke".into();
+            last_words(&lines.join("\n"))
+        };
+        assert_eq!(
+            (with(74).lines().count(), with(75).lines().count(), with(99).lines().count()),
+            (6, 25, 25)
+        );
+        assert_eq!(last_words("E1127 alone"), "E1127 alone");
+        assert_eq!(last_words(""), "");
+    }
 }

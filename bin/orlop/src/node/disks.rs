@@ -8,7 +8,7 @@
 
 use crate::failure::{Failure, Kind, OrFail, Outcome};
 use device::DeviceUri;
-use disks::{Allow, Changes, Claim, Roots, Scanner, Selector, claims, class_at, settle};
+use disks::{Allow, Changes, Claim, Named, Roots, Scanner, Selector, claims, class_at, settle};
 use engine::{Engine, Expected, PoolConfig};
 use model::{Disk, DiskClass, DiskState, Node, NodeState, Object, Stored};
 use rt::mailbox;
@@ -44,6 +44,18 @@ pub(crate) fn selectors(disks: &[String], allow: &Allow) -> Outcome<Vec<Selector
         return Err(failure.kind(Kind::Usage).hint("say which may be, such as --disks-allow '*'"));
     }
     Ok(selectors)
+}
+
+/// The devices of the command line that are no selectors, in its order.
+pub(super) fn named(disks: &[String]) -> Outcome<Vec<PoolConfig>> {
+    let meant = disks.iter().enumerate().filter(|(_, text)| !Selector::is_meant(text));
+    let pool = |(index, text): (usize, &String)| {
+        let refused = |cause: String| Failure::new(format!("--disk {cause}")).kind(Kind::Usage);
+        let Named { uri, class: said } = Named::parse(text).map_err(refused)?;
+        let (name, class) = (format!("pool-{}", index + 1), said.or_else(|| class(&uri)));
+        Ok(PoolConfig { name, uri, class, expected: Expected::Named })
+    };
+    meant.map(pool).collect()
 }
 
 /// Who looks at the disks of a node.
@@ -181,7 +193,7 @@ fn config(claim: Claim) -> PoolConfig {
 }
 
 /// What kind of medium is under a device; that of a file is not known, whatever disk it lies on.
-pub(super) fn class(uri: &str) -> Option<DiskClass> {
+fn class(uri: &str) -> Option<DiskClass> {
     match uri.parse().ok()? {
         DeviceUri::Disk { path, .. } | DeviceUri::File { path, .. } => {
             class_at(&Roots::below(Path::new("/")), &path)
@@ -321,6 +333,19 @@ mod tests {
         for uri in ["mem://?size=1GiB", "disk:///dev/null", "disk:///dev/there-is-none", "no device"] {
             assert_eq!(class(uri), None, "{uri}");
         }
+    }
+
+    #[test]
+    fn what_is_said_of_a_named_disk_wins() {
+        let disks = ["file:///a?size=1GiB&class=ssd", "select://?class=HDD", "file:///b?size=1GiB"];
+        let pools = named(&disks.map(str::to_owned)).unwrap();
+        let told: Vec<_> =
+            pools.iter().map(|pool| (pool.name.as_str(), pool.uri.as_str(), pool.class)).collect();
+        let first = ("pool-1", "file:///a?size=1GiB", Some(DiskClass::Ssd));
+        assert_eq!(told, [first, ("pool-3", "file:///b?size=1GiB", None)]);
+        assert!(pools.iter().all(|pool| pool.expected == Expected::Named));
+        let refused = named(&["disk:///dev/vdb?class=fast".to_owned()]).unwrap_err().to_string();
+        assert!(refused.contains("--disk") && refused.contains("\"fast\" is not a class"), "{refused}");
     }
 
     async fn states(client: &Client) -> Vec<(String, DiskState)> {

@@ -8,14 +8,13 @@ mod serve;
 mod topology;
 
 pub(crate) use self::disks::allow;
-use self::disks::{Watch, selectors};
+use self::disks::{Watch, named, selectors};
 use crate::arguments::{NodeOptions, NodeRun};
 use crate::failure::{Failure, OrFail, Outcome};
 use crate::stores::{self, Opened};
 use crate::{process, secrets};
-use ::disks::Selector;
 use control::StoreControl;
-use engine::{Config, Engine, Expected, FuseConfig, PoolConfig};
+use engine::{Config, Engine, FuseConfig, PoolConfig};
 use model::ClusterInfo;
 use rt::mailbox;
 pub(crate) use serve::serve;
@@ -42,6 +41,7 @@ pub(crate) fn run(arguments: &NodeRun) -> Outcome {
     let Opened { client, kubernetes } = runtime.block_on(stores::open(&arguments.node.store))?;
     let allow = allow(&arguments.node.disks_allow)?;
     let selectors = selectors(&arguments.node.disks, &allow)?;
+    let mut pools = named(&arguments.node.disks)?;
     let (end, ended) = mailbox::bounded(1);
     let (questions, asked) = mailbox::bounded(1);
     let (claims, claimed) = mailbox::bounded(1);
@@ -60,9 +60,9 @@ pub(crate) fn run(arguments: &NodeRun) -> Outcome {
         let selected = watch.first().await;
         Outcome::Ok((cluster, watch, selected, labels))
     })?;
-    let mut config = config(arguments, cluster)?;
     // Behind those that were named: what is both is then open, and left alone.
-    config.pools.extend(selected);
+    pools.extend(selected);
+    let config = config(arguments, cluster, pools)?;
     let threads = runtime.handle().clone();
     let control = Rc::new(StoreControl::new(threads.clone(), client, &arguments.node.name, labels));
     let reactor =
@@ -99,21 +99,14 @@ async fn cluster(client: &Client) -> Outcome<Uuid> {
     }
 }
 
-fn config(arguments: &NodeRun, cluster: Uuid) -> Outcome<Config> {
-    let NodeOptions { name, disks, listen, metrics, secret, .. } = &arguments.node;
-    let named = disks.iter().enumerate().filter(|(_, uri)| !Selector::is_meant(uri));
-    let pools = named.map(|(index, uri)| PoolConfig {
-        name: format!("pool-{}", index + 1),
-        uri: uri.clone(),
-        class: disks::class(uri),
-        expected: Expected::Named,
-    });
+fn config(arguments: &NodeRun, cluster: Uuid, pools: Vec<PoolConfig>) -> Outcome<Config> {
+    let NodeOptions { name, listen, metrics, secret, .. } = &arguments.node;
     Ok(Config {
         node: name.clone(),
         cluster,
         boot_id: process::boot_id()?,
         pid: std::process::id(),
-        pools: pools.collect(),
+        pools,
         listen: *listen,
         secret: secret.as_deref().map(secrets::read).transpose()?,
         metrics_address: Some(metrics.to_string()),

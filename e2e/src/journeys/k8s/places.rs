@@ -1,5 +1,6 @@
 //! Copies where a class wants them: in different zones, on the first pod's node and nowhere else, on disks of a
-//! medium. The nodes say where they are by labels, which they get while their engines run.
+//! medium. The nodes say where they are by labels, which they get while their engines run; what their disks are says
+//! the chart.
 
 use super::{NODES, claim, pod};
 use crate::journey::Trip;
@@ -16,6 +17,14 @@ const ZONE_KEY: &str = "topology.kubernetes.io/zone";
 const ALONE: &str = NODES[2];
 /// Where the only copy of the strict volume is.
 const STRICT: &str = NODES[1];
+
+/// The file of each node that its operator calls an SSD; too small for what other steps need.
+pub(super) const DISK: &str = "ssd";
+
+/// Of the chart: one more disk for each node, behind the README's.
+pub(super) fn values() -> String {
+    format!("--set-json 'node.disks[1]=\"file:///var/lib/orlop/{DISK}?size=256MiB&class=ssd\"'")
+}
 
 /// Labels the nodes, makes volumes by three classes, and takes all of it away.
 pub(super) fn places(trip: &Trip, lab: &Lab<'_>) -> Result<()> {
@@ -61,6 +70,32 @@ pub(super) fn places(trip: &Trip, lab: &Lab<'_>) -> Result<()> {
         zoned.join(", "),
         began.elapsed().as_secs_f64()
     ));
+    on_ssds(trip, lab)
+}
+
+/// A claim for SSDs is granted and used, and its copies are in pools on nothing else.
+fn on_ssds(trip: &Trip, lab: &Lab<'_>) -> Result<()> {
+    let began = Instant::now();
+    let items = [
+        class("ssd", &json!({ "copies": "2", "class": "ssd" }), "Immediate"),
+        claim("ssd", "ssd", "Filesystem", "32Mi"),
+        pod("ssd", "date >/data/file", "Filesystem"),
+    ];
+    lab.apply(&json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string())?;
+    lab.wait_for("pod/ssd", ".status.phase", "Succeeded", 2 * MINUTE)?;
+    let pools = members(lab, "ssd", "pool")?;
+    ensure!(pools.len() == 2, "a volume with two copies has them in {pools:?}");
+    for pool in &pools {
+        let fields = "--output=jsonpath={.status.class} {.status.uri}";
+        let told = lab.kubectl(&["get", &format!("opool/{pool}"), fields], MINUTE)?;
+        let is_ssd = told.starts_with("SSD ") && told.contains(&format!("/var/lib/orlop/{DISK}?"));
+        ensure!(is_ssd && !told.contains("class="), "a copy of a volume for SSDs is in a pool on {told:?}");
+    }
+    lab.kubectl(&["delete", "pod/ssd", "pvc/ssd", "storageclass/ssd"], 2 * MINUTE)?;
+    trip.checked(format!(
+        "a claim for SSDs has its copies in two of the pools whose disks `node.disks` calls so: {:.1} s",
+        began.elapsed().as_secs_f64()
+    ));
     Ok(())
 }
 
@@ -98,15 +133,24 @@ fn pod_on(name: &str, claim: &str, node: &str) -> Value {
 
 /// The nodes that have copies of a claim's volume, and those from which alone its pods reach it.
 fn placed(lab: &Lab<'_>, claim: &str) -> Result<(Vec<String>, Vec<String>)> {
-    let get = |object: &str, path: &str| {
-        lab.kubectl(&["get", object, &format!("--output=jsonpath={{{path}}}")], MINUTE)
-    };
-    let names = |text: String| text.split_whitespace().map(str::to_owned).collect();
-    let volume = get(&format!("pvc/{claim}"), ".spec.volumeName")?;
-    let handle = get(&format!("pv/{volume}"), ".spec.csi.volumeHandle")?;
-    let copies = get(&format!("ovol/{handle}"), ".status.intent.members[*].node")?;
+    let volume = field(lab, &format!("pvc/{claim}"), ".spec.volumeName")?;
     let terms = ".spec.nodeAffinity.required.nodeSelectorTerms[*].matchExpressions[*].values[*]";
-    Ok((names(copies), names(get(&format!("pv/{volume}"), terms)?)))
+    Ok((members(lab, claim, "node")?, words(&field(lab, &format!("pv/{volume}"), terms)?)))
+}
+
+/// A field of each copy of a claim's volume, as it is wished.
+fn members(lab: &Lab<'_>, claim: &str, name: &str) -> Result<Vec<String>> {
+    let volume = field(lab, &format!("pvc/{claim}"), ".spec.volumeName")?;
+    let handle = field(lab, &format!("pv/{volume}"), ".spec.csi.volumeHandle")?;
+    Ok(words(&field(lab, &format!("ovol/{handle}"), &format!(".status.intent.members[*].{name}"))?))
+}
+
+fn field(lab: &Lab<'_>, object: &str, path: &str) -> Result<String> {
+    lab.kubectl(&["get", object, &format!("--output=jsonpath={{{path}}}")], MINUTE)
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
 }
 
 /// Waits until the events of an object say this.

@@ -45,7 +45,7 @@ fn upgrade(trip: &Trip) -> Result<()> {
     kept.compare(&lab)?;
     writer.delete(&lab)?;
     trip.checked("all of it is new: what the older one wrote is there");
-    nothing_left(trip, &mut lab, &before)?;
+    nothing_left(trip, &mut lab, &before, &NODES)?;
     lab.stop()
 }
 
