@@ -519,10 +519,9 @@ fn stranger(trip: &Trip, lab: &Lab<'_>, writer: &Writer<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The volume's object is deleted by hand, and applied again without its status: the data is there, and no epoch goes
-/// back.
+/// The volume's object is deleted by hand under the pod that writes, and applied again without its status: the data is
+/// there, and no epoch goes back.
 fn applied_again(trip: &Trip, lab: &Lab<'_>, writer: &mut Writer<'_>) -> Result<()> {
-    writer.scale(lab, 0)?;
     let (volume, object) = writer.volume(lab)?;
     let uuid = object["spec"]["uuid"].as_str().context("the volume has no UUID")?;
     let record = format!("volumerecord/{uuid}");
@@ -531,21 +530,45 @@ fn applied_again(trip: &Trip, lab: &Lab<'_>, writer: &mut Writer<'_>) -> Result<
         text.trim().parse().with_context(|| format!("the epoch is {text:?}"))
     };
     let before = epoch(lab)?;
-    lab.kubectl(&["delete", &volume], MINUTE)?;
+    let said = lab.documented(&format!("kubectl delete {volume} 2>&1 && exit 1 || exit 0"))?;
+    ensure!(said.contains("orlop volume detach"), "to delete a volume in use is answered {said:?}");
+    without_policy(lab, || lab.kubectl(&["delete", &volume], MINUTE).map(drop))?;
+    let stopped = writer.stops()?;
     let (api, kind, name, spec) =
         (&object["apiVersion"], &object["kind"], &object["metadata"]["name"], &object["spec"]);
     let again = json!({ "apiVersion": api, "kind": kind, "metadata": { "name": name }, "spec": spec });
     lab.apply(&again.to_string())?;
     // A pod that asks before the volume is whole again waits for its kubelet's patience on top.
     lab.wait_for(&volume, ".status.intent.recorded", "true", MINUTE)?;
+    writer.scale(lab, 0)?;
     writer.scale(lab, 1)?;
     writer.verify(lab)?;
     let after = epoch(lab)?;
     ensure!(after >= before, "epoch {before} went back to {after}");
     trip.checked(format!(
-        "the Volume was deleted by hand and applied without status: epoch {before} is {after} now, every record is there"
+        "the Volume was deleted by hand under its pod (refused first), which had no device {:.1} s later, and applied without \
+         status: epoch {before} is {after} now, every record is there",
+        stopped.as_secs_f64()
     ));
     Ok(())
+}
+
+/// Does what the chart's admission policy refuses, as in a cluster without it.
+fn without_policy(lab: &Lab<'_>, what: impl FnOnce() -> Result<()>) -> Result<()> {
+    let binding = "validatingadmissionpolicybinding/orlop-deletions";
+    let text = lab.kubectl(&["get", binding, "--output=json"], MINUTE)?;
+    let mut object: Value = serde_json::from_str(&text)?;
+    let metadata = object["metadata"].as_object_mut().context("an object has metadata")?;
+    metadata.retain(|key, _| ["name", "labels", "annotations"].contains(&key.as_str()));
+    lab.kubectl(&["delete", binding], MINUTE)?;
+    // The API server follows its policies by a watch.
+    let begun = Instant::now();
+    while let Err(error) = lab.kubectl(&["delete", "--dry-run=server", "opool", "--all"], MINUTE) {
+        ensure!(begun.elapsed() < MINUTE, "the policy is still there: {error}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    what()?;
+    lab.apply(&object.to_string()).map(drop)
 }
 
 /// A pod with a raw block volume writes to it, sees it grow, and leaves no loop device.
