@@ -33,7 +33,7 @@ pub use found::{Found, How, Partition, Use};
 pub use judge::Refusal;
 pub use scan::Scanner;
 pub use select::{Claim, Selector, claims};
-pub use settle::{Changes, settle};
+pub use settle::{Changes, settle, settled_names};
 
 use std::path::{Path, PathBuf};
 
