@@ -2,8 +2,9 @@
 
 use crate::failure::{EXIT_CODES, Failure, Kind};
 use crate::output::Format;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use device::ByteCount;
 use model::DiskClass;
 use model::topology::{check_labels, spread_by};
@@ -463,7 +464,7 @@ pub(crate) struct VolumeCreate {
     #[arg(long, default_value = "4096", value_name = "BYTES")]
     pub(crate) block_size: ByteCount,
     /// The class of the disks that hold copies, as `orlop pool list` shows them.
-    #[arg(long, value_enum, default_value_t, ignore_case = true)]
+    #[arg(long, default_value = "any", value_parser = class(), ignore_case = true)]
     pub(crate) class: Class,
     /// Keep the copies in different zones, regions, or values of another label of the nodes (zone, region, KEY).
     #[arg(long, value_name = "KEY", default_value = "node", value_parser = spread)]
@@ -474,26 +475,8 @@ pub(crate) struct VolumeCreate {
     pub(crate) output: Output,
 }
 
-/// The class of disks that a volume wants.
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub(crate) enum Class {
-    #[default]
-    Any,
-    Nvme,
-    Ssd,
-    Hdd,
-}
-
-impl From<Class> for Option<DiskClass> {
-    fn from(class: Class) -> Self {
-        match class {
-            Class::Any => None,
-            Class::Nvme => Some(DiskClass::Nvme),
-            Class::Ssd => Some(DiskClass::Ssd),
-            Class::Hdd => Some(DiskClass::Hdd),
-        }
-    }
-}
+/// The class of disks that a volume wants; none: any. An alias, for clap takes an `Option` for an argument without default.
+type Class = Option<DiskClass>;
 
 /// Options of `orlop volume attach`.
 #[derive(Clone, Debug, Args)]
@@ -815,6 +798,10 @@ fn label(text: &str) -> Result<(String, String), String> {
     Ok(label)
 }
 
+fn class() -> impl TypedValueParser<Value = Class> {
+    PossibleValuesParser::new(["any", "nvme", "ssd", "hdd"]).map(|name| DiskClass::named(&name))
+}
+
 fn spread(text: &str) -> Result<String, String> {
     // What keeps copies on different nodes is what is always so.
     let key = spread_by(text).map_err(|why| format!("{}; {}", why.cause, why.hint))?;
@@ -843,6 +830,24 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn each_class_of_disks_can_be_wished() {
+        let class = |more: &[&str]| {
+            let words = [&["orlop", "volume", "create", "data", "--size", "1GiB"], more].concat();
+            match Arguments::try_parse_from(words).unwrap().command {
+                Command::Volume(Volume::Create(create)) => create.class,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!((class(&[]), class(&["--class", "any"])), (None, None));
+        for wished in DiskClass::ALL {
+            let name = wished.to_string();
+            for name in [name.to_lowercase(), name] {
+                assert_eq!(class(&["--class", &name]), Some(wished));
+            }
+        }
     }
 
     #[test]

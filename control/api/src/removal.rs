@@ -120,13 +120,9 @@ pub(crate) async fn delete_pool(
     Wait(wait): Wait,
 ) -> Result<Response, Problem> {
     let deadline = Instant::now() + wait.unwrap_or_default();
-    let pool = find::<Pool>(&app.client, "pool", &uuid).await?;
+    let mut pool = find::<Pool>(&app.client, "pool", &uuid).await?;
     if_match.check(&object(&pool.value), pool.revision)?;
     loop {
-        let pool = match find::<Pool>(&app.client, "pool", &uuid).await {
-            Err(problem) if problem.status == 404 => break,
-            found => found?,
-        };
         let view = View::load(&app.client).await?;
         may_be_released(&pool.value, &view)?;
         if pool.value.state == PoolState::Gone {
@@ -143,6 +139,10 @@ pub(crate) async fn delete_pool(
             _ = closing.wait_for(|closing| *closing) => {}
             () = sleep(LOOK) => {}
         }
+        pool = match find::<Pool>(&app.client, "pool", &uuid).await {
+            Err(problem) if problem.status == 404 => break,
+            found => found?,
+        };
     }
     Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -1,12 +1,15 @@
-//! `status.conditions` of nodes, pools and statuses of volumes: what `kubectl wait --for=condition=Ready` and every dashboard understand.
+//! `status.conditions` of nodes, pools, volumes and statuses of volumes: what `kubectl wait --for=condition=Ready` and
+//! every dashboard understand.
 //!
-//! 1. They follow from the other fields of the status they are in, whoever writes that; nothing is ever decided by them,
-//!    and the store does not know of them.
+//! 1. They follow from the other fields of the object they are in, whoever writes its status; nothing is ever decided by
+//!    them, and the store does not know of them.
 //! 2. `lastTransitionTime` is by the clock of who wrote the change, and stays until the next one.
+//! 3. A volume tells only what its own intent knows: its other objects change without it. Whether it can be used, and
+//!    whether its copies are in sync, its `VolumeStatus` tells.
 
 use crate::event::shortened;
 use k8s_openapi::jiff::{Timestamp, Unit};
-use model::{Kind, MemberPhase, MemberStatus, NexusState, NodeState, PoolState};
+use model::{Kind, MemberPhase, MemberStatus, NexusState, NodeState, PoolState, VolumeIntent};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
@@ -15,7 +18,7 @@ pub(crate) const CONDITIONS: &str = "conditions";
 
 /// Whether objects of this kind have them.
 pub(crate) const fn has_conditions(kind: Kind) -> bool {
-    matches!(kind, Kind::Node | Kind::Pool | Kind::VolumeStatus)
+    matches!(kind, Kind::Node | Kind::Pool | Kind::Volume | Kind::VolumeStatus)
 }
 
 /// What a person is told of a status.
@@ -26,11 +29,11 @@ struct Condition {
     message: String,
 }
 
-/// The conditions of an object with this status, which replaces one with the conditions `before`; none where its kind
-/// has none.
+/// The conditions of an object with this spec, where people wish something, and this status, which replaces one with the
+/// conditions `before`; none where its kind has none.
 pub(crate) fn conditions(
     kind: Kind,
-    status: &Map<String, Value>,
+    (spec, status): (Option<&Map<String, Value>>, &Map<String, Value>),
     before: Option<&Value>,
     now: Timestamp,
 ) -> Option<Value> {
@@ -38,6 +41,7 @@ pub(crate) fn conditions(
     let told = match kind {
         Kind::Node => vec![node(field(status, "state")?)],
         Kind::Pool => vec![pool(field(status, "state")?, message())],
+        Kind::Volume => vec![placed(field(spec?, "copies")?, &field(status, "intent")?, message())],
         Kind::VolumeStatus => {
             vec![serving(field(status, "state")?, message()), in_sync(&field::<Vec<_>>(status, "members")?)]
         }
@@ -63,8 +67,8 @@ impl Condition {
     }
 }
 
-fn field<T: DeserializeOwned>(status: &Map<String, Value>, name: &str) -> Option<T> {
-    serde_json::from_value(status.get(name)?.clone()).ok()
+fn field<T: DeserializeOwned>(fields: &Map<String, Value>, name: &str) -> Option<T> {
+    serde_json::from_value(fields.get(name)?.clone()).ok()
 }
 
 /// The one that programs look for.
@@ -87,6 +91,24 @@ fn pool(state: PoolState, message: Option<String>) -> Condition {
     };
     let message = message.unwrap_or_else(|| otherwise.into());
     Condition { r#type: READY, is: state == PoolState::Online, reason, message }
+}
+
+/// Whether each copy of the volume has a place where it may stay: nothing about what is there yet.
+fn placed(copies: u32, intent: &VolumeIntent, no_place: Option<String>) -> Condition {
+    let nodes: Vec<&str> = intent.members.iter().map(|member| member.node.as_str()).collect();
+    let enough = u32::try_from(nodes.len()).is_ok_and(|places| places >= copies);
+    let (is, reason, message) = match no_place {
+        _ if intent.deleting => (false, "Deleting", "the volume and all its data are to go".to_owned()),
+        // That is what the message of a volume is about (`manager::intent`).
+        Some(no_place) => (false, "NoPlace", no_place),
+        None if enough => (true, "Placed", format!("its copies have places on {}", nodes.join(", "))),
+        None => {
+            let message =
+                format!("{} of {copies} copies have a place; the rest waits for the manager", nodes.len());
+            (false, "Waiting", message)
+        }
+    };
+    Condition { r#type: "Placed", is, reason, message }
 }
 
 /// Whether the volume can be read and written.
@@ -155,6 +177,8 @@ pub(crate) fn schema() -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use model::MemberIntent;
+    use uuid::Uuid;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -162,7 +186,16 @@ mod tests {
 
     fn of(kind: Kind, status: Value, before: Option<&Value>, second: i64) -> Value {
         let Value::Object(status) = status else { panic!("no object") };
-        conditions(kind, &status, before, at(second)).unwrap()
+        let spec = json!({ "uuid": "00000000-0000-0000-0000-000000000007", "copies": 2 });
+        conditions(kind, (spec.as_object(), &status), before, at(second)).unwrap()
+    }
+
+    /// What they say, without their times.
+    fn said(conditions: &Value) -> String {
+        let one = |c: &Value| {
+            format!("{}={} {}: {}", c["type"], c["status"], c["reason"], c["message"]).replace('"', "")
+        };
+        conditions.as_array().unwrap().iter().map(one).collect::<Vec<_>>().join("; ")
     }
 
     #[test]
@@ -202,36 +235,69 @@ mod tests {
         let of = |state: &str, members: Value, before: Option<&Value>| {
             of(Kind::VolumeStatus, json!({ "state": state, "members": members }), before, 60)
         };
-        let said = |conditions: &Value| {
-            let one = |c: &Value| format!("{}={} {}", c["type"], c["status"], c["message"]).replace('"', "");
-            conditions.as_array().unwrap().iter().map(one).collect::<Vec<_>>().join("; ")
-        };
         let old = member("n3", "Removed", false);
         let whole = of("Serving", json!([member("n1", "InSync", true), old]), None);
         assert_eq!(
             said(&whole),
-            "Ready=True it can be read and written; InSync=True copies that have every write: 1"
+            "Ready=True Serving: it can be read and written; InSync=True InSync: copies that have every write: 1"
         );
         let members =
             [member("n1", "InSync", true), member("n2", "Rebuilding", true), member("n4", "InSync", false)];
         let behind = of("Serving", json!(members), Some(&whole));
         assert_eq!(
             said(&behind),
-            "Ready=True it can be read and written; InSync=False copies in sync: 1; \
+            "Ready=True Serving: it can be read and written; InSync=False CopiesBehind: copies in sync: 1; \
              the one on n2 is Rebuilding, the one on n4 cannot be reached"
         );
         let unopened = of("Opening", json!([]), Some(&behind));
         assert_eq!(
             said(&unopened),
-            "Ready=False it connects to its copies; InSync=False nobody looks at its copies now"
+            "Ready=False Opening: it connects to its copies; InSync=False NotOpen: nobody looks at its copies now"
         );
+    }
+
+    #[test]
+    fn a_volume_is_placed_or_says_what_has_no_place() {
+        let intent = |nodes: &[&str], deleting: bool| {
+            let member =
+                |node| MemberIntent { replica: Uuid::nil(), pool: Uuid::nil(), node: String::from(node) };
+            let members = nodes.iter().copied().map(member).collect();
+            VolumeIntent { members, deleting, ..VolumeIntent::default() }
+        };
+        let of = |intent: VolumeIntent, message: Option<&str>, before: Option<&Value>, second: i64| {
+            of(Kind::Volume, json!({ "intent": intent, "message": message }), before, second)
+        };
+        let new = of(intent(&[], false), None, None, 60);
+        let waits = "0 of 2 copies have a place; the rest waits for the manager";
+        assert_eq!(said(&new), format!("Placed=False Waiting: {waits}"));
+        let full = "not all copies have a place; no place for a new copy: add a node";
+        let full_now = of(intent(&["n1"], false), Some(full), Some(&new), 61);
+        assert_eq!(said(&full_now), format!("Placed=False NoPlace: {full}"));
+        assert_eq!(
+            full_now[0]["lastTransitionTime"], "1970-01-01T00:01:00Z",
+            "it was not placed before, either"
+        );
+        let placed = of(intent(&["n1", "n2"], false), None, Some(&full_now), 62);
+        assert_eq!(said(&placed), "Placed=True Placed: its copies have places on n1, n2");
+        assert_eq!(placed[0]["lastTransitionTime"], "1970-01-01T00:01:02Z");
+
+        // A copy is made anew beside the one that it replaces, or cannot leave its node.
+        let healing = of(intent(&["n1", "n2", "n3"], false), None, Some(&placed), 63);
+        assert_eq!(said(&healing), "Placed=True Placed: its copies have places on n1, n2, n3");
+        assert_eq!(healing[0]["lastTransitionTime"], placed[0]["lastTransitionTime"]);
+        let stays = "copy on n2 is to leave; no place for a new copy: add a node";
+        let stays_now = of(intent(&["n1", "n2"], false), Some(stays), Some(&healing), 64);
+        assert_eq!(said(&stays_now), format!("Placed=False NoPlace: {stays}"));
+        let going = of(intent(&["n1", "n2"], true), None, Some(&placed), 65);
+        assert_eq!(said(&going), "Placed=False Deleting: the volume and all its data are to go");
     }
 
     #[test]
     fn what_is_not_understood_has_none() {
         let unknown = json!({ "state": "Asleep" });
-        assert_eq!(conditions(Kind::Node, unknown.as_object().unwrap(), None, at(0)), None);
-        assert_eq!(conditions(Kind::Volume, &Map::new(), None, at(0)), None);
+        assert_eq!(conditions(Kind::Node, (None, unknown.as_object().unwrap()), None, at(0)), None);
+        assert_eq!(conditions(Kind::Volume, (Some(&Map::new()), &Map::new()), None, at(0)), None);
+        assert_eq!(conditions(Kind::Disk, (None, &Map::new()), None, at(0)), None);
         // What somebody has written there by hand is no time of ours.
         let before = json!({ "type": "Ready" });
         let ready = of(Kind::Node, json!({ "state": "Ready" }), Some(&before), 60);

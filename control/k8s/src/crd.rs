@@ -61,6 +61,7 @@ const POOL: &[Column] = &[
 const VOLUME: &[Column] = &[
     column("Size", "integer", ".spec.sizeBytes"),
     column("Copies", "integer", ".spec.copies"),
+    column("Placed", "string", r#".status.conditions[?(@.type=="Placed")].status"#),
     column("Owner", "string", ".status.intent.owner"),
     column("Attached", "string", ".status.intent.attach.node"),
     column("Message", "string", ".status.message"),
@@ -142,7 +143,7 @@ fn crd(kind: Kind) -> Value {
         Kind::Cluster => report(schema_of::<ClusterInfo>(), &format!("'{}'", ClusterInfo::KEY)),
         Kind::Node => wished(with_conditions(schema_of::<Node>()), "self.status.name"),
         Kind::Pool => wished(with_conditions(schema_of::<Pool>()), "self.status.uuid"),
-        Kind::Volume => volume(schema_of::<Volume>()),
+        Kind::Volume => volume(with_conditions(schema_of::<Volume>())),
         Kind::VolumeRecord => report(schema_of::<VolumeRecord>(), "self.status.volume"),
         Kind::VolumeStatus => report(with_conditions(schema_of::<VolumeStatus>()), "self.status.volume"),
         Kind::NodeReplicas => report(schema_of::<NodeReplicas>(), "self.status.node"),

@@ -155,7 +155,8 @@ impl Parts {
     ) -> Value {
         let mut status = self.status.clone();
         status.insert(STAMP.into(), revision.into());
-        if let Some(conditions) = conditions(kind, &self.status, before, Timestamp::now()) {
+        let parts = (self.spec.as_ref(), &self.status);
+        if let Some(conditions) = conditions(kind, parts, before, Timestamp::now()) {
             status.insert(CONDITIONS.into(), conditions);
         }
         json!({

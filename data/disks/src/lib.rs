@@ -35,7 +35,7 @@ pub use judge::Refusal;
 pub use named::Named;
 pub use scan::Scanner;
 pub use select::{Claim, Selector, claims};
-pub use settle::{Changes, settle};
+pub use settle::{Changes, settle, settled_names};
 
 use std::path::{Path, PathBuf};
 

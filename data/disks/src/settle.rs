@@ -6,6 +6,7 @@
 
 use crate::name;
 use model::{Disk, DiskState};
+use std::collections::BTreeSet;
 
 /// What a node has to write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,13 +17,19 @@ pub struct Changes {
     pub delete: Vec<String>,
 }
 
-/// What `node`, which has found `found`, has to write over what is `there`; `is_alive` says whether another node is ready.
+/// The names under which `node` may have to write what it has found.
+pub fn settled_names(node: &str, found: &[Disk]) -> BTreeSet<String> {
+    found.iter().flat_map(|disk| [disk.name.clone(), second_name(node, &disk.name)]).collect()
+}
+
+/// What `node`, which has found `found`, has to write over what is `there`, which is at least what is there of the node and
+/// of [`settled_names`]; `is_alive` says whether another node is ready.
 pub fn settle(there: &[Disk], is_alive: impl Fn(&str) -> bool, node: &str, found: Vec<Disk>) -> Changes {
     let named = |name: &str| there.iter().find(|disk| disk.name == name);
     let mut changes = Changes::default();
     let mut mine = Vec::new();
     for disk in found {
-        let second = name::label(&format!("{}-{node}", disk.name));
+        let second = second_name(node, &disk.name);
         let owner = named(&disk.name)
             .filter(|disk| disk.node != node && disk.state != DiskState::Missing && is_alive(&disk.node));
         let disk = if let Some(owner) = owner {
@@ -41,6 +48,10 @@ pub fn settle(there: &[Disk], is_alive: impl Fn(&str) -> bool, node: &str, found
     let gone = gone.filter(|disk| !mine.contains(&disk.name) && !changes.delete.contains(&disk.name));
     changes.put.extend(gone.map(missing).collect::<Vec<_>>());
     changes
+}
+
+fn second_name(node: &str, name: &str) -> String {
+    name::label(&format!("{name}-{node}"))
 }
 
 fn second_of_a_name(disk: Disk, name: String, owner: &Disk) -> Disk {
@@ -140,5 +151,6 @@ mod tests {
         assert_eq!(settle(&two, |_| true, "n2", vec![disk("a", "n2")]), Changes::default());
         let lost = after(&two, true, "n1", &[]);
         assert_eq!(after(&lost, true, "n2", &[disk("a", "n2")]), [disk("a", "n2")]);
+        assert_eq!(settled_names("n2", &[disk("a", "n2")]), ["a", "a-n2"].map(str::to_owned).into());
     }
 }

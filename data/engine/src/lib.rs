@@ -309,11 +309,12 @@ impl State {
         let mut told = Vec::new();
         loop {
             // Before this node is there for new copies.
-            if !self.absent_told.get() {
-                match self.tell_absent_pools().await {
-                    Ok(()) => self.absent_told.set(true),
-                    Err(error) => tracing::debug!(node = self.config.node, %error, "pools not looked for"),
-                }
+            // What changes meanwhile is told next time.
+            if !self.absent_told.replace(true)
+                && let Err(error) = self.tell_absent_pools().await
+            {
+                self.absent_told.set(false);
+                tracing::debug!(node = self.config.node, %error, "pools not looked for");
             }
             heartbeat += 1;
             if let Err(error) = self.control.report_node(self.node(NodeState::Ready, heartbeat)).await {
@@ -363,7 +364,7 @@ impl State {
         while !self.pools.has_all_named() {
             rt::sleep(HEARTBEAT).await;
             if self.pools.open_named(&self.config, &*self.control).await {
-                // Which of the others are on none of the disks may be known now.
+                // Why one is away, and which of the others are on none of the disks, is told anew.
                 self.absent_told.set(false);
             }
         }

@@ -79,16 +79,20 @@ impl Ports {
 }
 
 impl Pools {
-    /// Opens every pool that it can. One bad disk does not take the others away; but if disks were named, one has to be
-    /// there.
-    pub(crate) async fn open(config: &Config, control: &dyn Control) -> Result<Self, Error> {
-        let pools = Self {
+    fn none(config: &Config) -> Self {
+        Self {
             disks: RefCell::default(),
             closed: RefCell::default(),
             released: RefCell::default(),
             ports: Ports::default(),
             planted: config.nexus.planted,
-        };
+        }
+    }
+
+    /// Opens every pool that it can. One bad disk does not take the others away; but if disks were named, one has to be
+    /// there.
+    pub(crate) async fn open(config: &Config, control: &dyn Control) -> Result<Self, Error> {
+        let pools = Self::none(config);
         for pool in &config.pools {
             let Err(cause) = pools.claim(config, control, pool).await else { continue };
             tracing::warn!(node = config.node, uri = pool.uri, cause, "disk is not used");
@@ -104,30 +108,35 @@ impl Pools {
         }
     }
 
-    /// Tries those again that were named and could not be opened; whether one of them is there now.
+    /// Tries those again that were named and could not be opened; whether one of them is there now, or is not for another
+    /// reason.
     pub(crate) async fn open_named(&self, config: &Config, control: &dyn Control) -> bool {
         let tried: Vec<PoolConfig> =
             self.closed.borrow().iter().map(|closed| closed.config.clone()).collect();
-        let before = tried.len();
+        let mut changed = false;
         for pool in tried {
             // It stays among the closed ones until it is open (invariant 3).
             let claimed = self.claim(config, control, &pool).await;
-            self.closed.borrow_mut().retain_mut(|closed| match &claimed {
-                _ if closed.config.uri != pool.uri => true,
-                Ok(()) => {
-                    tracing::info!(node = config.node, uri = pool.uri, "disk is used now");
-                    false
-                }
-                Err(cause) => {
-                    if closed.cause != *cause {
-                        tracing::warn!(node = config.node, uri = pool.uri, cause, "disk is not used");
-                        closed.cause.clone_from(cause);
-                    }
-                    true
-                }
-            });
+            changed |= self.tried_again(&config.node, &pool.uri, claimed);
         }
-        self.closed.borrow().len() < before
+        changed
+    }
+
+    /// Keeps how it went with a disk that was named; whether that is not as before.
+    fn tried_again(&self, node: &str, uri: &str, claimed: Result<(), String>) -> bool {
+        let mut closed = self.closed.borrow_mut();
+        let Err(cause) = claimed else {
+            tracing::info!(node, uri, "disk is used now");
+            closed.retain(|closed| closed.config.uri != uri);
+            return true;
+        };
+        let mut changed = false;
+        for closed in closed.iter_mut().filter(|closed| closed.config.uri == uri && closed.cause != cause) {
+            tracing::warn!(node, uri, cause, "disk is not used");
+            closed.cause.clone_from(&cause);
+            changed = true;
+        }
+        changed
     }
 
     /// Whether every disk that was named is open.
@@ -554,6 +563,20 @@ mod tests {
         for expected in [named, blank, found] {
             assert!(judge(&config(), &foreign, expected).unwrap_err().contains("belongs to cluster"));
         }
+    }
+
+    #[test]
+    fn a_disk_that_is_closed_for_another_reason_is_news() {
+        let (pools, uri) = (Pools::none(&config()), "disk:///dev/sda");
+        let named = PoolConfig { name: "a".into(), uri: uri.into(), class: None, expected: Expected::Named };
+        pools.closed.borrow_mut().push(Closed { config: named, cause: "it is locked".into() });
+        let tried = |claimed: Result<(), &str>| pools.tried_again("n1", uri, claimed.map_err(str::to_owned));
+        assert!(!tried(Err("it is locked")), "nothing new");
+        assert!(tried(Err("it does not exist")));
+        assert_eq!(pools.why_closed(uri).as_deref(), Some("it does not exist"));
+        assert!(!tried(Err("it does not exist")));
+        assert!(tried(Ok(())));
+        assert!(pools.has_all_named());
     }
 
     #[test]

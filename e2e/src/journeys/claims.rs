@@ -105,12 +105,19 @@ fn one_bad_disk(trip: &Trip, bench: &Bench<'_>) -> Result<()> {
     let node = bench.node("n4", &uris)?;
     let before = [bench.state(uris[0], "Online", |_| true)?, bench.state(uris[1], "Online", |_| true)?];
     end(node)?;
-    trip.sh("mv two kept; mkdir two", MINUTE)?;
+    trip.sh("mv two kept; truncate --size 64M two", MINUTE)?;
     let node = bench.node("n4", &uris)?;
     let failed = bench.state(uris[1], "Failed", |_| true)?;
     let fresh = |pool: &Value| before.iter().all(|known| known["incarnation"] != pool["incarnation"]);
     bench.state(uris[0], "Online", fresh)?;
-    trip.sh("rmdir two; mv kept two", MINUTE)?;
+    // There is a file all the time: one that is not there would be made.
+    trip.sh("truncate --size 32M other; mv other two", MINUTE)?;
+    let other = bench.state(uris[1], "Failed", |pool| pool["message"] != failed["message"])?;
+    trip.checked(format!(
+        "its message follows the reason ({})",
+        other["message"].as_str().unwrap_or_default()
+    ));
+    trip.sh("mv kept two", MINUTE)?;
     let again = bench.state(uris[1], "Online", fresh)?;
     let same = [&failed, &again].into_iter().all(|pool| pool["uuid"] == before[1]["uuid"]);
     ensure!(same, "another pool: {failed} {again}");

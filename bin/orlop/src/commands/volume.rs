@@ -18,7 +18,7 @@ pub(crate) async fn create(arguments: &VolumeCreate) -> Outcome {
         copies: *copies,
         stripes: *stripes,
         block_size,
-        class: (*class).into(),
+        class: *class,
         spread: Some(spread.clone()).filter(|key| !key.is_empty()),
     };
     let volume = create_and_wait(&Client::new(&api.api)?, name, spec).await?;

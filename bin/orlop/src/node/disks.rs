@@ -5,14 +5,18 @@
 //! 2. What cannot be looked at changes no report.
 //! 3. A blank disk is claimed only after this node has written the disk's object: of two nodes that see one disk, the
 //!    one whose write was refused leaves it alone.
+//! 4. All disks of the cluster are listed once, at the start. After that only those are asked for that this node has found
+//!    or had, and of the nodes only those that say they have one of them.
 
 use crate::failure::{Failure, Kind, OrFail, Outcome};
 use device::DeviceUri;
-use disks::{Allow, Changes, Claim, Named, Roots, Scanner, Selector, claims, class_at, settle};
+use disks::{
+    Allow, Changes, Claim, Named, Roots, Scanner, Selector, claims, class_at, settle, settled_names,
+};
 use engine::{Engine, Expected, PoolConfig};
-use model::{Disk, DiskClass, DiskState, Node, NodeState, Object, Stored};
+use model::{Disk, DiskClass, DiskState, Node, NodeState, Stored};
 use rt::mailbox;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc as thread_mpsc;
 use std::time::Duration;
@@ -61,7 +65,7 @@ pub(super) fn named(disks: &[String]) -> Outcome<Vec<PoolConfig>> {
 /// Who looks at the disks of a node.
 pub(super) struct Watch {
     node: String,
-    client: Client,
+    reports: Reports,
     selectors: Vec<Selector>,
     looks: mpsc::Receiver<Vec<Disk>>,
     /// Asks for a look now.
@@ -106,7 +110,8 @@ impl Watch {
             .name("disks".into())
             .spawn(look)
             .or_fail(|| "cannot start the thread that looks at disks".into())?;
-        Ok(Self { node, client, selectors, looks, again, refused: BTreeMap::new(), none_told: false })
+        let reports = Reports::new(node.clone(), client);
+        Ok(Self { node, reports, selectors, looks, again, refused: BTreeMap::new(), none_told: false })
     }
 
     /// The pools that the selectors take by the first look: those that were there before are then not missed.
@@ -153,7 +158,7 @@ impl Watch {
             );
         }
         self.none_told = none;
-        match report(&self.client, &self.node, found).await {
+        match self.reports.write(found).await {
             // Invariant 3.
             Ok(own) => claims.retain(|claim| claim.pool.is_some() || own.contains(&claim.disk)),
             Err(error) => {
@@ -211,40 +216,85 @@ pub(super) async fn claim(engine: Engine, asked: mailbox::Receiver<Question>) {
     }
 }
 
-/// Writes what has changed, and says which disks are this node's. Whoever was faster wins: the next look decides anew.
-async fn report(client: &Client, node: &str, found: Vec<Disk>) -> store::Result<Vec<String>> {
-    let there = client.list::<Disk>().await?;
-    let nodes = client.list::<Node>().await?;
-    let is_alive =
-        |name: &str| nodes.iter().any(|node| node.value.name == name && node.value.state == NodeState::Ready);
-    let disks: Vec<Disk> = there.iter().map(|stored| stored.value.clone()).collect();
-    let Changes { put, delete } = settle(&disks, is_alive, node, found);
-    let kept = disks.iter().filter(|disk| disk.node == node && disk.state != DiskState::Missing);
-    let own = kept.chain(&put).map(|disk| disk.name.clone()).collect();
-    for disk in put {
-        tracing::info!(disk = disk.name, device = disk.device, state = %disk.state, why = disk.message, "a disk has changed");
-        match revision(&there, &disk.name) {
-            Some(revision) => client.replace(&disk, revision).await?,
-            None => client.create(&disk).await?,
-        };
-    }
-    for name in delete {
-        if let Some(revision) = revision(&there, &name) {
-            client.delete::<Disk>(&name, revision).await?;
-        }
-    }
-    Ok(own)
+/// The objects of the disks of a node.
+struct Reports {
+    node: String,
+    client: Client,
+    /// Those that may be the node's, beside what it finds; none before they were looked for.
+    mine: Option<BTreeSet<String>>,
 }
 
-fn revision(there: &[Stored<Disk>], name: &str) -> Option<u64> {
-    there.iter().find(|stored| stored.value.key() == name).map(|stored| stored.revision)
+impl Reports {
+    const fn new(node: String, client: Client) -> Self {
+        Self { node, client, mine: None }
+    }
+
+    /// Writes what has changed, and says which disks are this node's. Whoever was faster wins: the next look decides anew.
+    async fn write(&mut self, found: Vec<Disk>) -> store::Result<BTreeSet<String>> {
+        let there = self.there(&found).await?;
+        let disks: Vec<Disk> = there.values().map(|stored| stored.value.clone()).collect();
+        let alive = self.others_alive(&disks).await?;
+        let Changes { put, delete } = settle(&disks, |name| alive.contains(name), &self.node, found);
+        let kept = disks.iter().filter(|disk| disk.node == self.node && disk.state != DiskState::Missing);
+        let own: BTreeSet<String> = kept.chain(&put).map(|disk| disk.name.clone()).collect();
+        for disk in put {
+            tracing::info!(disk = disk.name, device = disk.device, state = %disk.state, why = disk.message, "a disk has changed");
+            match there.get(&disk.name) {
+                Some(stored) => self.client.replace(&disk, stored.revision).await?,
+                None => self.client.create(&disk).await?,
+            };
+        }
+        for name in delete {
+            if let Some(stored) = there.get(&name) {
+                self.client.delete::<Disk>(&name, stored.revision).await?;
+            }
+        }
+        self.mine = Some(own.clone());
+        Ok(own)
+    }
+
+    /// What is there of what the node has found or had, by name (invariant 4).
+    async fn there(&mut self, found: &[Disk]) -> store::Result<BTreeMap<String, Stored<Disk>>> {
+        let mine = if let Some(mine) = self.mine.take() {
+            mine
+        } else {
+            let all = self.client.list::<Disk>().await?.into_iter().map(|stored| stored.value);
+            all.filter(|disk| disk.node == self.node).map(|disk| disk.name).collect()
+        };
+        // Whatever becomes of the writes: what they may have made is looked at next time.
+        let names = self.mine.insert(&mine | &settled_names(&self.node, found));
+        let mut there = BTreeMap::new();
+        for name in names.iter() {
+            if let Some(stored) = self.client.get::<Disk>(name).await? {
+                there.insert(name.clone(), stored);
+            }
+        }
+        Ok(there)
+    }
+
+    /// Which of the other nodes that have one of these are ready.
+    async fn others_alive(&self, disks: &[Disk]) -> store::Result<BTreeSet<String>> {
+        let others = disks.iter().filter(|disk| disk.node != self.node && disk.state != DiskState::Missing);
+        let others: BTreeSet<&String> = others.map(|disk| &disk.node).collect();
+        let mut alive = BTreeSet::new();
+        for name in others {
+            let node = self.client.get::<Node>(name).await?;
+            if node.is_some_and(|node| node.value.state == NodeState::Ready) {
+                alive.insert(name.clone());
+            }
+        }
+        Ok(alive)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
-    use store::Embedded;
+    use model::Kind as ObjectKind;
+    use serde_json::{Value, json};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use store::{Embedded, Events, Expect, Store, StoreFuture};
 
     fn disk(node: &str) -> Disk {
         serde_json::from_value(json!({
@@ -255,12 +305,16 @@ mod tests {
         .unwrap()
     }
 
+    fn reports(node: &str, client: &Client) -> Reports {
+        Reports::new(node.to_owned(), client.clone())
+    }
+
     fn watch(node: &str, client: &Client) -> Watch {
         let (_, looks) = mpsc::channel(1);
         let (again, _) = thread_mpsc::channel();
         let selectors = vec![Selector::parse("select://?class=SSD").unwrap()];
-        let (node, client) = (node.to_owned(), client.clone());
-        Watch { node, client, selectors, looks, again, refused: BTreeMap::new(), none_told: false }
+        let (node, reports) = (node.to_owned(), reports(node, client));
+        Watch { node, reports, selectors, looks, again, refused: BTreeMap::new(), none_told: false }
     }
 
     fn node(name: &str) -> Node {
@@ -357,16 +411,80 @@ mod tests {
     async fn a_disk_keeps_its_object_from_node_to_node() {
         let folder = tempfile::tempdir().unwrap();
         let client = Client::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
-        report(&client, "n1", vec![disk("n1")]).await.unwrap();
+        let (mut first, mut second) = (reports("n1", &client), reports("n2", &client));
+        first.write(vec![disk("n1")]).await.unwrap();
         assert_eq!(states(&client).await, [("n1".into(), DiskState::Available)]);
         let before = client.get::<Disk>("wwn-0x1").await.unwrap().unwrap();
-        report(&client, "n1", vec![disk("n1")]).await.unwrap();
+        first.write(vec![disk("n1")]).await.unwrap();
         let after = client.get::<Disk>("wwn-0x1").await.unwrap().unwrap();
         assert_eq!(after, before, "nothing has changed, so nothing is written");
-        report(&client, "n1", Vec::new()).await.unwrap();
+        first.write(Vec::new()).await.unwrap();
         assert_eq!(states(&client).await, [("n1".into(), DiskState::Missing)]);
-        report(&client, "n2", vec![disk("n2")]).await.unwrap();
-        report(&client, "n1", Vec::new()).await.unwrap();
+        second.write(vec![disk("n2")]).await.unwrap();
+        first.write(Vec::new()).await.unwrap();
+        assert_eq!(states(&client).await, [("n2".into(), DiskState::Available)]);
+        // One that was started anew does not know what it has said.
+        reports("n2", &client).write(Vec::new()).await.unwrap();
+        assert_eq!(states(&client).await, [("n2".into(), DiskState::Missing)]);
+    }
+
+    /// A store that counts how often all of a kind are asked for.
+    struct Counted(Embedded, Arc<AtomicUsize>);
+
+    impl Store for Counted {
+        fn get<'a>(
+            &'a self,
+            kind: ObjectKind,
+            key: &'a str,
+        ) -> StoreFuture<'a, store::Result<Option<Stored<Value>>>> {
+            self.0.get(kind, key)
+        }
+
+        fn list(&self, kind: ObjectKind) -> StoreFuture<'_, store::Result<Vec<Stored<Value>>>> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            self.0.list(kind)
+        }
+
+        fn put<'a>(
+            &'a self,
+            kind: ObjectKind,
+            key: &'a str,
+            expect: Expect,
+            value: Value,
+        ) -> StoreFuture<'a, store::Result<u64>> {
+            self.0.put(kind, key, expect, value)
+        }
+
+        fn delete<'a>(
+            &'a self,
+            kind: ObjectKind,
+            key: &'a str,
+            revision: u64,
+        ) -> StoreFuture<'a, store::Result<()>> {
+            self.0.delete(kind, key, revision)
+        }
+
+        fn watch(&self, kind: ObjectKind) -> Events {
+            self.0.watch(kind)
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn all_disks_are_listed_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let lists = Arc::new(AtomicUsize::new(0));
+        let store = Embedded::open(&folder.path().join("store.redb")).unwrap();
+        let client = Client::new(Counted(store, Arc::clone(&lists)));
+        client.create(&node("n1")).await.unwrap();
+        let (mut first, mut second) = (reports("n1", &client), reports("n2", &client));
+        for _ in 0..3 {
+            assert_eq!(first.write(vec![disk("n1")]).await.unwrap(), ["wwn-0x1".to_owned()].into());
+            let other = second.write(vec![disk("n2")]).await.unwrap();
+            assert_eq!(other, ["wwn-0x1-n2".to_owned()].into(), "n1 is ready, and has one of the same name");
+        }
+        first.write(Vec::new()).await.unwrap();
+        second.write(vec![disk("n2")]).await.unwrap();
+        assert_eq!(lists.load(Ordering::Relaxed), 2, "once by each of them");
         assert_eq!(states(&client).await, [("n2".into(), DiskState::Available)]);
     }
 }

@@ -13,6 +13,10 @@ fn wrong_arguments_are_refused_with_what_would_be_right() {
         (&["volume", "create", "data", "--size", "1GB"], "is not a size"),
         (&["volume", "create", "data", "--size", "-1"], "unexpected argument"),
         (&["volume", "create", "data", "--size", "99999999999999999999"], "is not a size"),
+        (
+            &["volume", "create", "data", "--size", "1GiB", "--class", "tape"],
+            "[possible values: any, nvme, ssd, hdd]",
+        ),
         (&["volume", "get"], "<NAME>"),
         (&["node", "list", "-o", "xml"], "[possible values: table, json, yaml]"),
         (&["dev", "--nodes", "0"], "0 is not in 1..=64"),

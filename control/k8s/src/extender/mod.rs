@@ -7,7 +7,7 @@
 //!    and what is told is about nodes and claims that the asker names.
 
 mod judge;
-mod known;
+mod whereabouts;
 mod wire;
 
 use crate::Kubernetes;
@@ -25,7 +25,6 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use known::Known;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use store::Client;
 use tokio::{
@@ -33,6 +32,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
     time::{sleep, timeout},
 };
+use whereabouts::Whereabouts;
 use wire::{FilterResult, HostPriority, Question};
 
 /// A scheduler holds one, or as many as it has pods on their way.
@@ -61,7 +61,7 @@ impl Extender {
     pub async fn start(listen: SocketAddr, kubernetes: Kubernetes, client: Client) -> io::Result<Self> {
         let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
-        let router = router(Known::follow(kubernetes, client));
+        let router = router(Whereabouts::follow(kubernetes, client));
         Ok(Self { address, task: tokio::spawn(serve(listener, router)) })
     }
 
@@ -77,11 +77,11 @@ impl Drop for Extender {
     }
 }
 
-fn router(known: Known) -> Router {
+fn router(whereabouts: Whereabouts) -> Router {
     Router::new()
         .route("/filter", post(filter))
         .route("/prioritize", post(prioritize))
-        .with_state(Arc::new(known))
+        .with_state(Arc::new(whereabouts))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn(bounded))
 }
@@ -127,23 +127,26 @@ impl IntoResponse for Refusal {
     }
 }
 
-async fn filter(State(known): State<Arc<Known>>, body: Bytes) -> Result<Json<FilterResult>, Refusal> {
+async fn filter(
+    State(whereabouts): State<Arc<Whereabouts>>,
+    body: Bytes,
+) -> Result<Json<FilterResult>, Refusal> {
     let question = Question::parse(&body).map_err(Refusal)?;
-    let volumes = known.volumes(&question).await;
-    let refused = known.see(|engines| judge::refused(engines, &volumes, &question.nodes));
+    let volumes = whereabouts.volumes(&question).await;
+    let refused = whereabouts.see(|engines| judge::refused(engines, &volumes, &question.nodes));
     let mut left = question.nodes;
     left.retain(|node| !refused.contains_key(node));
     Ok(Json(FilterResult { node_names: left, failed_and_unresolvable_nodes: refused }))
 }
 
 async fn prioritize(
-    State(known): State<Arc<Known>>,
+    State(whereabouts): State<Arc<Whereabouts>>,
     body: Bytes,
 ) -> Result<Json<Vec<HostPriority>>, Refusal> {
     let question = Question::parse(&body).map_err(Refusal)?;
-    let volumes = known.volumes(&question).await;
+    let volumes = whereabouts.volumes(&question).await;
     let nodes = question.nodes.into_iter();
-    Ok(Json(known.see(|engines| {
+    Ok(Json(whereabouts.see(|engines| {
         nodes.map(|host| HostPriority { score: judge::score(engines, &volumes, &host), host }).collect()
     })))
 }

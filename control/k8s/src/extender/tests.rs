@@ -15,7 +15,7 @@ fn alone() -> (Router, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let client = Client::new(Embedded::open(&folder.path().join("store")).unwrap());
     let kubernetes = Kubernetes::new(&Config::new("http://127.0.0.1:9".parse().unwrap())).unwrap();
-    (router(Known::follow(kubernetes, client)), folder)
+    (router(Whereabouts::follow(kubernetes, client)), folder)
 }
 
 async fn ask(router: &Router, method: Method, path: &str, body: Vec<u8>) -> (u16, String) {

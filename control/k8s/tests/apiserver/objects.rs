@@ -20,6 +20,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("an_operator_and_an_engine_write_one_node", || Box::pin(an_operator_and_an_engine_write_one_node())),
     ("a_pool_is_wished_to_be_given_back", || Box::pin(a_pool_is_wished_to_be_given_back())),
     ("conditions_follow_what_is_written", || Box::pin(conditions_follow_what_is_written())),
+    ("a_volume_tells_whether_it_is_placed", || Box::pin(a_volume_tells_whether_it_is_placed())),
     ("events_are_found_by_their_object", || Box::pin(events_are_found_by_their_object())),
     ("an_engine_reads_where_its_node_is", || Box::pin(an_engine_reads_where_its_node_is())),
     ("what_no_volume_may_be_is_refused", || Box::pin(what_no_volume_may_be_is_refused())),
@@ -204,6 +205,43 @@ async fn conditions_follow_what_is_written() {
     let failed = conditions(&path).await;
     assert_eq!((&failed["status"], &failed["reason"]), (&json!("False"), &json!("Failed")));
     assert_ne!(failed["lastTransitionTime"], first["lastTransitionTime"]);
+}
+
+/// `kubectl wait --for=condition=Placed ovol/data`, while the manager and the API write its spec and its intent.
+async fn a_volume_tells_whether_it_is_placed() {
+    let plane = ControlPlane::installed().await;
+    let client = plane.client().await;
+    let placed = async || {
+        let (_, object) = plane.by_hand(Method::GET, &format!("{VOLUMES}/data"), &Value::Null).await;
+        let conditions = object["status"]["conditions"].as_array().unwrap().clone();
+        assert_eq!((conditions.len(), &conditions[0]["type"]), (1, &json!("Placed")), "{object}");
+        conditions[0].clone()
+    };
+    let whole = volume("data", 1);
+    let new = Volume { intent: VolumeIntent::default(), ..whole.clone() };
+    let revision = client.create(&new).await.unwrap();
+    let waits = placed().await;
+    assert_eq!((&waits["status"], &waits["reason"]), (&json!("False"), &json!("Waiting")), "{waits}");
+    assert_eq!(get::<Volume>(&client, "data").await, new, "it is no part of the value");
+    // Kubernetes knows no parts of a second.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let full = Volume { message: Some("no place for a new copy: full".into()), ..new };
+    let revision = client.replace(&full, revision).await.unwrap();
+    let no_place = placed().await;
+    assert_eq!((&no_place["reason"], &no_place["message"]), (&json!("NoPlace"), &json!(full.message)));
+    assert_eq!(no_place["lastTransitionTime"], waits["lastTransitionTime"]);
+    let revision = client.replace(&whole, revision).await.unwrap();
+    let there = placed().await;
+    assert_eq!(
+        (&there["status"], &there["message"]),
+        (&json!("True"), &json!("its copies have places on n1"))
+    );
+    assert_ne!(there["lastTransitionTime"], waits["lastTransitionTime"]);
+
+    // Spec and status at once, the status by another writer, which asks as before.
+    let both = Volume { message: Some("no place for a new copy: larger".into()), ..volume("data", 2) };
+    plane.client().await.replace(&both, revision).await.unwrap();
+    assert_eq!(placed().await["reason"], "NoPlace");
 }
 
 /// `kubectl describe ovol data` asks with this selector.

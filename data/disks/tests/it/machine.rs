@@ -11,6 +11,18 @@ use uuid::Uuid;
 
 pub(crate) const CLUSTER: Uuid = Uuid::from_u128(1);
 
+const ONE_DISK: &str = "\
+sys/block/vdb -> ../devices/pci0000:00/0000:00:05.0/virtio2/block/vdb
+sys/devices/pci0000:00/0000:00:05.0/virtio2/block/vdb/dev = 253:16
+sys/devices/pci0000:00/0000:00:05.0/virtio2/block/vdb/size = 131072
+sys/devices/pci0000:00/0000:00:05.0/virtio2/block/vdb/serial = data
+proc/self/mountinfo = 20 1 253:1 / / rw,relatime - ext4 /dev/root rw
+";
+
+pub(crate) fn on_a_reactor<T: 'static>(work: impl Future<Output = T> + 'static) -> T {
+    rt::os::Reactor::new(rt::os::Config::default()).expect("a reactor").run(work)
+}
+
 pub(crate) struct Machine {
     folder: TempDir,
     scanner: Scanner,
@@ -39,6 +51,11 @@ impl Machine {
         }
         let allow = Allow::new(allow).expect("globs");
         Self { scanner: Scanner::new(Roots::below(root), allow), folder }
+    }
+
+    /// A machine with `/dev/vdb` of 64 MiB, beside the disk it runs from.
+    pub(crate) fn with_one_disk() -> Self {
+        Self::new(ONE_DISK, &["*"])
     }
 
     pub(crate) fn path(&self, path: &str) -> PathBuf {

@@ -1,6 +1,6 @@
 //! Partitions: which of them are offered, what is said of the others, and when a disk can be divided.
 
-use crate::machine::{CLUSTER, Machine};
+use crate::machine::{CLUSTER, Machine, on_a_reactor};
 use device::{ByteCount, File};
 use disks::gpt::{self, Entry, ORLOP, Wanted};
 use model::{Disk, DiskState};
@@ -11,17 +11,6 @@ use uuid::Uuid;
 
 const MIB: u64 = 1 << 20;
 const DISK: &str = "sys/devices/pci0000:00/0000:00:05.0/virtio2/block/vdb";
-const MACHINE: &str = "\
-sys/block/vdb -> ../devices/pci0000:00/0000:00:05.0/virtio2/block/vdb
-sys/devices/pci0000:00/0000:00:05.0/virtio2/block/vdb/dev = 253:16
-sys/devices/pci0000:00/0000:00:05.0/virtio2/block/vdb/size = 131072
-sys/devices/pci0000:00/0000:00:05.0/virtio2/block/vdb/serial = data
-proc/self/mountinfo = 20 1 253:1 / / rw,relatime - ext4 /dev/root rw
-";
-
-fn on_a_reactor<T: 'static>(work: impl Future<Output = T> + 'static) -> T {
-    rt::os::Reactor::new(rt::os::Config::default()).expect("a reactor").run(work)
-}
 
 /// Makes a partition on the machine's disk, of which the kernel is not told.
 fn partition(machine: &mut Machine, mib: u64) -> Result<Entry, String> {
@@ -40,7 +29,7 @@ fn partition(machine: &mut Machine, mib: u64) -> Result<Entry, String> {
 
 /// A machine whose disk has two partitions of Orlop's type.
 fn divided() -> Machine {
-    let mut machine = Machine::new(MACHINE, &["*"]);
+    let mut machine = Machine::with_one_disk();
     for mib in [16, 8] {
         let made = partition(&mut machine, mib).expect("made");
         machine.divide(DISK, made.number, made.start_bytes, made.size_bytes);
@@ -158,7 +147,7 @@ fn a_pool_on_a_partition_is_one_whatever_its_type() {
     assert_eq!((disks[1].state, disks[1].pool), (DiskState::Pool, Some(Uuid::from_u128(2))));
     assert!(disks[2].state == DiskState::InUse && message(&disks[2]).contains("of the node n2"), "{disks:?}");
     // Under an older table, where an operator has named it.
-    let mut machine = Machine::new(MACHINE, &["*"]);
+    let mut machine = Machine::with_one_disk();
     machine.divide(DISK, 1, MIB, 16 * MIB);
     machine.divide(DISK, 5, 32 * MIB, 16 * MIB);
     machine.put("dev/vdb", "510 55aa");
@@ -176,7 +165,7 @@ fn what_cannot_be_divided_says_why() {
         ("1080 53ef", "/dev/vdb carries an ext2"),
         ("4096 4546492050415254", "it is one for blocks of another size"),
     ] {
-        let mut machine = Machine::new(MACHINE, &["*"]);
+        let mut machine = Machine::with_one_disk();
         machine.put("dev/vdb", offset_and_bytes);
         let refused = partition(&mut machine, 8).expect_err("it is not blank");
         assert!(refused.contains(why), "{refused}");
@@ -185,15 +174,15 @@ fn what_cannot_be_divided_says_why() {
         ("ro", "1", "/dev/vdb is read-only"),
         ("ext_range", "1", "the kernel makes no partitions of /dev/vdb"),
     ] {
-        let mut machine = Machine::new(MACHINE, &["*"]);
+        let mut machine = Machine::with_one_disk();
         machine.replace(&format!("{DISK}/{attribute}"), value);
         let refused = partition(&mut machine, 8).expect_err("it cannot be divided");
         assert!(refused.contains(why), "{refused}");
     }
-    let mut machine = Machine::new(MACHINE, &["*"]);
+    let mut machine = Machine::with_one_disk();
     machine.replace("proc/self/mountinfo", "20 1 253:16 / /data rw,relatime - ext4 /dev/vdb rw\n");
     assert!(partition(&mut machine, 8).expect_err("it is mounted").contains("/dev/vdb is mounted at /data"));
-    let mut machine = Machine::new(MACHINE, &["*"]);
+    let mut machine = Machine::with_one_disk();
     machine.divide(DISK, 1, MIB, 16 * MIB);
     partition(&mut machine, 8).expect_err("the kernel sees what no table has");
 }

@@ -1,6 +1,6 @@
 //! A pool is known by its superblock, and whose it is.
 
-use crate::machine::{CLUSTER, Machine};
+use crate::machine::{CLUSTER, Machine, on_a_reactor};
 use device::File;
 use model::DiskState;
 use pool::{FormatOptions, Pool};
@@ -8,20 +8,12 @@ use rt::Access;
 use uuid::Uuid;
 
 const POOL: Uuid = Uuid::from_u128(2);
-const MACHINE: &str = "\
-sys/block/vdb -> ../devices/pci0000:00/0000:00:05.0/virtio2/block/vdb
-sys/devices/pci0000:00/0000:00:05.0/virtio2/block/vdb/dev = 253:16
-sys/devices/pci0000:00/0000:00:05.0/virtio2/block/vdb/size = 131072
-sys/devices/pci0000:00/0000:00:05.0/virtio2/block/vdb/serial = data
-proc/self/mountinfo = 20 1 253:1 / / rw,relatime - ext4 /dev/root rw
-";
 
 /// A machine whose disk is a pool of this cluster, and of this node if one is named.
 fn with_pool_of(cluster: Uuid, node: Option<&str>) -> Machine {
-    let machine = Machine::new(MACHINE, &["*"]);
+    let machine = Machine::with_one_disk();
     let (path, node) = (machine.path("dev/vdb"), node.map(str::to_owned));
-    let reactor = rt::os::Reactor::new(rt::os::Config::default()).expect("a reactor");
-    reactor.run(async move {
+    on_a_reactor(async move {
         let device = File::open(&path, None, 4096, Access::Write).await.expect("opened");
         let options = FormatOptions { cluster, pool: POOL, name: "pool-1".into(), node, force: false };
         Pool::format(&device, &options).await.expect("formatted");

@@ -333,14 +333,7 @@ impl Disk {
                 }
             }
             Work::Write { write, durability, .. } => {
-                fate.counters.writes += 1;
-                if self.goes_wrong(DiskFault::WriteError, &range, fate) {
-                    fate.counters.write_errors += 1;
-                    self.resolve(op, spans, fate);
-                    return Err(Errno::IO);
-                }
-                self.transfer(op, spans);
-                self.medium.complete(write, fate);
+                self.finish_change(op, write, spans, fate)?;
                 if durability == Durability::Durable {
                     if self.goes_wrong(DiskFault::SyncError, &range, fate) {
                         fate.counters.sync_errors += 1;
@@ -353,16 +346,7 @@ impl Disk {
                     }
                 }
             }
-            Work::Zero { write, .. } => {
-                fate.counters.writes += 1;
-                if self.goes_wrong(DiskFault::WriteError, &range, fate) {
-                    fate.counters.write_errors += 1;
-                    self.resolve(op, spans, fate);
-                    return Err(Errno::IO);
-                }
-                self.transfer(op, spans);
-                self.medium.complete(write, fate);
-            }
+            Work::Zero { write, .. } => self.finish_change(op, write, spans, fate)?,
             Work::Nothing => {}
             Work::Sync { barrier } => {
                 fate.counters.syncs += 1;
@@ -381,6 +365,20 @@ impl Disk {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// A write or zeroes: done, as far as nothing is said of durability.
+    fn finish_change(&mut self, op: &mut Op, write: u64, spans: usize, fate: &mut Fate) -> Result<(), Errno> {
+        fate.counters.writes += 1;
+        let range = op.offset..op.offset + op.len;
+        if self.goes_wrong(DiskFault::WriteError, &range, fate) {
+            fate.counters.write_errors += 1;
+            self.resolve(op, spans, fate);
+            return Err(Errno::IO);
+        }
+        self.transfer(op, spans);
+        self.medium.complete(write, fate);
         Ok(())
     }
 

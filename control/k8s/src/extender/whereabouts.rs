@@ -26,9 +26,9 @@ const RECENT_MAX: usize = 1024;
 /// Namespace and name of a claim.
 type Claim = (String, String);
 
-/// What is known.
+/// What is known of where engines and copies are.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct Whereabouts {
     kubernetes: Kubernetes,
     client: Client,
     /// None until the watch has told them for the first time.
@@ -36,7 +36,7 @@ pub(super) struct Known {
     recent: Mutex<HashMap<Claim, (Instant, Option<Copies>)>>,
 }
 
-impl Known {
+impl Whereabouts {
     /// Begins to follow the engines; must be called within a tokio runtime.
     pub(super) fn follow(kubernetes: Kubernetes, client: Client) -> Self {
         let (sender, engines) = watch::channel(None);
