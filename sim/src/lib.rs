@@ -13,6 +13,8 @@
 
 mod cluster;
 mod faults;
+#[cfg(test)]
+mod forget;
 pub mod history;
 #[cfg(test)]
 mod last_copy;

@@ -35,9 +35,13 @@ struct Inner {
     volumes: RefCell<BTreeMap<Uuid, Volume>>,
     records: RefCell<BTreeMap<Uuid, Versioned>>,
     replicas: RefCell<BTreeMap<String, NodeReplicas>>,
+    /// Replicas that a record named and does not name any more.
+    forgotten: RefCell<BTreeSet<Uuid>>,
     away: Cell<bool>,
     /// Nodes that cannot reach it, while others can.
     cut_off: RefCell<BTreeSet<String>>,
+    /// Nodes whose watches tell nothing, while they reach it.
+    deaf: RefCell<BTreeSet<String>>,
     outages: Cell<u64>,
     totals: RefCell<Totals>,
     violation: RefCell<Option<String>>,
@@ -71,6 +75,12 @@ impl Store {
         self.0.volumes.borrow()[&volume].spec.size_bytes
     }
 
+    /// What a node has said of its replicas.
+    #[cfg(test)]
+    pub(crate) fn replicas(&self, node: &str) -> Option<NodeReplicas> {
+        self.0.replicas.borrow().get(node).cloned()
+    }
+
     /// The record as it is.
     pub(crate) fn record(&self, volume: Uuid) -> VolumeRecord {
         self.0.records.borrow()[&volume].record.clone()
@@ -91,6 +101,16 @@ impl Store {
             self.0.outages.set(self.0.outages.get() + 1);
         } else {
             self.0.cut_off.borrow_mut().remove(node);
+        }
+    }
+
+    /// Lets a node's watch tell nothing, or go on.
+    #[cfg(test)]
+    pub(crate) fn set_deaf(&self, node: &str, deaf: bool) {
+        if deaf {
+            self.0.deaf.borrow_mut().insert(node.to_owned());
+        } else {
+            self.0.deaf.borrow_mut().remove(node);
         }
     }
 
@@ -151,7 +171,17 @@ impl Store {
         if !in_sync.map(|m| &m.node).all(|node| nodes.insert(node)) {
             forbidden("two members of one node are in sync".to_owned());
         }
+        for gone in old.members.iter().filter(|m| new.members.iter().all(|after| after.replica != m.replica))
+        {
+            if gone.state != MemberState::Removed {
+                forbidden(format!("a member is forgotten that was not removed: {gone:?}"));
+            }
+            self.0.forgotten.borrow_mut().insert(gone.replica);
+        }
         for after in &new.members {
+            if self.0.forgotten.borrow().contains(&after.replica) {
+                forbidden(format!("a replica that was forgotten is to be made again: {after:?}"));
+            }
             let before = old.members.iter().find(|m| m.replica == after.replica).map(|m| m.state);
             match (before, after.state) {
                 (Some(MemberState::InSync), MemberState::Stale { .. }) => totals.members_made_stale += 1,
@@ -291,6 +321,9 @@ impl Control for NodeControl {
         Box::pin(async move {
             loop {
                 rt::sleep(TOLD).await;
+                if self.store.0.deaf.borrow().contains(&self.node) {
+                    continue;
+                }
                 if self.behind.get() > 0 {
                     self.behind.set(self.behind.get() - 1);
                 } else if rt::random_u64().is_multiple_of(BEHIND_ONE_IN) {

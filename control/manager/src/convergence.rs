@@ -13,7 +13,8 @@ use crate::{
 };
 use model::{
     Attach, DiskClass, Generation, MemberIntent, MemberRecord, MemberState, NexusState, NodeState, Object,
-    Owner, Pool, PoolState, ReplicaState, Scheduling, Stored, VolumeRecord, VolumeStatus, topology::ZONE_KEY,
+    Owner, Pool, PoolState, ReplicaReport, ReplicaState, Scheduling, Stored, VolumeIntent, VolumeRecord,
+    VolumeStatus, topology::ZONE_KEY,
 };
 use proptest::prelude::*;
 use std::{
@@ -41,6 +42,8 @@ enum Step {
     Read(usize, u128),
     Grow(usize),
     Delete(usize),
+    /// Its object is deleted by hand and applied again: nobody knows any more what was wished.
+    LoseIntent(usize),
     /// The manager plans on the view of before.
     PlanOnOldView,
     /// The node's disks are taken away; a new one is there.
@@ -74,7 +77,8 @@ fn steps(nodes: u128) -> impl Strategy<Value = Vec<Step>> {
         2 => volume.clone().prop_map(Step::Detach),
         2 => (volume.clone(), node.clone()).prop_map(|(volume, node)| Step::Read(volume, node)),
         1 => volume.clone().prop_map(Step::Grow),
-        1 => volume.prop_map(Step::Delete),
+        1 => volume.clone().prop_map(Step::Delete),
+        1 => volume.prop_map(Step::LoseIntent),
         3 => (node.clone(), scheduling()).prop_map(|(node, wish)| Step::Schedule(node, wish)),
         1 => Just(Step::PlanOnOldView),
         1 => (node.clone(), 0..=ZONES.len()).prop_map(|(node, zone)| Step::Relabel(node, zone)),
@@ -112,6 +116,8 @@ struct World {
     gone: BTreeSet<Uuid>,
     recorded: BTreeSet<Uuid>,
     placed: BTreeSet<Uuid>,
+    /// Replicas that a record named and does not name any more.
+    forgotten: BTreeSet<Uuid>,
     revision: u64,
 }
 
@@ -142,6 +148,7 @@ impl World {
             gone: BTreeSet::new(),
             recorded: BTreeSet::new(),
             placed: BTreeSet::new(),
+            forgotten: BTreeSet::new(),
             revision: 1,
         }
     }
@@ -182,6 +189,7 @@ impl World {
                     volume.intent.deleting = true;
                 }
             }),
+            Step::LoseIntent(volume) => self.lose_intent(*volume),
             Step::PlanOnOldView => {
                 let old = self.old.clone();
                 self.now += Duration::from_secs(1);
@@ -223,6 +231,14 @@ impl World {
                 let items = self.scene.view.volumes.values().cloned().collect();
                 self.planner.apply(Told::Volumes(Change::Relist(items)));
             }
+        }
+    }
+
+    fn lose_intent(&mut self, volume: usize) {
+        let known = self.scene.view.volumes.get(&format!("v{volume}"));
+        // Before there is a record its places are all that is known of it.
+        if known.is_some_and(|known| self.scene.view.record(known.value.uuid).is_some()) {
+            self.request(volume, |volume| volume.intent = VolumeIntent::default());
         }
     }
 
@@ -311,6 +327,19 @@ impl World {
                             "a replica is used twice"
                         );
                     }
+                    *known = Stored { revision, value: volume.value.clone() };
+                }
+            }
+            Action::RestoreIntent(volume, seen) => {
+                // As `run` does: the record is looked at in the store.
+                let record = view.record(volume.value.uuid);
+                if record.is_none_or(|record| record.revision != *seen) {
+                    return;
+                }
+                let known = view.volumes.get_mut(&volume.value.name);
+                if let Some(known) = known.filter(|known| known.revision == volume.revision) {
+                    volume.value.validate().unwrap();
+                    self.placed.extend(volume.value.intent.members.iter().map(|member| member.replica));
                     *known = Stored { revision, value: volume.value.clone() };
                 }
             }
@@ -429,7 +458,10 @@ impl World {
                 _ if here => ReplicaState::Present,
                 _ => ReplicaState::Missing,
             };
-            self.scene.report(node, member.replica, state);
+            let pool = member.pool;
+            let message = gone.then(|| "its pool is not on this node any more".to_owned());
+            let (replica, volume) = (member.replica, Uuid::nil());
+            self.scene.say(node, ReplicaReport { replica, volume, pool, state, used_bytes: 0, message });
         }
         if let Some(report) = self.scene.view.replicas.get_mut(name) {
             let named = |replica: Uuid| members.iter().any(|member| member.replica == replica);
@@ -479,7 +511,7 @@ impl World {
         VolumeRecord { version: record.version + 1, owner: None, clean: all_flushed, ..record.clone() }
     }
 
-    /// Adopts, drops, prunes, rebuilds and grows, one second's worth.
+    /// Adopts, forgets, lets go, rebuilds and grows, one second's worth.
     fn work(&mut self, volume: &model::Volume, record: &VolumeRecord) -> Option<VolumeRecord> {
         let mut next = record.clone();
         let wanted = |member: &MemberRecord| {
@@ -488,17 +520,22 @@ impl World {
         for member in &volume.intent.members {
             if !next.members.iter().any(|known| known.replica == member.replica) {
                 let MemberIntent { replica, pool, node } = member.clone();
+                assert!(!self.forgotten.contains(&replica), "a replica is made a second time");
                 next.members.push(MemberRecord::new(replica, pool, node));
             }
         }
         let good = next.members.iter().filter(|member| member.state == MemberState::InSync && wanted(member));
         let enough = good.count() >= 1;
-        let destroyed = |member: &MemberRecord| {
-            let made = self.replicas.iter().any(|(_, replica)| *replica == member.replica);
-            let left = made && !self.gone.contains(&member.pool);
-            member.state == MemberState::Removed && self.is_up(member) && !left
-        };
-        next.members.retain(|member| !destroyed(member));
+        let (forgotten, named): (Vec<_>, Vec<_>) = next.members.into_iter().partition(|member| {
+            member.state == MemberState::Removed && volume.intent.forget.contains(&member.replica)
+        });
+        next.members = named;
+        for member in forgotten {
+            // On a disk that was taken away, too: it may come back.
+            let is_left = self.replicas.iter().any(|(_, left)| *left == member.replica);
+            assert!(!is_left, "{member:?} is forgotten and not destroyed");
+            self.forgotten.insert(member.replica);
+        }
         for index in 0..next.members.len() {
             let member = &next.members[index];
             let up = self.is_there(member);
@@ -585,6 +622,21 @@ impl World {
         }
         assert!(quiet > 70, "the manager never comes to rest");
         self.is_as_wished();
+        self.forgets_what_is_gone();
+    }
+
+    /// Whoever opens a volume drops from its record what was destroyed: it has its copies, and nothing else.
+    fn forgets_what_is_gone(&mut self) {
+        (0..3).for_each(|volume| self.step(&Step::Attach(volume, 1)));
+        self.step(&Step::Run(10));
+        let recorded = |volume: &&model::Volume| self.recorded.contains(&volume.uuid);
+        for volume in self.scene.view.volumes.values().map(|volume| &volume.value).filter(recorded) {
+            let record = &self.scene.view.record(volume.uuid).unwrap().value;
+            let wished = volume.intent.members.iter().map(|member| member.replica);
+            let named = record.members.iter().map(|member| member.replica);
+            assert_eq!(named.collect::<BTreeSet<_>>(), wished.collect::<BTreeSet<_>>(), "{record:?}");
+            assert!(volume.intent.forget.is_empty(), "the wish has gone, too: {volume:?}");
+        }
     }
 
     fn is_as_wished(&self) {
@@ -789,6 +841,25 @@ proptest! {
         }
         world.ends_well(nodes);
     }
+}
+
+/// The manager has heard of the volume that was applied again, and not yet that a copy of it was replaced: it must not be
+/// made a second time.
+#[test]
+fn an_intent_is_not_made_again_from_a_record_of_before() {
+    let mut world = World::new(3, &[2]);
+    world.step(&Step::Attach(0, 1));
+    world.step(&Step::Run(10));
+    let before = world.scene.view.records.clone();
+    world.step(&Step::Schedule(2, Scheduling::Evacuated));
+    world.step(&Step::Run(20));
+    assert_eq!(world.forgotten.len(), 1, "{:?}", world.scene.view.records);
+    world.step(&Step::LoseIntent(0));
+    let late = View { records: before, ..world.scene.view.clone() };
+    world.now += Duration::from_secs(1);
+    world.manage(&late);
+    assert_eq!(world.scene.view.volumes["v0"].value.intent, VolumeIntent::default());
+    world.ends_well(3);
 }
 
 /// A leader that was late made the record of the first place when another was wished already: both were on one node, and

@@ -12,11 +12,14 @@
 //!    it stays. A copy on a node that is drained is awaited for longer than others (docs/decisions/0018).
 //! 5. Copies that are kept apart by a label count once for each value of it. So one that is lost is replaced in its own
 //!    zone, too, and those that came to share a zone are parted, by invariant 1 (docs/decisions/0024).
+//! 6. A replica is to be forgotten only if the record says `Removed`, nobody wishes it, and its node, which is there, has
+//!    said that its pool, which is open, does not hold it. What is so is so for ever: such a wish stays until the record
+//!    does not name the replica (docs/decisions/0028).
 
 use crate::{Copies, NoPlace, View, place, plan::Planning};
 use model::{
-    MemberIntent, MemberRecord, MemberState, NexusState, Rebuild, Scheduling, Volume, VolumeRecord,
-    topology::domains_text,
+    MemberIntent, MemberRecord, MemberState, NexusState, Rebuild, Scheduling, Volume, VolumeIntent,
+    VolumeRecord, topology::domains_text,
 };
 use std::{collections::BTreeSet, time::Duration};
 use uuid::Uuid;
@@ -38,6 +41,7 @@ pub(crate) fn wish(planning: &mut Planning<'_>, volume: &Volume) -> Volume {
         wished.intent.members = named(record);
     }
     wished.message = members(planning, &mut wished, record);
+    wished.intent.forget = record.map(|record| forgotten(view, &wished.intent, record)).unwrap_or_default();
     if wished.intent.attach.is_none() {
         let owner = record.and_then(|record| owner(planning, &wished, record));
         if let (Some(owner), true) = (&owner, owner != volume.intent.owner) {
@@ -57,6 +61,19 @@ fn named(record: &VolumeRecord) -> Vec<MemberIntent> {
         node: member.node.clone(),
     };
     wanted.map(wish).collect()
+}
+
+/// The replicas that the record need not name any more, in order (invariant 6).
+fn forgotten(view: &View, intent: &VolumeIntent, record: &VolumeRecord) -> Vec<Uuid> {
+    let is_wished = |replica: Uuid| intent.members.iter().any(|member| member.replica == replica);
+    let goes = |member: &&MemberRecord| {
+        member.state == MemberState::Removed
+            && !is_wished(member.replica)
+            && (intent.forget.contains(&member.replica) || view.is_destroyed_for_good(member))
+    };
+    let mut replicas: Vec<Uuid> = record.members.iter().filter(goes).map(|member| member.replica).collect();
+    replicas.sort_unstable();
+    replicas
 }
 
 /// Adds copies that are needed and gives up those that are not; answers what is in the way.

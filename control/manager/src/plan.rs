@@ -5,7 +5,9 @@
 //! 2. A record is made once: only if there is none, and never again for a volume that is known to have had one.
 //! 3. A record is changed only for a volume that is being deleted, and with a new epoch and no owner, so that a nexus
 //!    that still runs is fenced: it can no longer change the record.
-//! 4. A record goes only after every node that was not deleted has reported each of its replicas `Destroyed`; the volume
+//! 4. An intent that was lost is taken from a record that is the store's latest: one from before may name a replica that was
+//!    destroyed and forgotten since, and that must not be made again (docs/decisions/0028).
+//! 5. A record goes only after every node that was not deleted has reported each of its replicas `Destroyed`; the volume
 //!    goes only after its record.
 
 use crate::{
@@ -47,6 +49,8 @@ pub enum Action {
     Node(Stored<Node>),
     /// A volume's intent or message.
     Volume(Stored<Volume>),
+    /// An intent that was lost, from the record of this revision, if that is the latest.
+    RestoreIntent(Stored<Volume>, u64),
     /// A new volume's record, if there is none.
     CreateRecord(VolumeRecord),
     /// The record of a volume that is being deleted: fenced, and all its members `Removed`.
@@ -102,7 +106,14 @@ impl Planning<'_> {
         }
         let wished = intent::wish(self, &volume.value);
         if wished != volume.value {
-            return Some(Action::Volume(Stored { revision: volume.revision, value: wished }));
+            let is_lost = volume.value.intent.members.is_empty();
+            let record = self.view.record(volume.value.uuid).filter(|_| is_lost);
+            let wished = Stored { revision: volume.revision, value: wished };
+            // Invariant 4.
+            return Some(match record {
+                Some(record) => Action::RestoreIntent(wished, record.revision),
+                None => Action::Volume(wished),
+            });
         }
         self.create_record(&volume.value)
     }
@@ -136,7 +147,7 @@ impl Planning<'_> {
             return Some(Action::EmptyRecord(emptied(record)));
         }
         let destroyed = |member: &MemberRecord| self.view.is_destroyed(&member.node, member.replica);
-        // Invariant 4.
+        // Invariant 5.
         record.value.members.iter().all(destroyed).then(|| Action::DeleteRecord(record.clone()))
     }
 

@@ -212,7 +212,7 @@ impl Planner {
     fn replicas_changed(&mut self, old: Option<&NodeReplicas>, new: Option<&NodeReplicas>) {
         let Some(report) = new.or(old) else { return };
         self.changed.replicas.insert(report.node.clone());
-        for (replica, _) in unusual(old).symmetric_difference(&unusual(new)) {
+        for (replica, ..) in unusual(old).symmetric_difference(&unusual(new)) {
             self.agenda.mark(self.index.of_replica(*replica));
         }
     }
@@ -320,7 +320,7 @@ impl Agenda {
     /// What has come of a volume.
     fn examined(&mut self, volume: &Volume, action: Option<&Action>) {
         let wished = match action {
-            Some(Action::Volume(wished)) => &wished.value,
+            Some(Action::Volume(wished) | Action::RestoreIntent(wished, _)) => &wished.value,
             _ => volume,
         };
         if wished.message.is_some() {
@@ -356,18 +356,18 @@ fn expired(view: &View, observed: &Observed, config: &Config) -> Vec<Action> {
     silent.iter().filter_map(|node| expire(view.nodes.get(*node)?, observed, config)).collect()
 }
 
-/// What is reported of replicas, other than that they are there.
-fn unusual(report: Option<&NodeReplicas>) -> BTreeSet<(Uuid, ReplicaState)> {
+/// What is reported of replicas, other than that they are there; and whether they are destroyed for good.
+fn unusual(report: Option<&NodeReplicas>) -> BTreeSet<(Uuid, ReplicaState, bool)> {
     let reports = report.into_iter().flat_map(|report| &report.replicas);
-    let reports = reports.map(|report| (report.replica, report.state));
-    reports.filter(|(_, state)| *state != ReplicaState::Present).collect()
+    let unusual = reports.filter(|report| report.state != ReplicaState::Present);
+    unusual.map(|report| (report.replica, report.state, report.is_destroyed_for_good())).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{GIB, Scene};
-    use model::MemberState;
+    use model::{MemberState, ReplicaReport};
 
     /// Patient enough that nothing but the pass interval matters.
     fn config() -> Config {
@@ -404,6 +404,29 @@ mod tests {
         let examined = planner.examined();
         assert_eq!((pass(&mut planner, 30), planner.examined()), (vec![], examined + 1));
         assert_eq!((pass(&mut planner, 40), planner.examined()), (vec![], examined + 1), "it is seen");
+    }
+
+    #[test]
+    fn what_is_destroyed_is_to_be_forgotten_as_soon_as_it_is_told() {
+        let mut scene = Scene::with_nodes(3);
+        scene.recorded("a", 2, &[1, 2, 3], MemberState::InSync);
+        scene.record_mut("a").members[2].state = MemberState::Removed;
+        let gone = scene.volume_mut("a").intent.members.remove(2);
+        let (replica, pool, volume) = (gone.replica, gone.pool, Uuid::from_u128(1));
+        let state = ReplicaState::Destroyed;
+        let report = ReplicaReport { replica, volume, pool, state, used_bytes: 0, message: None };
+        // Its disk was away when it was to be destroyed.
+        scene.say(3, ReplicaReport { message: Some("not on this node any more".into()), ..report.clone() });
+        let mut planner = told(&scene);
+        planner.apply(Told::Replicas(Change::Relist(scene.view.replicas.values().cloned().collect())));
+        assert_eq!(pass(&mut planner, 0), []);
+        scene.say(3, report);
+        planner.apply(Told::Replicas(Change::Put(scene.view.replicas["n3"].clone())));
+        let actions = pass(&mut planner, 10);
+        let [Action::Volume(volume)] = &actions[..] else { panic!("{actions:?}") };
+        assert_eq!(volume.value.intent.forget, [replica]);
+        let owner = &volume.value.intent.owner;
+        assert_eq!(*owner, None, "nobody opens a volume for that");
     }
 
     #[test]

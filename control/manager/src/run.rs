@@ -212,6 +212,7 @@ async fn perform(client: &Client, mandate: &Mandate, action: &Action) -> Result<
             let copies = value.intent.members.len();
             tracing::info!(volume = value.name, owner, copies, message = value.message, "intent changed");
         }
+        Action::RestoreIntent(volume, seen) => restore_intent(client, mandate, volume, *seen).await?,
         Action::CreateRecord(record) => {
             client.create(record).await?;
             tracing::info!(volume = %record.volume, "record made");
@@ -229,6 +230,23 @@ async fn perform(client: &Client, mandate: &Mandate, action: &Action) -> Result<
     Ok(())
 }
 
+/// The record is looked at in the store itself: if it is another one, what it names now is planned anew.
+async fn restore_intent(
+    client: &Client,
+    mandate: &Mandate,
+    volume: &Stored<Volume>,
+    seen: u64,
+) -> Result<()> {
+    let record = client.get::<VolumeRecord>(&volume.value.uuid.to_string()).await?;
+    if record.is_none_or(|record| record.revision != seen) {
+        return Ok(());
+    }
+    mandate.ensure()?;
+    client.replace(&volume.value, volume.revision).await?;
+    tracing::info!(volume = volume.value.name, "intent made again, from the record");
+    Ok(())
+}
+
 /// What is left is looked for in the store itself: the view may not know of it yet, and a volume outlives its record.
 async fn delete_volume(client: &Client, mandate: &Mandate, volume: &Stored<Volume>) -> Result<()> {
     let key = volume.value.uuid.to_string();
@@ -243,4 +261,31 @@ async fn delete_volume(client: &Client, mandate: &Mandate, volume: &Stored<Volum
     client.delete::<Volume>(&volume.value.name, volume.revision).await?;
     tracing::info!(volume = volume.value.name, "volume deleted");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Scene;
+    use model::MemberState;
+
+    #[tokio::test]
+    async fn an_intent_is_made_again_from_the_latest_record_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let client = Client::new(store::Embedded::open(&folder.path().join("store.redb")).unwrap());
+        let mut scene = Scene::with_nodes(2);
+        scene.recorded("a", 2, &[1, 2], MemberState::InSync);
+        let wished = scene.volume_mut("a").clone();
+        let lost = Volume { intent: model::VolumeIntent::default(), ..wished.clone() };
+        let revision = client.create(&lost).await.unwrap();
+        let before = client.create(scene.record_mut("a")).await.unwrap();
+        scene.record_mut("a").version += 1;
+        let now = client.replace(scene.record_mut("a"), before).await.unwrap();
+        let volume = Stored { revision, value: wished.clone() };
+        for (seen, intent) in [(before, &lost.intent), (now, &wished.intent)] {
+            let action = Action::RestoreIntent(volume.clone(), seen);
+            perform(&client, &Mandate::default(), &action).await.unwrap();
+            assert_eq!(client.get::<Volume>("a").await.unwrap().unwrap().value.intent, *intent);
+        }
+    }
 }

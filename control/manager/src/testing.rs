@@ -128,16 +128,19 @@ impl Scene {
 
     /// What node `nI` says of a replica in its pool.
     pub(crate) fn report(&mut self, index: u128, replica: Uuid, state: ReplicaState) {
+        let (pool, volume) = (Uuid::from_u128(20 + index), Uuid::from_u128(1));
+        self.say(index, ReplicaReport { replica, volume, pool, state, used_bytes: 0, message: None });
+    }
+
+    /// What node `nI` says of a replica.
+    pub(crate) fn say(&mut self, index: u128, report: ReplicaReport) {
         let node = format!("n{index}");
-        let pool = Uuid::from_u128(20 + index);
-        let volume = Uuid::from_u128(1);
-        let report = ReplicaReport { replica, volume, pool, state, used_bytes: 0, message: None };
         let empty = || Stored {
             revision: 1,
             value: NodeReplicas { node: node.clone(), replicas: Vec::new(), readers: Vec::new() },
         };
         let known = &mut self.view.replicas.entry(node.clone()).or_insert_with(empty).value.replicas;
-        known.retain(|known| known.replica != replica);
+        known.retain(|known| known.replica != report.replica);
         known.push(report);
     }
 

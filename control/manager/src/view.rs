@@ -1,8 +1,8 @@
 //! Everything that the manager knows: a copy of what the store holds, with revisions.
 
 use model::{
-    Node, NodeReplicas, NodeState, Object, Pool, PoolState, ReplicaState, Scheduling, Stored, Surroundings,
-    Volume, VolumeRecord, VolumeStatus,
+    MemberRecord, Node, NodeReplicas, NodeState, Object, Pool, PoolState, ReplicaReport, ReplicaState,
+    Scheduling, Stored, Surroundings, Volume, VolumeRecord, VolumeStatus,
 };
 use std::collections::BTreeMap;
 use store::{Client, Result};
@@ -95,6 +95,17 @@ impl View {
             (report.state == ReplicaState::Present).then_some(report.used_bytes)
         });
         used.max().unwrap_or(u64::MAX).min(volume.spec.size_bytes)
+    }
+
+    /// Whether this replica is nowhere and never will be: its node is there, has the pool open, and has said that the pool
+    /// does not hold it. What is in a pool that is gone, failed or away may come back with it.
+    pub(crate) fn is_destroyed_for_good(&self, member: &MemberRecord) -> bool {
+        let is_open = |pool: &Pool| matches!(pool.state, PoolState::Online | PoolState::Degraded);
+        let reports = self.replicas.get(&member.node).into_iter().flat_map(|node| &node.value.replicas);
+        let mut reports = reports.filter(|r| r.replica == member.replica && r.pool == member.pool);
+        self.is_ready(&member.node)
+            && self.pool(member.pool).is_some_and(is_open)
+            && reports.any(ReplicaReport::is_destroyed_for_good)
     }
 
     /// The pool, if its engine has ever reported it.

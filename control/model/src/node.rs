@@ -249,8 +249,16 @@ pub struct ReplicaReport {
     pub state: ReplicaState,
     /// Space that it takes.
     pub used_bytes: u64,
-    /// Why it is `Missing` or `Failed`, in one line.
+    /// Why it is `Missing` or `Failed`, or `Destroyed` without being destroyed, in one line.
     pub message: Option<String>,
+}
+
+impl ReplicaReport {
+    /// Whether the replica was destroyed in a pool that was open, and so is nowhere for ever. One that is not there because
+    /// its disk is not is back with the disk: of that one `message` speaks.
+    pub fn is_destroyed_for_good(&self) -> bool {
+        self.state == ReplicaState::Destroyed && self.message.is_none()
+    }
 }
 
 /// What an engine says of the read-only device of a volume on its node.

@@ -90,7 +90,7 @@ pub enum MemberState {
         /// Everything up to and with this generation is there and flushed.
         since: Generation,
     },
-    /// To be destroyed. The only order that destroys a replica.
+    /// To be destroyed. The only order that destroys a replica; once that is done the record forgets it.
     Removed,
 }
 

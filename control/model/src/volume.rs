@@ -5,7 +5,8 @@
 //!    takes more than the volume to see, so the manager's property tests check it (docs/decisions/0009).
 //! 2. `attach` names the node that `owner` names: the device is where the nexus is.
 //! 3. A volume that is being deleted is attached nowhere.
-//! 4. A volume that is attached has no readers, and one with readers is attached nowhere: who reads is never told of a
+//! 4. No replica is both wished and to be forgotten (docs/decisions/0028).
+//! 5. A volume that is attached has no readers, and one with readers is attached nowhere: who reads is never told of a
 //!    write, and goes on with what it remembers (docs/decisions/0026).
 
 use crate::{
@@ -140,6 +141,11 @@ pub struct VolumeIntent {
     /// The wanted copies. The nexus adds to the record, as `New`, those that it lacks; it turns those that are no longer
     /// wanted into `Removed` once enough of the others are `InSync`.
     pub members: Vec<MemberIntent>,
+    /// The replicas, in order, that are destroyed for good. The nexus drops those of them from the record that are `Removed`
+    /// there.
+    // Absent rather than empty, so that older programs and definitions see the word only where it is used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forget: Vec<Uuid>,
     /// Where the device should be; none: nowhere.
     pub attach: Option<Attach>,
     /// The nodes, in order, that have a device which can be read only; each of them has it of its own, wherever the nexus
@@ -320,6 +326,12 @@ impl Object for Volume {
         if !self.intent.members.iter().all(|member| pools.insert(member.pool)) {
             return bug("two members in one pool");
         }
+        if !self.intent.forget.is_sorted_by(|a, b| a < b) {
+            return bug("replicas to be forgotten are not in order");
+        }
+        if self.intent.members.iter().any(|member| self.intent.forget.contains(&member.replica)) {
+            return bug("a member is to be forgotten");
+        }
         if let Some(attach) = &self.intent.attach {
             if self.intent.owner.as_ref() != Some(&attach.node) {
                 return bug("attached to another node than its owner's");
@@ -451,6 +463,32 @@ mod tests {
         assert_eq!(volume.validate(), Ok(()), "the place of one whose pool is gone");
         volume.intent.members[1].pool = Uuid::from_u128(8);
         assert!(volume.validate().is_err(), "two in one pool");
+    }
+
+    #[test]
+    fn a_replica_is_wished_or_to_be_forgotten() {
+        let text = r#"{"members": [], "attach": null, "attachSerial": 3, "owner": null, "recorded": true,
+            "deleting": false}"#;
+        let intent: VolumeIntent = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_value(&intent).unwrap().get("forget"), None, "as older programs know it");
+        let mut volume = Volume {
+            name: "data".into(),
+            uuid: Uuid::from_u128(1),
+            spec: spec(1 << 20, 1, 1, 4096),
+            intent,
+            message: None,
+        };
+        let [first, second] = [Uuid::from_u128(7), Uuid::from_u128(8)];
+        volume.intent.forget = vec![first, second];
+        assert_eq!(volume.validate(), Ok(()));
+        let json = serde_json::to_value(&volume.intent).unwrap();
+        assert_eq!(json["forget"], serde_json::json!([first, second]));
+        assert_eq!(serde_json::from_value::<VolumeIntent>(json).unwrap(), volume.intent);
+        let pool = Uuid::from_u128(9);
+        volume.intent.members = vec![MemberIntent { replica: second, pool, node: "n1".into() }];
+        assert!(volume.validate().is_err(), "wished and to be forgotten");
+        volume.intent.forget = vec![first, first];
+        assert!(volume.validate().is_err(), "twice");
     }
 
     #[test]

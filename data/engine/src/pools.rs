@@ -261,6 +261,12 @@ impl Pools {
         self.find(pool).is_ok()
     }
 
+    /// Whether an open pool of this node says that it does not hold the replica. One that has failed says nothing: what it
+    /// was about to forget may be on its disk.
+    pub(crate) fn has_destroyed(&self, pool: Uuid, replica: Uuid) -> bool {
+        self.find(pool).is_ok_and(|(_, open)| !open.info().failed && open.replica(replica).is_none())
+    }
+
     /// Makes a replica, durably.
     pub(crate) async fn create(
         &self,

@@ -66,6 +66,16 @@ async fn follow(state: &State, record: &VolumeRecord, member: &MemberRecord, kno
         }
         _ => {}
     }
+    // A port may be gone, and what it led to be there: the pool itself is asked before anybody forgets the replica.
+    let destroyed = || state.pools.has_destroyed(member.pool, member.replica);
+    if member.state == MemberState::Removed
+        && failure.is_none()
+        && present().is_none()
+        && !state.pools.is_gone(member.pool)
+        && !destroyed()
+    {
+        failure = Some(format!("pool {} has failed, and is being opened again", member.pool));
+    }
     if let Some(cause) = &failure {
         tracing::warn!(node = state.config.node, replica = %member.replica, cause, "replica cannot follow its record");
     }

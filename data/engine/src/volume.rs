@@ -240,18 +240,12 @@ impl Running {
     /// Gives the nexus the wished members and size, and the volume its device.
     async fn follow_wish(&self, state: &State, nexus: &Nexus) {
         let wish = self.wish.borrow().clone();
-        let (members, size_bytes) = {
-            let member = |m: &model::MemberIntent| MemberRecord::new(m.replica, m.pool, m.node.clone());
-            (wish.intent.members.iter().map(member).collect::<Vec<_>>(), wish.spec.size_bytes)
-        };
-        let followed = async {
-            nexus.adopt(&members).await?;
-            nexus.resize(size_bytes).await
-        };
-        if let Err(status) = followed.await
-            && status != Status::Fenced
-        {
-            tracing::info!(volume = %nexus.volume(), %status, "volume cannot follow its wish yet");
+        match latest(state, nexus, &wish).await {
+            Ok(Some(wish)) => follow_members(nexus, &wish).await,
+            Ok(None) => {}
+            Err(error) => {
+                tracing::debug!(volume = wish.name, %error, "the volume's members wait for the store");
+            }
         }
         // Before anybody can write.
         self.let_read(state, &wish);
@@ -336,6 +330,36 @@ impl Running {
             Ok(()) => *self.reported.borrow_mut() = Some(status),
             Err(error) => tracing::debug!(volume = %status.volume, %error, "status not written"),
         }
+    }
+}
+
+/// The members that a volume is wished to have.
+fn wished(wish: &Volume) -> Vec<MemberRecord> {
+    let member = |m: &model::MemberIntent| MemberRecord::new(m.replica, m.pool, m.node.clone());
+    wish.intent.members.iter().map(member).collect()
+}
+
+/// The wish by which a nexus changes its record; none if there is no such volume any more. What was told may be from
+/// before a replica was destroyed and forgotten, and would have it made again: the store itself is asked, by a nexus that
+/// is open and so is the only one who changes the record (docs/decisions/0028).
+async fn latest(state: &State, nexus: &Nexus, told: &Volume) -> Result<Option<Volume>, ControlError> {
+    if nexus.has_adopted(&wished(told), &told.intent.forget) {
+        return Ok(Some(told.clone()));
+    }
+    let found = state.control.volume(&told.name).await?;
+    Ok(found.filter(|volume| volume.uuid == told.uuid))
+}
+
+/// Gives the nexus the wished members and size.
+async fn follow_members(nexus: &Nexus, wish: &Volume) {
+    let followed = async {
+        nexus.adopt(&wished(wish), &wish.intent.forget).await?;
+        nexus.resize(wish.spec.size_bytes).await
+    };
+    if let Err(status) = followed.await
+        && status != Status::Fenced
+    {
+        tracing::info!(volume = %nexus.volume(), %status, "volume cannot follow its wish yet");
     }
 }
 

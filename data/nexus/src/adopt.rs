@@ -1,5 +1,9 @@
-//! The wished members: the nexus takes in those that the record lacks, and lets go of those that are no longer wished
-//! once all the wished ones have every write.
+//! The wished members: the nexus takes in those that the record lacks, lets go of those that are no longer wished once all
+//! the wished ones have every write, and forgets those that were let go and are destroyed.
+//!
+//! 1. A member is forgotten only after the record has said `Removed` of it.
+//! 2. A replica that was forgotten must not be wished again: it would be made again, under an identity that others knew as
+//!    another one. Who calls sees to that: a wish that changes the record is the latest one (docs/decisions/0028).
 
 use crate::attend::close_leg;
 use crate::member::Member;
@@ -7,10 +11,21 @@ use crate::state::{Nexus, State};
 use device::Status;
 use model::{MemberRecord, MemberState, VolumeRecord};
 use std::rc::Rc;
+use uuid::Uuid;
 
 impl Nexus {
-    /// Makes the record's members those of `wished`, as far as that is safe now; call it again later.
-    pub async fn adopt(&self, wished: &[MemberRecord]) -> Result<(), Status> {
+    /// Whether the record is as [`Self::adopt`] would make it now.
+    pub fn has_adopted(&self, wished: &[MemberRecord], destroyed: &[Uuid]) -> bool {
+        let mut record = self.0.keeper.current();
+        let changes = take_in(&mut record, wished)
+            || let_go(&mut record, wished)
+            || forget(&mut record, wished, destroyed);
+        wished.is_empty() || !changes
+    }
+
+    /// Makes the record's members those of `wished`, as far as that is safe now, and forgets those that are `destroyed`;
+    /// call it again later.
+    pub async fn adopt(&self, wished: &[MemberRecord], destroyed: &[Uuid]) -> Result<(), Status> {
         let state = &self.0;
         if wished.is_empty() {
             return Ok(());
@@ -26,7 +41,7 @@ impl Nexus {
         }
         state.change_record(|record| let_go(record, wished)).await?;
         drop_removed(state).await;
-        Ok(())
+        state.change_record(|record| forget(record, wished, destroyed)).await
     }
 }
 
@@ -54,6 +69,17 @@ fn let_go(record: &mut VolumeRecord, wished: &[MemberRecord]) -> bool {
         member.state = MemberState::Removed;
     }
     changes
+}
+
+/// Drops what was let go and is destroyed (invariant 1).
+fn forget(record: &mut VolumeRecord, wished: &[MemberRecord], destroyed: &[Uuid]) -> bool {
+    let before = record.members.len();
+    let is_wished = |member: &MemberRecord| wished.iter().any(|wish| wish.replica == member.replica);
+    let goes = |member: &MemberRecord| {
+        member.state == MemberState::Removed && destroyed.contains(&member.replica) && !is_wished(member)
+    };
+    record.members.retain(|member| !goes(member));
+    record.members.len() != before
 }
 
 async fn drop_removed(state: &Rc<State>) {

@@ -179,6 +179,9 @@ fn a_node_that_is_dead_for_good_is_replaced_by_a_spare_one() {
         std::thread::sleep(Duration::from_millis(100));
     }
     assert!(is_whole(&dev.json(&["volume", "get", "data"])["status"].take(), &healed));
+    dev.wait_for("data", "rid of the copy that is destroyed", |status| {
+        status["members"].as_array().is_some_and(|members| members.len() == healed.len())
+    });
     dev.stop();
     check(temp.path(), &healed, 1);
 }

@@ -3,7 +3,8 @@
 use super::*;
 use crate::testing::Scene;
 use model::{
-    Attach, Generation, MemberStatus, Pool, PoolState, Rebuild, ReplicaState, Scheduling, VolumeIntent,
+    Attach, Generation, MemberIntent, MemberStatus, Pool, PoolState, Rebuild, ReplicaReport, ReplicaState,
+    Scheduling, VolumeIntent,
 };
 use std::collections::BTreeSet;
 
@@ -88,9 +89,96 @@ fn a_volume_whose_intent_was_lost_has_the_copies_of_its_record() {
     (removed.replica, removed.state) = (Uuid::from_u128(99), MemberState::Removed);
     scene.record_mut("a").members.push(removed);
     scene.volume_mut("a").intent = VolumeIntent::default();
-    let [Action::Volume(volume)] = &plan_after(&scene, 0)[..] else { panic!("nothing is wished") };
-    assert_eq!(volume.value.intent.members, members);
+    let [Action::RestoreIntent(volume, seen)] = &plan_after(&scene, 0)[..] else {
+        panic!("nothing is wished")
+    };
+    assert_eq!((&volume.value.intent.members, *seen), (&members, 1));
     assert!(volume.value.intent.recorded);
+}
+
+/// What becomes of a scene and of the replica in it that was removed.
+type Change = fn(&mut Scene, &MemberRecord);
+
+/// The replicas that are to be forgotten of a volume whose second copy, on n2, was replaced and `change`d since.
+fn forgotten(change: impl FnOnce(&mut Scene, &MemberRecord)) -> Vec<Uuid> {
+    let mut scene = Scene::with_nodes(4);
+    scene.recorded("a", 3, &[1, 2, 3, 4], MemberState::InSync);
+    attach(&mut scene, "n1");
+    serve(&mut scene, "n1");
+    scene.record_mut("a").members[1].state = MemberState::Removed;
+    scene.volume_mut("a").intent.members.remove(1);
+    let removed = scene.record_mut("a").members[1].clone();
+    scene.report(2, removed.replica, ReplicaState::Destroyed);
+    change(&mut scene, &removed);
+    let actions = plan_after(&scene, 0);
+    let mut volumes = actions.iter().filter_map(|action| match action {
+        Action::Volume(volume) => Some(volume.value.intent.forget.clone()),
+        _ => None,
+    });
+    volumes.next().unwrap_or_else(|| scene.volume_mut("a").intent.forget.clone())
+}
+
+#[test]
+fn what_is_destroyed_for_good_is_to_be_forgotten() {
+    let mut replica = Uuid::nil();
+    let found = forgotten(|_, removed| replica = removed.replica);
+    assert_eq!(found, [replica]);
+    let table: [(&str, Change); 12] = [
+        ("in sync", |scene, _| scene.record_mut("a").members[1].state = MemberState::InSync),
+        ("stale", |scene, _| scene.record_mut("a").members[1].state = STALE),
+        ("still there", |scene, removed| scene.report(2, removed.replica, ReplicaState::Present)),
+        ("missing", |scene, removed| scene.report(2, removed.replica, ReplicaState::Missing)),
+        ("cannot be destroyed", |scene, removed| scene.report(2, removed.replica, ReplicaState::Failed)),
+        ("another node's word", |scene, removed| {
+            scene.view.replicas.clear();
+            scene.report(1, removed.replica, ReplicaState::Destroyed);
+        }),
+        ("nobody's word", |scene, _| scene.view.replicas.clear()),
+        ("with its disk", |scene, removed| {
+            let (replica, pool, volume) = (removed.replica, removed.pool, Uuid::from_u128(1));
+            let (state, message) = (ReplicaState::Destroyed, Some("not on this node any more".to_owned()));
+            scene.say(2, ReplicaReport { replica, volume, pool, state, used_bytes: 0, message });
+        }),
+        ("its pool is gone", |scene, _| scene.pool_mut(2).state = PoolState::Gone),
+        ("its pool has failed", |scene, _| scene.pool_mut(2).state = PoolState::Failed),
+        ("its node is away", |scene, _| scene.node_mut(2).state = NodeState::NotReady),
+        ("its node was deleted", |scene, _| {
+            scene.view.nodes.remove("n2");
+            scene.view.replicas.clear();
+        }),
+    ];
+    for (why_not, change) in table {
+        assert!(forgotten(change).is_empty(), "{why_not}");
+    }
+    let wished = forgotten(|scene, removed| {
+        let MemberRecord { replica, pool, node, .. } = removed.clone();
+        scene.volume_mut("a").intent.members.push(MemberIntent { replica, pool, node });
+        // Otherwise it is given up at once.
+        scene.record_mut("a").members[2].state = STALE;
+    });
+    assert!(wished.is_empty(), "a replica that is wished");
+}
+
+#[test]
+fn a_wish_to_forget_stays_until_that_is_done() {
+    let away = |scene: &mut Scene, removed: &MemberRecord| {
+        scene.volume_mut("a").intent.forget = vec![removed.replica];
+        scene.node_mut(2).state = NodeState::NotReady;
+        scene.view.replicas.clear();
+    };
+    assert_eq!(forgotten(away).len(), 1, "it is so for ever");
+    let done = |scene: &mut Scene, removed: &MemberRecord| {
+        away(scene, removed);
+        scene.record_mut("a").members.remove(1);
+    };
+    assert!(forgotten(done).is_empty());
+    let closed = |scene: &mut Scene, _: &MemberRecord| {
+        scene.volume_mut("a").intent.attach = None;
+        scene.volume_mut("a").intent.owner = None;
+        scene.record_mut("a").owner = None;
+        scene.record_mut("a").clean = true;
+    };
+    assert_eq!(forgotten(closed).len(), 1, "whoever opens it next does it");
 }
 
 #[test]

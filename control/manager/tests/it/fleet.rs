@@ -131,6 +131,7 @@ fn volume(index: u32) -> Volume {
         intent: VolumeIntent {
             members: members.collect(),
             owner: attach.as_ref().map(|attach| attach.node.clone()),
+            forget: Vec::new(),
             readers: Vec::new(),
             attach_serial: u64::from(attach.is_some()),
             attach,

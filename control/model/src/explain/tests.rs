@@ -76,6 +76,7 @@ pub(crate) fn attached() -> Scene {
                     })
                     .collect(),
                 attach: Some(Attach { node: "n1".into() }),
+                forget: Vec::new(),
                 readers: Vec::new(),
                 attach_serial: 1,
                 owner: Some("n1".into()),

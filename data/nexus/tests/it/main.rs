@@ -2,6 +2,7 @@
 
 mod attach;
 mod bed;
+mod forget;
 mod hostile;
 mod order;
 mod unreadable;

@@ -54,14 +54,14 @@ fn a_flush_outlives_the_members_that_it_asked() {
         let flush = rt::spawn(async move { flusher.flush().await });
         rt::sleep(ms(20)).await;
         let wished = [places[0].entry.clone(), places[1].entry.clone()];
-        nexus.adopt(&wished).await.expect("taken in");
+        nexus.adopt(&wished, &[]).await.expect("taken in");
         while store.state(&places[1]) != MemberState::InSync {
             rt::sleep(ms(10)).await;
         }
         rt::sleep(ms(20)).await;
         let closing = nexus.clone();
         let only = [places[1].entry.clone()];
-        let adopted = rt::spawn(async move { closing.adopt(&only).await });
+        let adopted = rt::spawn(async move { closing.adopt(&only, &[]).await });
         rt::sleep(ms(200)).await;
         places[0].disk.release();
         adopted.await.expect("let go");

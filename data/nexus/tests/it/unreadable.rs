@@ -60,7 +60,7 @@ fn two_members_that_lost_different_blocks_mend_each_other_and_feed_a_third() {
             assert!(block.iter().all(|byte| *byte == pattern(lba)), "block {lba}");
         }
         let wished: Vec<_> = places.iter().map(|place| place.entry.clone()).collect();
-        nexus.adopt(&wished).await.expect("taken in");
+        nexus.adopt(&wished, &[]).await.expect("taken in");
         while store.state(&places[2]) != MemberState::InSync {
             rt::sleep(ms(100)).await;
         }
@@ -88,7 +88,7 @@ fn a_source_with_unreadable_blocks_is_no_reason_to_stop_a_rebuild() {
         assert!(lost > 0 && lost < 64);
 
         let wished = [places[0].entry.clone(), places[1].entry.clone()];
-        nexus.adopt(&wished).await.expect("taken in");
+        nexus.adopt(&wished, &[]).await.expect("taken in");
         let began = rt::now();
         while store.state(&places[1]) != MemberState::InSync {
             rt::sleep(ms(100)).await;
