@@ -132,16 +132,20 @@ fn journeys(root: &Path, program: &Path, arguments: &[String], count: &mut Count
     run(command, count)
 }
 
+/// `orlop` in release mode, linked so that it runs on any Linux: for images, and as a plugin of kubectl.
+const RELEASE: [&str; 9] =
+    ["rustc", "--release", "--package", "orlop", "--bin", "orlop", "--", "-C", "target-feature=+crt-static"];
+
 /// Builds `orlop` in release mode and returns where it is.
 fn release_build(root: &Path, count: &mut Count) -> Result<PathBuf> {
-    run(cargo(root, &["build", "--release", "--package", "orlop"]), count)?;
+    run(cargo(root, &RELEASE), count)?;
     let metadata = tidy::metadata(root)?;
     Ok(metadata.target_directory.join("release/orlop").into())
 }
 
 /// The same, with nothing on standard output.
 pub(crate) fn release_build_quietly(root: &Path) -> Result<PathBuf> {
-    let mut command = cargo(root, &["build", "--release", "--package", "orlop"]);
+    let mut command = cargo(root, &RELEASE);
     let status = command.stdout(Stdio::null()).status().context("cannot start cargo")?;
     ensure!(status.success(), "cargo build ended with {status}");
     Ok(tidy::metadata(root)?.target_directory.join("release/orlop").into())

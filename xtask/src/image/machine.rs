@@ -88,8 +88,8 @@ fn files_at(path: &Path) -> Result<Vec<PathBuf>> {
 
 /// The shared libraries of these programs, with their loader.
 ///
-/// None of the programs or libraries calls `dlopen`; `pthread_cancel`, which btrfs calls, loads `libgcc_s`, which
-/// `orlop` is linked to.
+/// None of the programs or libraries calls `dlopen`; `pthread_cancel`, which btrfs calls, loads `libgcc_s`, from beside
+/// the C library.
 fn libraries<'a>(programs: impl Iterator<Item = &'a Path>) -> Result<BTreeSet<PathBuf>> {
     let mut found = BTreeSet::new();
     for program in programs {
@@ -109,6 +109,11 @@ fn libraries<'a>(programs: impl Iterator<Item = &'a Path>) -> Result<BTreeSet<Pa
         let paths = resolved(&listed).with_context(|| format!("libraries of {}", program.display()))?;
         found.extend(paths);
     }
+    let c_library =
+        found.iter().find(|path| path.ends_with("libc.so.6")).context("nobody needs libc.so.6")?;
+    let loaded = c_library.with_file_name("libgcc_s.so.1");
+    ensure!(loaded.is_file(), "{} is missing on this machine: apt install libgcc-s1", loaded.display());
+    found.insert(loaded);
     Ok(found)
 }
 
