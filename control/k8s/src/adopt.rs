@@ -1,12 +1,14 @@
 //! Volumes that are wished for by an object alone: applied by a person, applied again after they were deleted by hand,
 //! or begun by a creation that was interrupted.
 //!
-//! 1. A volume that has a UUID keeps it: its data is found again, and its record with it.
+//! 1. A volume that has a UUID keeps it: its data is found again, and its record with it. It has had a record, for the
+//!    UUID is the last that a creation writes: if there is none now, it was lost, and is not made again as if nothing had
+//!    been (docs/decisions/0031).
 //! 2. No creation is disturbed: it is done, or has ended, when its object has not changed for longer than any takes.
 
 use crate::{
     kubernetes::{Kubernetes, folder},
-    object::{Object, Parts},
+    object::{Object, Parts, UUID},
 };
 use model::{Kind, Object as _, Volume, VolumeIntent};
 use serde_json::Value;
@@ -49,12 +51,14 @@ impl Kubernetes {
         };
         let mut spec = object.spec.clone();
         // Invariant 1.
-        let uuid = spec.remove("uuid").unwrap_or_else(|| Uuid::new_v4().to_string().into());
+        let uuid = spec.remove(UUID);
+        let recorded = uuid.is_some();
+        let uuid = uuid.unwrap_or_else(|| Uuid::new_v4().to_string().into());
         let volume = Volume {
             name: name.clone(),
             uuid: serde_json::from_value(uuid).map_err(|cause| invalid(cause.to_string()))?,
             spec: serde_json::from_value(Value::Object(spec)).map_err(|cause| invalid(cause.to_string()))?,
-            intent: VolumeIntent::default(),
+            intent: VolumeIntent { recorded, ..VolumeIntent::default() },
             message: None,
         };
         volume.validate().map_err(|cause| invalid(cause.to_string()))?;

@@ -9,7 +9,9 @@
 
 use crate::event::shortened;
 use k8s_openapi::jiff::{Timestamp, Unit};
-use model::{Kind, MemberPhase, MemberStatus, NexusState, NodeState, PoolState, VolumeIntent};
+use model::{
+    Kind, MemberPhase, MemberStatus, NexusState, NodeState, PoolState, RECORD_MISSING, VolumeIntent,
+};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
@@ -99,7 +101,8 @@ fn placed(copies: u32, intent: &VolumeIntent, no_place: Option<String>) -> Condi
     let enough = u32::try_from(nodes.len()).is_ok_and(|places| places >= copies);
     let (is, reason, message) = match no_place {
         _ if intent.deleting => (false, "Deleting", "the volume and all its data are to go".to_owned()),
-        // That is what the message of a volume is about (`manager::intent`).
+        // That is what the message of a volume is about (`manager::intent`), or else its places.
+        Some(lost) if lost.starts_with(RECORD_MISSING) => (false, "RecordMissing", lost),
         Some(no_place) => (false, "NoPlace", no_place),
         None if enough => (true, "Placed", format!("its copies have places on {}", nodes.join(", "))),
         None => {
@@ -288,6 +291,9 @@ mod tests {
         let stays = "copy on n2 is to leave; no place for a new copy: add a node";
         let stays_now = of(intent(&["n1", "n2"], false), Some(stays), Some(&healing), 64);
         assert_eq!(said(&stays_now), format!("Placed=False NoPlace: {stays}"));
+        let lost = format!("{RECORD_MISSING}; copies are kept on n1");
+        let held = of(intent(&["n1", "n2"], false), Some(&lost), Some(&placed), 64);
+        assert_eq!(said(&held), format!("Placed=False RecordMissing: {lost}"));
         let going = of(intent(&["n1", "n2"], true), None, Some(&placed), 65);
         assert_eq!(said(&going), "Placed=False Deleting: the volume and all its data are to go");
     }

@@ -1,7 +1,8 @@
 //! The store in Kubernetes: what each operation asks of the API server.
 //!
-//! 1. A creation is two writes: the object, then its status, by the revision that the first gave. Only the second makes
-//!    it present, so that a failure of the first is `Unavailable`: nothing can be seen of it, now or later.
+//! 1. A creation is two writes: the object, then its status, by the revision that the first gave. A volume's is three: its
+//!    UUID is last, so that an object with a UUID and without status is never one that was just begun. Only the last
+//!    makes it present, so that a failure before that is `Unavailable`: nothing can be seen of it, now or later.
 //! 2. Who meets an object without status while creating goes on with it; of several the compare-and-swap chooses one.
 //! 3. Spec and status are two writes where both change, the spec first. Once that is done every failure is `Unknown`.
 //!    Where one of them changes it is one write: the wish of an operator and the report of an engine are that.
@@ -130,24 +131,19 @@ impl Kubernetes {
         if begun.is_present(kind) {
             return Err(Error::conflict(kind, key));
         }
-        let mut revision = begun.revision()?;
+        let revision = begun.revision()?;
         // What is wished of a node that is not there yet stays: its engine knows nothing of it.
-        if kind == Kind::Volume && !begun.has_spec(parts) {
-            // What its user wants is not ours to change: it may lack its UUID, nothing else.
-            let lacks_uuid = |object: &Object| {
-                parts.spec.as_ref().is_some_and(|spec| {
-                    spec.iter().all(|(name, value)| name == "uuid" || object.spec.get(name) == Some(value))
-                        && !object.spec.contains_key("uuid")
-                })
-            };
-            if !lacks_uuid(begun) {
-                return Err(Error::conflict(kind, key));
-            }
-            let written = self.put_spec(kind, key, parts, revision, deadline).await;
-            // It is still absent, whatever became of this.
-            revision = written.map_err(as_question).map_err(conflict)?;
+        if kind != Kind::Volume || begun.has_spec(parts) {
+            return self.put_status(kind, key, parts, (revision, None), deadline).await.map_err(conflict);
         }
-        self.put_status(kind, key, parts, (revision, None), deadline).await.map_err(conflict)
+        // What its user wants is not ours to change: it may lack its UUID, nothing else.
+        if !begun.lacks_uuid(parts) {
+            return Err(Error::conflict(kind, key));
+        }
+        let written = self.put_status(kind, key, parts, (revision, None), deadline).await;
+        // It is still absent, whatever became of this.
+        let revision = written.map_err(as_question).map_err(conflict)?;
+        self.put_spec(kind, key, parts, revision, deadline).await.map_err(conflict)
     }
 
     async fn replace(&self, kind: Kind, key: &str, parts: &Parts, revision: u64) -> Result<u64> {

@@ -12,8 +12,9 @@
 //!
 //! 1. The store has one definition of a noun: schemas come from the Rust types of `model`.
 //! 2. An object that has no `status` is absent, and so is a volume without a UUID: what somebody has applied by hand, or
-//!    the beginning of a creation that was interrupted. [`Kubernetes::adopt`] makes such volumes present, and nothing
-//!    else gives a UUID; the creation of the same object goes on with it.
+//!    the beginning of a creation that was interrupted. [`Kubernetes::adopt`] makes such volumes present; the creation of
+//!    the same object goes on with it. Nothing else gives a UUID, and it is the last that is written: a volume that has
+//!    one has been there.
 //! 3. Every write is a compare-and-swap of the `resourceVersion`. We rely on it being the number that etcd gives, which
 //!    grows and is never given twice; one that is no number is `Corrupt`.
 //! 4. `status.conditions` of nodes, pools, volumes and statuses of volumes is for those who know nothing of Orlop: it

@@ -19,6 +19,9 @@ use store::{Error, ErrorKind, Result};
 /// The field of the status that is ours alone (invariant 2).
 pub(crate) const STAMP: &str = "replaces";
 
+/// The field of a volume's spec that leads to its data.
+pub(crate) const UUID: &str = "uuid";
+
 type Fields = Map<String, Value>;
 
 /// An object as the API server tells it.
@@ -50,12 +53,20 @@ impl Object {
 
     /// Whether it counts as present (invariant 2 of the crate).
     pub(crate) fn is_present(&self, kind: Kind) -> bool {
-        self.status.is_some() && (kind != Kind::Volume || self.spec.contains_key("uuid"))
+        self.status.is_some() && (kind != Kind::Volume || self.spec.contains_key(UUID))
     }
 
     /// Whether this is its spec.
     pub(crate) fn has_spec(&self, parts: &Parts) -> bool {
         parts.spec.as_ref().is_none_or(|spec| *spec == self.spec)
+    }
+
+    /// Whether this is its spec, but for a UUID that it does not have yet.
+    pub(crate) fn lacks_uuid(&self, parts: &Parts) -> bool {
+        !self.spec.contains_key(UUID)
+            && parts.spec.as_ref().is_some_and(|spec| {
+                spec.iter().all(|(name, value)| name == UUID || self.spec.get(name) == Some(value))
+            })
     }
 
     /// Whether this is its status.
@@ -79,7 +90,7 @@ impl Object {
         let mut spec = self.spec;
         if kind == Kind::Volume {
             value.insert("name".into(), self.metadata.name.into());
-            value.insert("uuid".into(), spec.remove("uuid").unwrap_or_default());
+            value.insert(UUID.into(), spec.remove(UUID).unwrap_or_default());
         }
         // A node from before there were wishes has none, and none is added (invariant 1).
         if has_wish(kind) && !spec.is_empty() {
@@ -124,18 +135,22 @@ impl Parts {
         };
         if kind == Kind::Volume {
             status.remove("name");
-            spec.insert("uuid".into(), status.remove("uuid").ok_or_else(malformed)?);
+            spec.insert(UUID.into(), status.remove(UUID).ok_or_else(malformed)?);
         }
         Ok(Self { spec: Some(spec), status })
     }
 
-    /// The object that a creation begins with: all but the status.
+    /// The object that a creation begins with: all but the status and, of a volume, the UUID.
     pub(crate) fn beginning(&self, kind: Kind, key: &str) -> Value {
         let mut object = json!({
             "apiVersion": format!("{GROUP}/{VERSION}"), "kind": crd::name(kind), "metadata": { "name": key },
         });
         if let Some(spec) = &self.spec {
-            object["spec"] = spec.clone().into();
+            let mut spec = spec.clone();
+            if kind == Kind::Volume {
+                spec.remove(UUID);
+            }
+            object["spec"] = spec.into();
         }
         object
     }
@@ -199,8 +214,13 @@ mod tests {
         assert_eq!(whole["status"][STAMP], 41);
         whole["metadata"]["resourceVersion"] = "42".into();
         whole["spec"] = parts.beginning(Kind::Volume, "data")["spec"].clone();
+        let begun = object(whole.clone());
+        assert!(begun.lacks_uuid(&parts) && !begun.is_present(Kind::Volume), "the UUID is the last");
+        whole["spec"]["sizeBytes"] = (2 << 20).into();
+        assert!(!object(whole.clone()).lacks_uuid(&parts), "it is another volume");
+        whole["spec"] = parts.spec_change(42)["spec"].clone();
         let found = object(whole.clone());
-        assert!(found.has_spec(&parts) && found.has_status(&parts));
+        assert!(found.has_spec(&parts) && found.has_status(&parts) && !found.lacks_uuid(&parts));
         assert_eq!(found.stored(Kind::Volume).unwrap(), Some(Stored { revision: 42, value }));
 
         // Invariant 2 of the crate.

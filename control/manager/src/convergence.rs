@@ -5,11 +5,14 @@
 //! do. The store is the view itself, with revisions; the manager may plan on a view that is old. And whatever it plans
 //! from what it was told of changes is what a look at everything would have planned.
 
+mod harm;
+
 use crate::{
-    Action, Config, Objects, Observed, Planner, Told, View,
-    intent::MAINTENANCE,
-    plan,
+    Action, Config, Objects, Observed, Planner, Told, View, plan,
     testing::{GIB, Scene},
+};
+use harm::{
+    domains, is_of_its_class, keeps_copies_apart, keeps_good_copies, keeps_zones_apart, respects_operators,
 };
 use model::{
     Attach, DiskClass, Generation, MemberIntent, MemberRecord, MemberState, NexusState, NodeState, Object,
@@ -44,6 +47,10 @@ enum Step {
     Delete(usize),
     /// Its object is deleted by hand and applied again: nobody knows any more what was wished.
     LoseIntent(usize),
+    /// Its objects are applied again without their status, or the store is restored: its record is lost.
+    LoseRecord(usize),
+    /// The records that were lost are back.
+    RestoreRecords,
     /// The manager plans on the view of before.
     PlanOnOldView,
     /// The node's disks are taken away; a new one is there.
@@ -78,7 +85,9 @@ fn steps(nodes: u128) -> impl Strategy<Value = Vec<Step>> {
         2 => (volume.clone(), node.clone()).prop_map(|(volume, node)| Step::Read(volume, node)),
         1 => volume.clone().prop_map(Step::Grow),
         1 => volume.clone().prop_map(Step::Delete),
-        1 => volume.prop_map(Step::LoseIntent),
+        1 => volume.clone().prop_map(Step::LoseIntent),
+        1 => volume.prop_map(Step::LoseRecord),
+        1 => Just(Step::RestoreRecords),
         3 => (node.clone(), scheduling()).prop_map(|(node, wish)| Step::Schedule(node, wish)),
         1 => Just(Step::PlanOnOldView),
         1 => (node.clone(), 0..=ZONES.len()).prop_map(|(node, zone)| Step::Relabel(node, zone)),
@@ -112,6 +121,9 @@ struct World {
     nexuses: BTreeMap<Uuid, (u128, u64)>,
     /// (node, replica) -> on one of its disks.
     replicas: BTreeSet<(u128, Uuid)>,
+    /// Of each replica that was ever made, its volume and its pool.
+    homes: BTreeMap<Uuid, (Uuid, Uuid)>,
+    lost: Vec<VolumeRecord>,
     /// Pools whose disk is not in its node.
     gone: BTreeSet<Uuid>,
     recorded: BTreeSet<Uuid>,
@@ -145,6 +157,8 @@ impl World {
             up: (1..=nodes).collect(),
             nexuses: BTreeMap::new(),
             replicas: BTreeSet::new(),
+            homes: BTreeMap::new(),
+            lost: Vec::new(),
             gone: BTreeSet::new(),
             recorded: BTreeSet::new(),
             placed: BTreeSet::new(),
@@ -190,6 +204,8 @@ impl World {
                 }
             }),
             Step::LoseIntent(volume) => self.lose_intent(*volume),
+            Step::LoseRecord(volume) => self.lose_record(*volume),
+            Step::RestoreRecords => self.restore_records(),
             Step::PlanOnOldView => {
                 let old = self.old.clone();
                 self.now += Duration::from_secs(1);
@@ -239,6 +255,29 @@ impl World {
         // Before there is a record its places are all that is known of it.
         if known.is_some_and(|known| self.scene.view.record(known.value.uuid).is_some()) {
             self.request(volume, |volume| volume.intent = VolumeIntent::default());
+        }
+    }
+
+    fn lose_record(&mut self, volume: usize) {
+        let known = self.scene.view.volumes.get(&format!("v{volume}")).map(|known| &known.value);
+        let Some(uuid) = known.filter(|known| !known.intent.deleting).map(|known| known.uuid) else { return };
+        // One that is younger could be made again by who has not seen it: nothing was written by then.
+        if self.old.record(uuid).is_none() {
+            return;
+        }
+        if let Some(record) = self.scene.view.records.remove(&uuid.to_string()) {
+            self.lost.push(record.value);
+            let intent = VolumeIntent { recorded: true, ..VolumeIntent::default() };
+            self.request(volume, |volume| volume.intent = intent);
+        }
+    }
+
+    fn restore_records(&mut self) {
+        for value in std::mem::take(&mut self.lost) {
+            self.revision += 1;
+            if self.scene.view.volumes.values().any(|volume| volume.value.uuid == value.volume) {
+                self.scene.view.records.insert(value.key(), Stored { revision: self.revision, value });
+            }
         }
     }
 
@@ -432,16 +471,16 @@ impl World {
 
     /// Makes what is `New`, destroys what is `Removed`, and reports.
     fn keep_replicas(&mut self, node: u128, name: &str) -> bool {
-        let members: Vec<MemberRecord> = self
-            .scene
-            .view
-            .records
-            .values()
-            .flat_map(|record| record.value.members.clone())
-            .filter(|member| member.node == name)
+        let records = self.scene.view.records.values().map(|record| &record.value);
+        let named = records.flat_map(|record| record.members.iter().map(|member| (record.volume, member)));
+        let named: Vec<(Uuid, MemberRecord)> = named
+            .filter(|(_, member)| member.node == name)
+            .map(|(volume, member)| (volume, member.clone()))
             .collect();
+        let volume_of: BTreeMap<Uuid, Uuid> =
+            named.iter().map(|(volume, member)| (member.replica, *volume)).collect();
         let mut changed = false;
-        for member in &members {
+        for (_, member) in &named {
             let gone = self.gone.contains(&member.pool);
             let here = self.replicas.contains(&(node, member.replica)) && !gone;
             let state = match member.state {
@@ -460,14 +499,28 @@ impl World {
             };
             let pool = member.pool;
             let message = gone.then(|| "its pool is not on this node any more".to_owned());
-            let (replica, volume) = (member.replica, Uuid::nil());
+            let (replica, volume) = (member.replica, volume_of[&member.replica]);
+            self.homes.insert(replica, (volume, pool));
             self.scene.say(node, ReplicaReport { replica, volume, pool, state, used_bytes: 0, message });
         }
         if let Some(report) = self.scene.view.replicas.get_mut(name) {
-            let named = |replica: Uuid| members.iter().any(|member| member.replica == replica);
-            report.value.replicas.retain(|report| named(report.replica));
+            report.value.replicas.retain(|report| volume_of.contains_key(&report.replica));
         }
+        self.say_unnamed(node, |replica| volume_of.contains_key(&replica));
         changed
+    }
+
+    /// What no record names is kept, and reported.
+    fn say_unnamed(&mut self, node: u128, is_named: impl Fn(Uuid) -> bool) {
+        for (_, replica) in
+            self.replicas.iter().filter(|(home, replica)| *home == node && !is_named(*replica))
+        {
+            let (replica, (volume, pool)) = (*replica, self.homes[replica]);
+            if !self.gone.contains(&pool) {
+                let (state, message) = (ReplicaState::Present, Some("no record names it".to_owned()));
+                self.scene.say(node, ReplicaReport { replica, volume, pool, state, used_bytes: 0, message });
+            }
+        }
     }
 
     fn is_up(&self, member: &MemberRecord) -> bool {
@@ -609,6 +662,7 @@ impl World {
 
     /// All is well from now on: the manager makes it so, and comes to rest.
     fn ends_well(&mut self, nodes: u128) {
+        self.restore_records();
         self.up = (1..=nodes).collect();
         (1..=nodes).for_each(|node| self.restore_disks(node));
         (1..=nodes).for_each(|node| self.set_free(node, 4 * GIB));
@@ -729,102 +783,6 @@ fn changes<T: Object + PartialEq>(known: &Objects<T>, now: &Objects<T>) -> Vec<C
     let gone = known.keys().filter(|key| !now.contains_key(*key)).cloned().map(Change::Delete);
     let new = now.iter().filter(|(key, item)| known.get(*key) != Some(*item));
     gone.chain(new.map(|(_, item)| Change::Put(item.clone()))).collect()
-}
-
-/// No node gets a second copy, unless it has said that the pool of the first is gone.
-fn keeps_copies_apart(view: &View, after: &model::Volume) {
-    let before = &view.volumes[&after.name].value.intent.members;
-    let members = &after.intent.members;
-    for added in members.iter().filter(|member| !before.contains(member)) {
-        let beside = |other: &&MemberIntent| other.node == added.node && *other != added;
-        let count = members.iter().filter(beside).all(|other| view.is_gone(other.pool));
-        assert!(count, "{added:?} is beside a copy that could count: {after:?}");
-    }
-}
-
-/// Every copy is on a disk of the volume's class.
-fn is_of_its_class(view: &View, after: &model::Volume) {
-    let Some(class) = after.spec.class else { return };
-    let on = |member: &MemberIntent| view.pool(member.pool).and_then(|pool| pool.class);
-    assert!(after.intent.members.iter().all(|member| on(member) == Some(class)), "{after:?}");
-}
-
-/// What tells these copies of the volume apart; a node that is in no zone is alone.
-fn domains<'a>(
-    view: &'a View,
-    volume: &model::Volume,
-    members: &'a [MemberIntent],
-) -> BTreeSet<(bool, &'a str)> {
-    let domain = |member: &'a MemberIntent| {
-        let value = view.domain(volume.spec.spread.as_deref(), &member.node);
-        (value.is_some(), value.unwrap_or(&member.node))
-    };
-    members.iter().map(domain).collect()
-}
-
-/// A new copy is in a zone where no other one is that stays; those that are left when some are given up are in different
-/// zones.
-fn keeps_zones_apart(view: &View, observed: &Observed, after: &model::Volume) {
-    let before = &view.volumes[&after.name].value.intent.members;
-    let members = &after.intent.members;
-    let zone =
-        |member: &MemberIntent| view.domain(after.spec.spread.as_deref(), &member.node).map(str::to_owned);
-    let stays = |member: &MemberIntent| {
-        let scheduling = view.scheduling(&member.node);
-        let drained = scheduling == Scheduling::Drained;
-        let patience = if drained { MAINTENANCE } else { Config::default().replace_after };
-        let removed = view.record(after.uuid).is_some_and(|record| {
-            let known = record.value.members.iter().find(|known| known.replica == member.replica);
-            known.is_some_and(|known| known.state == MemberState::Removed)
-        });
-        let lost = removed || observed.is_lost(member, patience) || view.is_gone(member.pool);
-        scheduling != Scheduling::Evacuated && !lost
-    };
-    // A volume whose intent was lost has what its record names.
-    for added in members.iter().filter(|member| !before.contains(member) && !before.is_empty()) {
-        let others = members.iter().filter(|other| *other != added && stays(other));
-        let alone = zone(added).is_some() && !others.into_iter().any(|other| zone(other) == zone(added));
-        assert!(alone, "{added:?} is not in a zone of its own: {after:?}");
-    }
-    let apart = domains(view, after, members).len() == members.len();
-    let mut given_up = before.iter().filter(|member| !members.contains(member));
-    let is_useless = |gone: &MemberIntent| members.iter().any(|other| other.node == gone.node);
-    assert!(apart || given_up.all(is_useless), "not apart: {after:?}");
-}
-
-/// No new copy goes to a node that is cordoned, and no nexus that could be beside another copy.
-fn respects_operators(view: &View, after: &model::Volume) {
-    let before = &view.volumes[&after.name].value.intent;
-    let is_open = |node: &str| view.scheduling(node) == Scheduling::Enabled;
-    for added in after.intent.members.iter().filter(|member| !before.members.contains(member)) {
-        // A volume whose intent was lost has what its record names.
-        assert!(
-            is_open(&added.node) || before.members.is_empty(),
-            "{added:?} is on a cordoned node: {after:?}"
-        );
-    }
-    let moved = after.intent.owner.as_deref().filter(|_| after.intent.owner != before.owner);
-    if let Some(owner) = moved.filter(|owner| !is_open(owner)) {
-        let runs = view.record(after.uuid).and_then(|record| record.value.owner.as_ref());
-        let elsewhere =
-            after.intent.members.iter().any(|other| view.is_ready(&other.node) && is_open(&other.node));
-        let stays = runs.is_some_and(|runs| runs.node == owner);
-        assert!(stays || !elsewhere, "a nexus goes to the cordoned node {owner}: {after:?}");
-    }
-}
-
-/// The last good copies are never given up: not fewer than there were, nor than are wanted.
-fn keeps_good_copies(record: Option<&VolumeRecord>, before: &model::Volume, after: &model::Volume) {
-    let Some(record) = record else { return };
-    let good = |volume: &model::Volume| {
-        let in_sync = |member: &&MemberIntent| {
-            let known = record.members.iter().find(|known| known.replica == member.replica);
-            known.is_some_and(|known| known.state == MemberState::InSync)
-        };
-        volume.intent.members.iter().filter(in_sync).count()
-    };
-    let copies = usize::try_from(before.spec.copies).unwrap();
-    assert!(good(after) >= good(before).min(copies), "gives up a good copy: {before:?} {after:?} {record:?}");
 }
 
 proptest! {

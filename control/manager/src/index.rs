@@ -4,7 +4,7 @@
 //! 1. It is a function of the volumes and records of the view: kept up to date it is the same as made anew.
 
 use crate::{Promised, View};
-use model::{Volume, VolumeRecord};
+use model::{NodeReplicas, Volume, VolumeRecord};
 use std::{
     borrow::Borrow,
     collections::{BTreeMap, BTreeSet},
@@ -17,6 +17,9 @@ pub(crate) type Load = BTreeMap<String, usize>;
 /// Volumes by what they touch: a node, a pool, a replica.
 type Touched<K> = BTreeMap<K, BTreeSet<Uuid>>;
 
+/// (volume, node, replica): what this node has said of a replica, other than that it is destroyed for good.
+pub(crate) type Reported = BTreeSet<(Uuid, String, Uuid)>;
+
 /// What is known of all volumes together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Index {
@@ -27,13 +30,15 @@ pub(crate) struct Index {
     replicas: BTreeMap<Uuid, Uuid>,
     pub(crate) promised: Promised,
     pub(crate) load: Load,
+    pub(crate) reported: Reported,
 }
 
 impl Index {
     /// Made anew, to compare (invariant 1).
     #[cfg(test)]
     pub(crate) fn of(view: &View) -> Self {
-        let mut index = Self { promised: Promised::of(view), load: load_of(view), ..Self::default() };
+        let (promised, load, reported) = (Promised::of(view), load_of(view), reported_of(view));
+        let mut index = Self { promised, load, reported, ..Self::default() };
         for volume in view.volumes.values().map(|volume| &volume.value) {
             index.names.insert(volume.uuid, volume.name.clone());
             index.touch(volume.uuid, Some(volume), None);
@@ -75,6 +80,28 @@ impl Index {
     pub(crate) fn remove_record(&mut self, record: &VolumeRecord, volume: Option<&Volume>) {
         self.release(record.volume, volume, Some(record));
         self.touch(record.volume, volume, None);
+    }
+
+    /// Takes in what a node says of replicas in the place of what it said, and answers of which volumes that is another.
+    pub(crate) fn report(
+        &mut self,
+        old: Option<&NodeReplicas>,
+        new: Option<&NodeReplicas>,
+    ) -> BTreeSet<Uuid> {
+        let (before, now) = (copies_in(old), copies_in(new));
+        let mut volumes = BTreeSet::new();
+        for (report, (volume, replica)) in [(old, before.difference(&now)), (new, now.difference(&before))]
+            .into_iter()
+            .flat_map(|(report, copies)| copies.map(move |copy| (report, *copy)))
+        {
+            let Some(report) = report else { continue };
+            let known = (volume, report.node.clone(), replica);
+            if !self.reported.remove(&known) {
+                self.reported.insert(known);
+            }
+            volumes.insert(volume);
+        }
+        volumes
     }
 
     fn touch(&mut self, uuid: Uuid, volume: Option<&Volume>, record: Option<&VolumeRecord>) {
@@ -151,6 +178,28 @@ fn places_of(volume: Option<&Volume>, record: Option<&VolumeRecord>) -> impl Ite
     let recorded = record.into_iter().flat_map(|record| &record.members);
     let wished = wished.map(|member| (member.pool, member.replica));
     wished.chain(recorded.map(|member| (member.pool, member.replica)))
+}
+
+/// What may hold data: (volume, replica).
+fn copies_in(report: Option<&NodeReplicas>) -> BTreeSet<(Uuid, Uuid)> {
+    let reports = report.into_iter().flat_map(|report| &report.replicas);
+    let reports = reports.filter(|report| !report.is_destroyed_for_good());
+    reports.map(|report| (report.volume, report.replica)).collect()
+}
+
+pub(crate) fn reported_of(view: &View) -> Reported {
+    let mut reported = Reported::new();
+    for report in view.replicas.values().map(|report| &report.value) {
+        let copies = copies_in(Some(report)).into_iter();
+        reported.extend(copies.map(|(volume, replica)| (volume, report.node.clone(), replica)));
+    }
+    reported
+}
+
+/// The nodes that have said something of a replica of the volume, in order.
+pub(crate) fn holders(reported: &Reported, volume: Uuid) -> BTreeSet<&str> {
+    let of_volume = reported.range((volume, String::new(), Uuid::nil())..);
+    of_volume.take_while(|(of, ..)| *of == volume).map(|(_, node, _)| node.as_str()).collect()
 }
 
 pub(crate) fn load_of(view: &View) -> Load {

@@ -15,11 +15,13 @@
 //! 6. A replica is to be forgotten only if the record says `Removed`, nobody wishes it, and its node, which is there, has
 //!    said that its pool, which is open, does not hold it. What is so is so for ever: such a wish stays until the record
 //!    does not name the replica (docs/decisions/0028).
+//! 7. A volume of which a node reports a replica has had a record, for no replica is made without. If there is none now,
+//!    it was lost, and nothing is placed (docs/decisions/0031).
 
-use crate::{Copies, NoPlace, View, place, plan::Planning};
+use crate::{Copies, NoPlace, View, index::holders, place, plan::Planning};
 use model::{
-    MemberIntent, MemberRecord, MemberState, NexusState, Rebuild, Scheduling, Volume, VolumeIntent,
-    VolumeRecord, topology::domains_text,
+    MemberIntent, MemberRecord, MemberState, NexusState, RECORD_MISSING, Rebuild, Scheduling, Volume,
+    VolumeIntent, VolumeRecord, topology::domains_text,
 };
 use std::{collections::BTreeSet, time::Duration};
 use uuid::Uuid;
@@ -32,9 +34,12 @@ pub(crate) fn wish(planning: &mut Planning<'_>, volume: &Volume) -> Volume {
     let mut wished = volume.clone();
     let view = planning.view;
     let record = view.record(volume.uuid).map(|record| &record.value);
-    wished.intent.recorded |= record.is_some();
+    let holders = if record.is_none() { holders(planning.reported, volume.uuid) } else { BTreeSet::new() };
+    // Invariant 7.
+    wished.intent.recorded |= record.is_some() || !holders.is_empty();
     if record.is_none() && wished.intent.recorded {
-        // The record is lost. Nothing that is wished now could make it better.
+        // Nothing that is wished now could make it better.
+        wished.message = Some(record_missing(&holders));
         return wished;
     }
     if let (true, Some(record)) = (wished.intent.members.is_empty(), record) {
@@ -50,6 +55,15 @@ pub(crate) fn wish(planning: &mut Planning<'_>, volume: &Volume) -> Volume {
         wished.intent.owner = owner;
     }
     wished
+}
+
+/// What is said of a volume whose record is lost.
+fn record_missing(holders: &BTreeSet<&str>) -> String {
+    if holders.is_empty() {
+        return format!("{RECORD_MISSING}; no node reports a copy of it");
+    }
+    let nodes: Vec<&str> = holders.iter().copied().collect();
+    format!("{RECORD_MISSING}; copies are kept on {}", nodes.join(", "))
 }
 
 /// The copies that a record names, as wishes (invariant 3).

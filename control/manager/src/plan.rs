@@ -2,7 +2,8 @@
 //!
 //! Which writes are safe at any time, and why (docs/decisions/0005-what-the-manager-may-write.md):
 //! 1. `NotReady` and everything in `Volume.intent` are wishes: wrong ones cost time, never data.
-//! 2. A record is made once: only if there is none, and never again for a volume that is known to have had one.
+//! 2. A record is made once: only if there is none, and never again for a volume that is known to have had one. A replica
+//!    that any node reports says that there was one (docs/decisions/0031).
 //! 3. A record is changed only for a volume that is being deleted, and with a new epoch and no owner, so that a nexus
 //!    that still runs is fenced: it can no longer change the record.
 //! 4. An intent that was lost is taken from a record that is the store's latest: one from before may name a replica that was
@@ -12,7 +13,7 @@
 
 use crate::{
     Observed, Promised, View,
-    index::{Load, load_of},
+    index::{Load, Reported, load_of, reported_of},
     intent,
 };
 use model::{
@@ -75,7 +76,8 @@ pub fn plan(
     let mut actions: Vec<Action> =
         view.nodes.values().filter_map(|node| expire(node, observed, config)).collect();
     let (promised, load) = (Promised::of(view), load_of(view));
-    let mut planning = Planning { view, observed, config, promised, load, new_uuid };
+    let reported = &reported_of(view);
+    let mut planning = Planning { view, observed, config, promised, load, reported, new_uuid };
     let steps = view.volumes.values().filter_map(|volume| planning.step(volume));
     actions.extend(steps.take(ACTIONS_MAX));
     actions
@@ -96,6 +98,8 @@ pub(crate) struct Planning<'a> {
     pub(crate) promised: Promised,
     /// How many volumes each node should run the nexus of.
     pub(crate) load: Load,
+    /// What nodes say of replicas.
+    pub(crate) reported: &'a Reported,
     pub(crate) new_uuid: &'a mut dyn FnMut() -> Uuid,
 }
 

@@ -3,7 +3,8 @@
 //!
 //! 1. A plan is the one that [`plan()`](crate::plan()) makes of the whole view: every volume for which that has a step is marked.
 //!    What a step depends on is its volume, record and status; the nodes, pools and replicas that these name, and for
-//!    how long they have been absent; and, only where a copy needs a place, the room that there is anywhere.
+//!    how long they have been absent; where there is no record, the replicas that nodes report of the volume; and, only
+//!    where a copy needs a place, the room that there is anywhere.
 //! 2. A mark is removed when there is nothing to do for the volume, never because something was tried: a write that was
 //!    refused or lost is planned anew.
 //! 3. A heartbeat marks nothing.
@@ -212,6 +213,12 @@ impl Planner {
     fn replicas_changed(&mut self, old: Option<&NodeReplicas>, new: Option<&NodeReplicas>) {
         let Some(report) = new.or(old) else { return };
         self.changed.replicas.insert(report.node.clone());
+        for volume in self.index.report(old, new) {
+            // Where there is a record it says what there is.
+            if self.view.record(volume).is_none() {
+                self.agenda.mark(self.index.name(volume));
+            }
+        }
         for (replica, ..) in unusual(old).symmetric_difference(&unusual(new)) {
             self.agenda.mark(self.index.of_replica(*replica));
         }
@@ -235,7 +242,8 @@ impl Planner {
             return actions;
         }
         let (promised, load) = (index.promised.clone(), index.load.clone());
-        let mut planning = Planning { view, observed, config, promised, load, new_uuid };
+        let reported = &index.reported;
+        let mut planning = Planning { view, observed, config, promised, load, reported, new_uuid };
         let batch = actions.len() + ACTIONS_MAX;
         let mut position = Bound::Unbounded;
         while actions.len() < batch
@@ -427,6 +435,24 @@ mod tests {
         assert_eq!(volume.value.intent.forget, [replica]);
         let owner = &volume.value.intent.owner;
         assert_eq!(*owner, None, "nobody opens a volume for that");
+    }
+
+    #[test]
+    fn a_copy_that_is_told_of_late_is_seen() {
+        let mut scene = Scene::with_nodes(3);
+        let volume = scene.volume("a", 3, &[]).uuid;
+        (1..=3).for_each(|node| scene.pool_mut(node).free_bytes = 0);
+        let mut planner = told(&scene);
+        let actions = pass(&mut planner, 0);
+        let [Action::Volume(waits)] = &actions[..] else { panic!("{actions:?}") };
+        planner.apply(Told::Volumes(Change::Put(waits.clone())));
+        assert_eq!(pass(&mut planner, 10), []);
+        let (replica, pool, state) = (Uuid::from_u128(99), Uuid::from_u128(22), ReplicaState::Present);
+        scene.say(2, ReplicaReport { replica, volume, pool, state, used_bytes: 0, message: None });
+        planner.apply(Told::Replicas(Change::Put(scene.view.replicas["n2"].clone())));
+        let actions = pass(&mut planner, 20);
+        let [Action::Volume(held)] = &actions[..] else { panic!("{actions:?}") };
+        assert!(held.value.intent.recorded && held.value.intent.members.is_empty());
     }
 
     #[test]

@@ -19,6 +19,11 @@ use std::{
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+/// Why a volume is not there that has had a record and has none now. Whoever knows where its copies are says that behind
+/// it, in the volume's message.
+pub const RECORD_MISSING: &str =
+    "its record is missing from the store; restore the store, do not create the volume again";
+
 /// A volume's state in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 pub enum VolumeState {
@@ -240,12 +245,11 @@ impl Facts<'_> {
         if self.record.is_some() {
             return None;
         }
-        if self.volume.intent.recorded {
-            let why =
-                "its record is missing from the store; restore the store, do not create the volume again";
-            return Some((VolumeState::Stalled, Some(why.into())));
-        }
         let why = self.volume.message.clone();
+        if self.volume.intent.recorded {
+            let why = why.filter(|why| why.starts_with(RECORD_MISSING));
+            return Some((VolumeState::Stalled, Some(why.unwrap_or_else(|| RECORD_MISSING.into()))));
+        }
         Some((VolumeState::Pending, why.or_else(|| Some("waits for the manager to place it".into()))))
     }
 

@@ -30,8 +30,8 @@ mod volume;
 pub use disk::{Disk, DiskClass, DiskPartition, DiskState};
 pub use drain::{Held, NodeView, NodeWait, VolumeFacts, node_view};
 pub use explain::{
-    Explanation, Health, MemberView, ReaderView, Surroundings, VolumeState, VolumeView, VolumeViewStatus,
-    explain, health, view,
+    Explanation, Health, MemberView, RECORD_MISSING, ReaderView, Surroundings, VolumeState, VolumeView,
+    VolumeViewStatus, explain, health, view,
 };
 pub use invalid::{Invalid, SizeText};
 pub use node::{

@@ -64,6 +64,8 @@ const LOOK: Duration = Duration::from_secs(2);
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// After so many heartbeats it reports its pools although they are as before: somebody may have deleted the objects.
 const POOLS_AGAIN: u64 = 8;
+/// The same of its replicas: that they are there says that their volumes have had a record (docs/decisions/0031).
+const REPLICAS_AGAIN: u64 = 32;
 
 /// How long an orderly end waits for volumes: one whose copies are away cannot be closed in order.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
@@ -323,6 +325,9 @@ impl State {
             self.pools.revive(&self.config).await;
             if heartbeat.is_multiple_of(POOLS_AGAIN) {
                 told.clear();
+            }
+            if heartbeat.is_multiple_of(REPLICAS_AGAIN) {
+                self.replicas.tell_again();
             }
             self.tell_pools(&mut told).await;
             rt::sleep(HEARTBEAT).await;

@@ -12,6 +12,11 @@ pub(crate) struct Replicas {
 }
 
 impl Replicas {
+    /// Lets all be reported anew at the next look, although it is as before: somebody may have deleted the object.
+    pub(crate) fn tell_again(&self) {
+        self.reported.take();
+    }
+
     /// Follows the records.
     pub(crate) async fn converge(&self, state: &State, known: &Known) {
         let mut reports = Vec::new();

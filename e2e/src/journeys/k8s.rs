@@ -537,9 +537,9 @@ fn applied_again(trip: &Trip, lab: &Lab<'_>, writer: &mut Writer<'_>) -> Result<
     let (api, kind, name, spec) =
         (&object["apiVersion"], &object["kind"], &object["metadata"]["name"], &object["spec"]);
     let again = json!({ "apiVersion": api, "kind": kind, "metadata": { "name": name }, "spec": spec });
-    lab.apply(&again.to_string())?;
+    let kept = without_record(lab, &record, || lab.apply(&again.to_string()).map(drop), &volume)?;
     // A pod that asks before the volume is whole again waits for its kubelet's patience on top.
-    lab.wait_for(&volume, ".status.intent.recorded", "true", MINUTE)?;
+    lab.wait_for(&volume, ".status.conditions[?(@.type==\"Placed\")].status", "True", MINUTE)?;
     writer.scale(lab, 0)?;
     writer.scale(lab, 1)?;
     writer.verify(lab)?;
@@ -547,10 +547,43 @@ fn applied_again(trip: &Trip, lab: &Lab<'_>, writer: &mut Writer<'_>) -> Result<
     ensure!(after >= before, "epoch {before} went back to {after}");
     trip.checked(format!(
         "the Volume was deleted by hand under its pod (refused first), which had no device {:.1} s later, and applied without \
-         status: epoch {before} is {after} now, every record is there",
+         status, as was its VolumeRecord: it says that {kept:?}; with the record's status epoch {before} is {after} now, every \
+         record is there",
         stopped.as_secs_f64()
     ));
     Ok(())
+}
+
+/// The record is deleted by hand, too, and applied without its status when the volume `is_applied`: nothing is made over
+/// the copies, and the volume says where they are, until the status is restored. What it says.
+fn without_record(
+    lab: &Lab<'_>,
+    record: &str,
+    is_applied: impl FnOnce() -> Result<()>,
+    volume: &str,
+) -> Result<String> {
+    let text = lab.kubectl(&["get", record, "--output=json"], MINUTE)?;
+    let whole: Value = serde_json::from_str(&text)?;
+    let name = &whole["metadata"]["name"];
+    let (api, kind) = (&whole["apiVersion"], &whole["kind"]);
+    let bare = json!({ "apiVersion": api, "kind": kind, "metadata": { "name": name } });
+    without_policy(lab, || lab.kubectl(&["delete", record], MINUTE).map(drop))?;
+    lab.apply(&bare.to_string())?;
+    is_applied()?;
+    let said = || lab.kubectl(&["get", volume, "--output=jsonpath={.status.message}"], MINUTE);
+    let begun = Instant::now();
+    while !said()?.contains("; copies are kept on ") {
+        ensure!(begun.elapsed() < MINUTE, "the volume has no record, and says {:?}", said()?);
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let kept = said()?;
+    let status = lab.kubectl(&["get", record, "--output=jsonpath={.status}"], MINUTE)?;
+    ensure!(status.trim().is_empty(), "a record was made over the copies: {status}");
+    let restored = json!({
+        "apiVersion": api, "kind": kind, "metadata": { "name": name }, "status": &whole["status"],
+    });
+    lab.documented(&format!("kubectl replace --subresource=status --filename - <<'END'\n{restored}\nEND"))?;
+    Ok(kept)
 }
 
 /// Does what the chart's admission policy refuses, as in a cluster without it.

@@ -457,6 +457,19 @@ async fn what_is_made_by_hand_is_absent_until_it_is_whole() {
     let spec = VolumeSpec { copies: 3, ..volume("data", 5).spec };
     assert!(adopted.spec == spec && !adopted.uuid.is_nil() && adopted.intent == VolumeIntent::default());
     assert_eq!(store.adopt().await.unwrap(), Vec::<String>::new());
+
+    // A creation that was interrupted before its last write: the volume was never there, and is made as a new one.
+    let (status, answer) =
+        plane.by_hand(Method::POST, VOLUMES, &applied("half", &json!({ "sizeBytes": 5 << 20 }))).await;
+    assert_eq!(status, StatusCode::CREATED, "{answer}");
+    let (_, whole) = plane.by_hand(Method::GET, &format!("{VOLUMES}/data"), &Value::Null).await;
+    let half = json!({ "status": whole["status"] });
+    let (status, answer) = plane.by_hand(Method::PATCH, &format!("{VOLUMES}/half/status"), &half).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert_eq!(client.get::<Volume>("half").await.unwrap(), None, "it has no UUID");
+    assert_eq!(store.adopt().await.unwrap(), ["half"]);
+    let made: Volume = get(&client, "half").await;
+    assert!(made.uuid != adopted.uuid && made.intent == VolumeIntent::default(), "{made:?}");
 }
 
 async fn a_volume_that_is_applied_again_is_the_same() {
@@ -480,7 +493,8 @@ async fn a_volume_that_is_applied_again_is_the_same() {
 
     assert_eq!(store.adopt().await.unwrap(), ["data"]);
     let Some(Change::Put(again)) = watch.next().await else { panic!("not told") };
-    let expected = Volume { intent: VolumeIntent::default(), ..before.value };
-    assert_eq!(again.value, expected, "its UUID leads to its data");
+    let intent = VolumeIntent { recorded: true, ..VolumeIntent::default() };
+    let expected = Volume { intent, ..before.value };
+    assert_eq!(again.value, expected, "its UUID leads to its data, which nobody must make anew");
     assert!(again.revision > before.revision);
 }

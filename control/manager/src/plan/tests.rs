@@ -76,7 +76,70 @@ fn a_placed_volume_gets_a_record_once() {
     assert_eq!(replicas(&record.members), wanted);
 
     scene.volume_mut("a").intent.recorded = true;
+    let says = "n1 n2 n3 / - / its record is missing from the store; restore the store, do not create the volume again; \
+                no node reports a copy of it";
+    assert_eq!(wish_after(&scene, 0), says);
+    scene.volume_mut("a").message = Some(says["n1 n2 n3 / - / ".len()..].into());
     assert_eq!(plan_after(&scene, 0), [], "a record that was lost is not made again");
+}
+
+/// What is planned for a volume without a record, whose places are these, when n2 says this of one of its replicas.
+fn planned_beside(places: &[u128], state: ReplicaState, message: Option<&str>) -> (Scene, Vec<Action>) {
+    let mut scene = Scene::with_nodes(3);
+    let volume = scene.volume("a", 3, places).uuid;
+    let (replica, pool, message) = (Uuid::from_u128(99), Uuid::from_u128(22), message.map(str::to_owned));
+    scene.say(2, ReplicaReport { replica, volume, pool, state, used_bytes: 0, message });
+    let actions = plan_after(&scene, 0);
+    (scene, actions)
+}
+
+/// An empty volume would take the place of its data (I12).
+#[test]
+fn no_record_is_made_for_a_volume_of_which_a_copy_is_there() {
+    let table = [
+        ("kept", ReplicaState::Present, Some("no record names it")),
+        ("reported while there was a record", ReplicaState::Present, None),
+        ("in a pool that is away", ReplicaState::Missing, None),
+        ("cannot be used", ReplicaState::Failed, Some("the disk is broken")),
+        ("taken away with its disk", ReplicaState::Destroyed, Some("not on this node any more")),
+    ];
+    for (what, state, message) in table {
+        for places in [&[][..], &[1, 2, 3]] {
+            let (mut scene, actions) = planned_beside(places, state, message);
+            let [Action::Volume(held)] = &actions[..] else { panic!("{what}: {actions:?}") };
+            let held = held.value.clone();
+            assert!(held.intent.recorded, "{what}");
+            assert_eq!(held.intent.members, scene.volume_mut("a").intent.members, "{what}");
+            let message = held.message.as_deref().unwrap_or_default();
+            assert!(message.starts_with(model::RECORD_MISSING), "{what}: {message}");
+            assert!(message.ends_with("; copies are kept on n2"), "{what}: {message}");
+            *scene.volume_mut("a") = held;
+            scene.view.nodes.clear();
+            assert_eq!(plan_after(&scene, 0), [], "{what}: its node is away");
+        }
+    }
+    let (_, actions) = planned_beside(&[1, 2, 3], ReplicaState::Destroyed, None);
+    assert!(matches!(&actions[..], [Action::CreateRecord(_)]), "destroyed for good: {actions:?}");
+    let mut scene = Scene::with_nodes(3);
+    scene.volume("a", 3, &[1, 2, 3]);
+    scene.report(2, Uuid::from_u128(99), ReplicaState::Present);
+    let actions = plan_after(&scene, 0);
+    assert!(matches!(&actions[..], [Action::CreateRecord(_)]), "of another volume: {actions:?}");
+}
+
+#[test]
+fn a_record_that_is_back_is_followed_again() {
+    let mut scene = Scene::with_nodes(3);
+    scene.recorded("a", 3, &[1, 2, 3], MemberState::InSync);
+    let members = scene.volume_mut("a").intent.members.clone();
+    let lost = std::mem::take(&mut scene.view.records);
+    scene.volume_mut("a").intent = VolumeIntent { recorded: true, ..VolumeIntent::default() };
+    let [Action::Volume(held)] = &plan_after(&scene, 0)[..] else { panic!("it says nothing") };
+    *scene.volume_mut("a") = held.value.clone();
+    assert_eq!(plan_after(&scene, 0), []);
+    scene.view.records = lost;
+    let [Action::RestoreIntent(volume, _)] = &plan_after(&scene, 0)[..] else { panic!("it is not followed") };
+    assert_eq!((&volume.value.intent.members, &volume.value.message), (&members, &None));
 }
 
 /// Its object was deleted by hand and made again: its data is not to be copied for that.

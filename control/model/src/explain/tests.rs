@@ -181,6 +181,13 @@ fn where_it_lives_has_one_answer() {
     check("all well", |_| {}, Attached, None);
     check("closed", detach, Available, None);
     check("record lost", |s| s.record = None, Stalled, Some("its record is missing"));
+    let held = |scene: &mut Scene| {
+        (scene.record, scene.volume.message) =
+            (None, Some(format!("{RECORD_MISSING}; copies are kept on n2")));
+    };
+    check("and its copies are known", held, Stalled, Some("copies are kept on n2"));
+    let waited = |scene: &mut Scene| (scene.record, scene.volume.message) = (None, Some("no place".into()));
+    check("and it waited before", waited, Stalled, Some("its record is missing"));
     check(
         "not placed",
         |s| {
