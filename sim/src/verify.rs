@@ -79,6 +79,19 @@ async fn read<D: Device>(
     Ok(whole)
 }
 
+/// Whether what the store says of the members is on one of them, too (I12): that is what is left if the store is older.
+fn record_is_kept<'a>(record: &VolumeRecord, copies: impl Iterator<Item = &'a [u8]>) -> Result<(), String> {
+    let read = |bytes| serde_json::from_slice::<VolumeRecord>(bytes).map_err(|error| error.to_string());
+    let copies = copies.map(read).collect::<Result<Vec<_>, _>>()?;
+    let Some(newest) = copies.iter().max_by_key(|copy| (copy.epoch, copy.version)) else {
+        return Err("no replica keeps a record".into());
+    };
+    if newest.members != record.members {
+        return Err(format!("the record says {:?}, its newest copy {:?}", record.members, newest.members));
+    }
+    Ok(())
+}
+
 /// Stops the engines, opens the pools offline and compares the replicas block by block; returns how many.
 pub(crate) async fn replicas_equal(cluster: &Cluster) -> Result<u64, String> {
     cluster.stop().await;
@@ -101,6 +114,7 @@ pub(crate) async fn replicas_equal(cluster: &Cluster) -> Result<u64, String> {
         let reader = ReplicaReader::open(device, member.replica).await.map_err(|error| error.to_string())?;
         readers.push((machine.name.clone(), reader));
     }
+    record_is_kept(&record, readers.iter().filter_map(|(_, reader)| reader.record()))?;
     let (first, others) = readers.split_first().expect("a volume has replicas");
     let blocks = record.size_bytes / u64::from(BLOCK_SIZE);
     for start in (0..blocks).step_by(usize::try_from(BLOCKS_AT_ONCE).expect("small")) {

@@ -3,6 +3,7 @@
 //! # Invariants
 //! I2 to I5 of the crate. A member is retired only while another one in sync is up (I4), and then in the store first.
 
+use crate::copies;
 use crate::leg::{Hello, Leg};
 use crate::member::Member;
 use crate::record::{member, member_mut};
@@ -147,7 +148,8 @@ impl State {
         let recorded = |record: &VolumeRecord| crate::record::member(record, member.replica).cloned();
         let Some(entry) = recorded(&self.keeper.current()) else { return false };
         if entry.state == MemberState::InSync && entry.incarnation == Some(connection.hello.incarnation) {
-            member.up(connection.leg, connection.asked);
+            member.up(Rc::clone(&connection.leg), connection.asked);
+            copies::catch_up(self, connection.leg);
             self.changed.notify();
             return true;
         }
@@ -168,7 +170,8 @@ impl State {
         if taken.await.is_err() {
             return true;
         }
-        member.up(connection.leg, connection.asked);
+        member.up(Rc::clone(&connection.leg), connection.asked);
+        copies::catch_up(self, connection.leg);
         self.changed.notify();
         true
     }

@@ -12,6 +12,7 @@
 //! | `equal` | making extents equal by hash; rebuild with progress on the receiver (I6, I7) |
 //! | `activity` | whether anybody uses the volume |
 //! | `adopt` | the wished members: taken in, let go |
+//! | `copies` | the members' copies of the record (I12) |
 //! | `record` | the volume's record: compare-and-swap, lost answers |
 //! | `order` | turns: the order of overlapping operations |
 //! | `leg` | the replica's side of fencing, and the way there |
@@ -32,12 +33,14 @@
 //! 10. No silent gap: where completed writes may be lost, older attachments fail their writes and flushes.
 //! 11. Operations on a block are ordered by arrival.
 //!
-//! (The numbers are those of the design; 8 and 12 belong to snapshots and to a lost store, which are not here yet.)
+//! (The numbers are those of the design; 8 belongs to snapshots, which are not here yet, and of 12 the members' copies of the
+//! record are here, and nobody reads them yet.)
 
 mod activity;
 mod adopt;
 mod attachment;
 mod attend;
+mod copies;
 mod equal;
 pub mod leg;
 mod member;

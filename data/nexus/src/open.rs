@@ -6,6 +6,7 @@
 
 use crate::Planted;
 use crate::attend::Connection;
+use crate::copies;
 use crate::member::Member;
 use crate::owed::Owed;
 use crate::record::{Keeper, RecordError, Records, Versioned, member_mut};
@@ -224,6 +225,7 @@ async fn admit(
         member.up(connection.leg, connection.asked);
         member.set_receives(true);
     }
+    state.keeper.hand(async |record: &VolumeRecord| copies::hand_out(state, record).await).await;
     if !(before.fresh || before.handed_over) {
         rt::sleep_until(may_serve).await;
     }

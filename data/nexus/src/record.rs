@@ -4,6 +4,8 @@
 //! 1. The record is changed by full replacement at a known revision, and only while it names this nexus and its epoch.
 //! 2. While the answer to a swap is unknown, [`Keeper::may_be_in_sync`] keeps the stricter rule of both outcomes.
 //! 3. A nexus that finds another owner or epoch in the record stops for good.
+//! 4. What the store has confirmed is handed to the members before anybody acts on it (I12): until they have it, what was
+//!    and what is to be both count, as in 2.
 
 use model::{MemberRecord, MemberState, VolumeRecord};
 use rt::sync::Mutex;
@@ -124,10 +126,15 @@ impl Keeper {
 
     /// Changes the record durably; returns when the store has confirmed it, however long the store is away.
     ///
-    /// `edit` may run several times, each time on the latest record; it says whether there is anything to change.
+    /// `edit` may run several times, each time on the latest record; it says whether there is anything to change. What the
+    /// store has confirmed is given to `hand_out`, and counts when that has ended.
     /// # Errors
     /// [`Deposed`] when the record names another owner or epoch.
-    pub(crate) async fn change(&self, edit: impl Fn(&mut VolumeRecord) -> bool) -> Result<(), Deposed> {
+    pub(crate) async fn change(
+        &self,
+        edit: impl Fn(&mut VolumeRecord) -> bool,
+        hand_out: impl AsyncFn(&VolumeRecord),
+    ) -> Result<(), Deposed> {
         let _one = self.one_at_a_time.lock().await;
         loop {
             let mut next = self.current();
@@ -138,33 +145,43 @@ impl Keeper {
             *self.proposed.borrow_mut() = Some(next.clone());
             let answer = self.records.replace(self.revision.get(), next.clone()).await;
             let done = match answer {
-                Ok(revision) => {
-                    self.revision.set(revision);
-                    *self.current.borrow_mut() = next;
-                    true
-                }
+                Ok(revision) => Some(revision),
                 Err(RecordError::NotFound) => return Err(Deposed),
                 Err(RecordError::Conflict | RecordError::Unreachable) => self.read_back(&next).await?,
             };
+            if let Some(revision) = done {
+                // Invariant 4. Who gives up here has the old revision, and so reads back before the next change.
+                hand_out(&next).await;
+                self.revision.set(revision);
+                *self.current.borrow_mut() = next;
+            }
             *self.proposed.borrow_mut() = None;
-            if done {
+            if done.is_some() {
                 return Ok(());
             }
         }
     }
 
-    /// Asks the store what became of `proposed`; true if it is what the store holds.
-    async fn read_back(&self, proposed: &VolumeRecord) -> Result<bool, Deposed> {
+    /// Gives the record as it is to `hand_out`, between two changes.
+    pub(crate) async fn hand(&self, hand_out: impl AsyncFn(&VolumeRecord)) {
+        let _one = self.one_at_a_time.lock().await;
+        hand_out(&self.current()).await;
+    }
+
+    /// Asks the store what became of `proposed`: its revision if it is what the store holds; otherwise that is known now.
+    async fn read_back(&self, proposed: &VolumeRecord) -> Result<Option<u64>, Deposed> {
         loop {
             match self.records.read(proposed.volume).await {
                 Ok(found) => {
                     if found.record.epoch != proposed.epoch || self.foreign_owner(&found.record, proposed) {
                         return Err(Deposed);
                     }
-                    let done = found.record == *proposed;
+                    if found.record == *proposed {
+                        return Ok(Some(found.revision));
+                    }
                     self.revision.set(found.revision);
                     *self.current.borrow_mut() = found.record;
-                    return Ok(done);
+                    return Ok(None);
                 }
                 Err(RecordError::NotFound) => return Err(Deposed),
                 Err(_) => {

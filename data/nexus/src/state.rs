@@ -2,6 +2,7 @@
 
 use crate::Planted;
 use crate::activity::Activity;
+use crate::copies;
 use crate::leg::Leg;
 use crate::member::Member;
 use crate::order::{Kind, Order, Turn};
@@ -250,7 +251,8 @@ impl State {
 
     /// Changes the record, durably; a nexus that is deposed stops.
     pub(crate) async fn change_record(&self, edit: impl Fn(&mut VolumeRecord) -> bool) -> Result<(), Status> {
-        let answer = self.keeper.change(edit).await.map_err(|Deposed| {
+        let hand_out = async |record: &VolumeRecord| copies::hand_out(self, record).await;
+        let answer = self.keeper.change(edit, hand_out).await.map_err(|Deposed| {
             self.stop(Status::Fenced);
             Status::Fenced
         });

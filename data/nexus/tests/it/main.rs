@@ -2,6 +2,7 @@
 
 mod attach;
 mod bed;
+mod copies;
 mod forget;
 mod hostile;
 mod order;
