@@ -8,7 +8,7 @@
 use crate::keys::volume_key;
 use crate::meter::{Meter, Metered};
 use crate::target::Admission;
-use crate::{Frontend, FuseConfig, State};
+use crate::{Config, Frontend, FuseConfig, State};
 use device::Device;
 use frontend::fuse::{Holder, HolderConfig};
 use frontend::nvme::{Name, Patience, System};
@@ -44,13 +44,14 @@ pub(crate) fn holder(fuse: &FuseConfig) -> Option<Holder> {
 /// Lets the devices of this node that are not connected wait for this engine, which was `begun` then and has not opened
 /// all volumes yet: those of volumes that are `wanted`. The others fail soon.
 pub(crate) async fn keep(
-    fuse: Option<&FuseConfig>,
+    config: &Config,
     begun: rt::Instant,
     wanted: impl Fn(Uuid) -> bool + Send + 'static,
 ) {
-    let Some(fuse) = fuse else { return };
-    let (run_id, patience) = (fuse.run_id.clone(), Patience(begun.elapsed() + KEEP_LIMIT));
-    rt::blocking(move || nvme::keep(&System::default(), &run_id, patience, wanted)).await;
+    let Some(fuse) = &config.fuse else { return };
+    let (run_id, node) = (fuse.run_id.clone(), config.node.clone());
+    let patience = Patience(begun.elapsed() + KEEP_LIMIT);
+    rt::blocking(move || nvme::keep(&System::default(), &run_id, &node, patience, wanted)).await;
 }
 
 /// An attachment that an engine of this node has given.
@@ -91,13 +92,13 @@ impl Earlier {
     }
 
     /// What an earlier engine gave, if its block device is still there.
-    async fn find(fuse: &FuseConfig, volume: Uuid, file: &Path) -> Option<Self> {
-        let (fuse, path) = (fuse.clone(), file.to_owned());
+    async fn find(node: &str, fuse: &FuseConfig, volume: Uuid, file: &Path) -> Option<Self> {
+        let (node, fuse, path) = (node.to_owned(), fuse.clone(), file.to_owned());
         rt::blocking(move || {
             let earlier = Self::read(&std::fs::read_to_string(path).ok()?)?;
             let is_left = match earlier.by {
                 By::Fuse => fuse::has_device(&fuse.state_dir, volume),
-                By::Nvme(id) => nvme::has_device(&System::default(), &name(&fuse, volume, id)),
+                By::Nvme(id) => nvme::has_device(&System::default(), &name(&node, &fuse, volume, id)),
             };
             is_left.then_some(earlier)
         })
@@ -105,8 +106,8 @@ impl Earlier {
     }
 }
 
-fn name(fuse: &FuseConfig, volume: Uuid, id: Uuid) -> Name {
-    Name { run_id: fuse.run_id.clone(), volume, id }
+fn name(node: &str, fuse: &FuseConfig, volume: Uuid, id: Uuid) -> Name {
+    Name { run_id: fuse.run_id.clone(), node: node.to_owned(), volume, id }
 }
 
 /// By what a volume becomes a device that is none yet.
@@ -259,7 +260,7 @@ impl DeviceNode {
     ) -> Result<(), String> {
         let number_file = fuse.state_dir.join(format!("attachment-{}", volume.uuid));
         // A path that reconnects keeps its number (I10); it is one only while nobody else has written.
-        let earlier = Earlier::find(fuse, volume.uuid, &number_file).await;
+        let earlier = Earlier::find(&state.config.node, fuse, volume.uuid, &number_file).await;
         let earlier = earlier.filter(|earlier| nexus.is_latest(earlier.number, earlier.epoch));
         let (by, attachment) = if let Some(earlier) = earlier {
             (earlier.by, nexus.resume(earlier.number))
@@ -371,7 +372,7 @@ async fn make_fuse(
 ) -> Result<(Made, u64), String> {
     // Invariant 2.
     let said = |error: frontend::Error| error.to_string();
-    nvme::clear(&System::default(), &fuse.run_id, volume.uuid).await.map_err(said)?;
+    nvme::clear(&System::default(), &fuse.run_id, &state.config.node, volume.uuid).await.map_err(said)?;
     let size_bytes = attachment.geometry().size().0;
     let config = fuse_config(state, fuse, volume, note.continues);
     let attached = fuse::attach(config, attachment).await.map_err(said)?;
@@ -393,11 +394,11 @@ async fn make_nvme(
     note: &Note,
     id: Uuid,
 ) -> Result<(Made, u64), String> {
-    let (system, name) = (System::default(), name(fuse, volume.uuid, id));
+    let (system, name) = (System::default(), name(&state.config.node, fuse, volume.uuid, id));
     let said = |error: frontend::Error| error.to_string();
     if !note.continues {
         // Invariant 2.
-        nvme::clear(&system, &fuse.run_id, volume.uuid).await.map_err(said)?;
+        nvme::clear(&system, &fuse.run_id, &state.config.node, volume.uuid).await.map_err(said)?;
         fuse::clear(fuse_config(state, fuse, volume, false)).await.map_err(said)?;
     }
     // Before there is one: its name is no other's, so that it is not taken for what was there before.

@@ -141,7 +141,7 @@ impl Engine {
 
     async fn begin(config: Config, control: Rc<dyn Control>) -> Result<Self, Error> {
         // At once: what comes next may take longer than devices wait.
-        device_node::keep(config.fuse.as_ref(), rt::now(), |_| true).await;
+        device_node::keep(&config, rt::now(), |_| true).await;
         let pools = Pools::open(&config, &*control).await?;
         let exports = Exports::default();
         let (address, target) = target::serve(&config, exports.clone(), &pools).await?;
@@ -368,7 +368,7 @@ impl State {
         loop {
             rt::sleep(device_node::KEEP).await;
             let ours: BTreeSet<Uuid> = self.volumes.borrow().keys().copied().collect();
-            device_node::keep(self.config.fuse.as_ref(), begun, move |volume| ours.contains(&volume)).await;
+            device_node::keep(&self.config, begun, move |volume| ours.contains(&volume)).await;
         }
     }
 

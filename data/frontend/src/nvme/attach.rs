@@ -63,10 +63,10 @@ pub fn attached(system: &System, run_id: &str) -> Vec<PathBuf> {
     controllers.iter().filter_map(|controller| system.head(controller)).map(|head| head.device.path).collect()
 }
 
-/// Lets the devices of a run that are not connected wait for their engine, which is there and not ready yet: those whose
+/// Lets the devices of a node that are not connected wait for their engine, which is there and not ready yet: those whose
 /// volume is `wanted`. Counted from when the connection was lost. Blocks, shortly.
-pub fn keep(system: &System, run_id: &str, patience: Patience, wanted: impl Fn(Uuid) -> bool) {
-    let lost = system.controllers(|name| name.run_id == run_id && wanted(name.volume));
+pub fn keep(system: &System, run_id: &str, node: &str, patience: Patience, wanted: impl Fn(Uuid) -> bool) {
+    let lost = system.controllers(|name| name.run_id == run_id && name.node == node && wanted(name.volume));
     for controller in lost.iter().filter(|controller| !controller.is_live()) {
         if let Err(error) = controller.be_patient(patience) {
             tracing::warn!(volume = %controller.name.volume, %error, "a device waits no longer for its engine than before");
@@ -74,12 +74,12 @@ pub fn keep(system: &System, run_id: &str, patience: Patience, wanted: impl Fn(U
     }
 }
 
-/// Removes what earlier attachments of the volume have left, in use or not: what uses it gets errors.
+/// Removes what earlier attachments of the volume on this node have left, in use or not: what uses it gets errors.
 ///
 /// # Errors
 /// What the kernel said.
-pub async fn clear(system: &System, run_id: &str, volume: Uuid) -> Result<(), Error> {
-    let left = system.controllers(|name| name.run_id == run_id && name.volume == volume);
+pub async fn clear(system: &System, run_id: &str, node: &str, volume: Uuid) -> Result<(), Error> {
+    let left = system.controllers(|name| name.run_id == run_id && name.node == node && name.volume == volume);
     for controller in left {
         tracing::warn!(%volume, controller = controller.instance, "a device of before is removed");
         isolated(move || controller.delete()).await?;

@@ -120,7 +120,8 @@ mod tests {
 
     #[test]
     fn the_line_says_where_who_and_for_how_long() {
-        let name = Name { run_id: "run".into(), volume: Uuid::from_u128(1), id: Uuid::from_u128(2) };
+        let (run_id, node) = ("run".into(), "n1".into());
+        let name = Name { run_id, node, volume: Uuid::from_u128(1), id: Uuid::from_u128(2) };
         let options = Options {
             address: "[::1]:4420".parse().unwrap(),
             name: &name,
@@ -130,7 +131,7 @@ mod tests {
         assert_eq!(
             options.line(),
             "transport=tcp,traddr=::1,trsvcid=4420,nqn=nqn.2026-11.io.orlop:device:00000000-0000-0000-0000-000000000001:\
-             00000000-0000-0000-0000-000000000002,hostnqn=nqn.2026-11.io.orlop:run:run:00000000-0000-0000-0000-000000000002,\
+             00000000-0000-0000-0000-000000000002,hostnqn=nqn.2026-11.io.orlop:node:n1:run:00000000-0000-0000-0000-000000000002,\
              hostid=00000000-0000-0000-0000-000000000002,nr_io_queues=1,reconnect_delay=1,ctrl_loss_tmo=20,keep_alive_tmo=60"
         );
         let keyed = Options { key: Some("DHHC-1:01:x:"), ..options }.line();

@@ -238,7 +238,7 @@ mod tests {
     }
 
     fn name(id: u128) -> Name {
-        Name { run_id: "run".into(), volume: Uuid::from_u128(1), id: Uuid::from_u128(id) }
+        Name { run_id: "run".into(), node: "n1".into(), volume: Uuid::from_u128(1), id: Uuid::from_u128(id) }
     }
 
     #[test]
