@@ -804,9 +804,9 @@ pub(crate) struct NodeOptions {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Frontend {
     /// NVMe/TCP where the kernel has it, else FUSE.
-    #[default]
     Auto,
     /// A file over FUSE with a loop device over it.
+    #[default]
     Fuse,
     /// The kernel's NVMe/TCP initiator.
     NvmeTcp,

@@ -39,12 +39,12 @@ fn find(data: Option<&Path>) -> Vec<Finding> {
     findings
 }
 
-/// Whether volumes become devices by the kernel's own initiator; without it they do over FUSE.
+/// Whether volumes can become devices by the kernel's own initiator; they always can over FUSE.
 fn nvme_tcp() -> Finding {
     let usable = frontend::nvme::usable(&frontend::nvme::System::default(), true);
     let ok = usable.is_ok();
     let (detail, remedy) = usable.map_or_else(
-        |(detail, remedy)| (format!("{detail}; devices are made over FUSE"), remedy),
+        |(detail, remedy)| (format!("{detail}; devices can be made over FUSE only"), remedy),
         |detail| (detail, String::new()),
     );
     Finding { feature: "NVMe/TCP devices", ok, need: Need::Helpful, detail, remedy }
