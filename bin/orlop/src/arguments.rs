@@ -771,12 +771,49 @@ pub(crate) struct NodeOptions {
     /// A file with the secret of the cluster: without it everybody who reaches the target may use it.
     #[arg(long, value_name = "FILE")]
     pub(crate) secret: Option<PathBuf>,
+    /// By what volumes become block devices of this node: auto is nvme-tcp where the kernel has it, else fuse. Those that
+    /// are there stay what they are until they are detached.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) frontend: Frontend,
     /// A label that says where the node is, such as topology.kubernetes.io/zone=a; may be given several times.
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     pub(crate) topology: Vec<(String, String)>,
     /// A label of the Kubernetes node that says where it is, beside its zone and region; may be given several times.
     #[arg(long = "topology-key", value_name = "KEY")]
     pub(crate) topology_keys: Vec<String>,
+}
+
+/// By what a volume becomes a block device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Frontend {
+    /// NVMe/TCP where the kernel has it, else FUSE.
+    Auto,
+    /// A file over FUSE with a loop device over it.
+    #[default]
+    Fuse,
+    /// The kernel's NVMe/TCP initiator.
+    NvmeTcp,
+}
+
+impl Frontend {
+    /// As it is written.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Fuse => "fuse",
+            Self::NvmeTcp => "nvme-tcp",
+        }
+    }
+}
+
+impl From<Frontend> for engine::Frontend {
+    fn from(frontend: Frontend) -> Self {
+        match frontend {
+            Frontend::Auto => Self::Auto,
+            Frontend::Fuse => Self::Fuse,
+            Frontend::NvmeTcp => Self::NvmeTcp,
+        }
+    }
 }
 
 /// An address for what asks nobody who they are.

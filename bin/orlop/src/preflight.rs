@@ -39,14 +39,32 @@ fn find(data: Option<&Path>) -> Vec<Finding> {
     findings
 }
 
+/// Whether volumes can become devices by the kernel's own initiator; they always can over FUSE.
+fn nvme_tcp() -> Finding {
+    let usable = frontend::nvme::usable(&frontend::nvme::System::default(), true);
+    let ok = usable.is_ok();
+    let (detail, remedy) = usable.map_or_else(
+        |(detail, remedy)| (format!("{detail}; devices can be made over FUSE only"), remedy),
+        |detail| (detail, String::new()),
+    );
+    Finding { feature: "NVMe/TCP devices", ok, need: Need::Helpful, detail, remedy }
+}
+
+/// The same, with what only makes another choice: nobody has to be warned of it.
+fn find_all(data: Option<&Path>) -> Vec<Finding> {
+    let mut findings = find(data);
+    findings.push(nvme_tcp());
+    findings
+}
+
 /// All of it without a folder, for the bundle of support.
 pub(crate) fn checked() -> Vec<Checked> {
-    find(None).into_iter().map(Checked::from).collect()
+    find_all(None).into_iter().map(Checked::from).collect()
 }
 
 /// Runs `orlop preflight`.
 pub(crate) fn run(arguments: &Preflight) -> Outcome {
-    let findings = find(arguments.data.as_deref());
+    let findings = find_all(arguments.data.as_deref());
     let missing: Vec<&str> = findings
         .iter()
         .filter(|finding| !finding.ok && finding.need == Need::Required)

@@ -19,6 +19,8 @@ const ODD_KINDS: [&str; 15] = [
     "mtdblock", "pktcdvd",
 ];
 
+/// What the subsystems of Orlop's targets are called.
+const OWN_NQN: &str = "nqn.2026-11.io.orlop:";
 /// The name of the file that Orlop's front-end serves under a loop device.
 const OWN_FILE: &str = "volume";
 /// Where the kubelet binds raw block volumes.
@@ -72,6 +74,10 @@ impl Block {
     /// Whether it is a volume of Orlop, or may be: the loop driver does not always say which file is under it, and the
     /// kubelet puts another loop device over a raw block volume.
     pub(crate) fn is_own(&self) -> bool {
+        // Of a namespace with several paths this is the subsystem, else the controller; both are called alike.
+        if self.text("device/subsysnqn").is_some_and(|nqn| nqn.starts_with(OWN_NQN)) {
+            return true;
+        }
         if !self.name.starts_with("loop") {
             return false;
         }

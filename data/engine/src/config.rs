@@ -57,9 +57,23 @@ pub struct Config {
     pub fuse: Option<FuseConfig>,
 }
 
-/// How volumes become block devices over FUSE.
+/// By what a volume becomes a block device. One that is there stays what it is until it is detached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Frontend {
+    /// NVMe/TCP where this machine has it, else FUSE.
+    Auto,
+    /// A file over FUSE with a loop device over it.
+    #[default]
+    Fuse,
+    /// The kernel's NVMe/TCP initiator.
+    NvmeTcp,
+}
+
+/// How volumes become block devices.
 #[derive(Clone, Debug)]
 pub struct FuseConfig {
+    /// By what; who only reads a volume has it over FUSE.
+    pub frontend: Frontend,
     /// Where sockets and mount points go.
     pub state_dir: PathBuf,
     /// What every mount, loop device and process of this run carries; the same after a restart.

@@ -1,12 +1,22 @@
-//! A volume as a block device of this node, as the intent wishes.
+//! A volume as a block device of this node, as the intent wishes: over FUSE or by NVMe/TCP.
+//!
+//! # Invariants
+//! 1. What a volume is attached by is chosen when there is no device that can go on; until it is detached it stays so.
+//! 2. What an engine before has left of a volume goes on only under its number (I10). Else it is ended, whatever it is,
+//!    before there is a new device.
 
+use crate::keys::volume_key;
 use crate::meter::{Meter, Metered};
-use crate::{FuseConfig, State};
+use crate::target::Admission;
+use crate::{Config, Frontend, FuseConfig, State};
 use device::Device;
-use frontend::fuse::{AttachConfig, Attached, Holder, HolderConfig, attach, has_device};
+use frontend::fuse::{Holder, HolderConfig};
+use frontend::nvme::{Name, Patience, System};
+use frontend::{fuse, nvme};
 use model::Volume;
-use nexus::Nexus;
+use nexus::{Attachment, Nexus};
 use std::cell::{Cell, RefCell};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -14,6 +24,10 @@ use uuid::Uuid;
 
 /// How long a device waits for this engine to be started again.
 const RESTART_LIMIT: Duration = Duration::from_secs(20);
+/// How often devices that wait for an engine that is there are looked at.
+pub(crate) const KEEP: Duration = Duration::from_secs(10);
+/// How much longer they then wait: were this engine to end for good, they would fail after it.
+const KEEP_LIMIT: Duration = Duration::from_secs(300);
 
 /// The second holder of this node's devices, where one is wished.
 pub(crate) fn holder(fuse: &FuseConfig) -> Option<Holder> {
@@ -27,35 +41,160 @@ pub(crate) fn holder(fuse: &FuseConfig) -> Option<Holder> {
     Some(Holder::new(config))
 }
 
+/// Lets the devices of this node that are not connected wait for this engine, which was `begun` then and has not opened
+/// all volumes yet: those of volumes that are `wanted`. The others fail soon.
+pub(crate) async fn keep(
+    config: &Config,
+    begun: rt::Instant,
+    wanted: impl Fn(Uuid) -> bool + Send + 'static,
+) {
+    let Some(fuse) = &config.fuse else { return };
+    let (run_id, node) = (fuse.run_id.clone(), config.node.clone());
+    let patience = Patience(begun.elapsed() + KEEP_LIMIT);
+    rt::blocking(move || nvme::keep(&System::default(), &run_id, &node, patience, wanted)).await;
+}
+
 /// An attachment that an engine of this node has given.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Earlier {
     number: u64,
     /// Of the nexus that gave it, or took it over last.
     epoch: u64,
+    by: By,
+}
+
+/// By what a volume is a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    Fuse,
+    /// With the identifier that was drawn for it.
+    Nvme(Uuid),
 }
 
 impl Earlier {
     fn read(text: &str) -> Option<Self> {
-        let (number, epoch) = text.trim().split_once(' ')?;
-        Some(Self { number: number.parse().ok()?, epoch: epoch.parse().ok()? })
+        let mut words = text.split_whitespace();
+        let (number, epoch) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        let by = match words.next() {
+            Some(id) => By::Nvme(id.parse().ok()?),
+            None => By::Fuse,
+        };
+        words.next().is_none().then_some(Self { number, epoch, by })
+    }
+
+    /// An engine from before there was NVMe/TCP reads none but those of FUSE, and goes on with none of the others.
+    fn write(&self) -> String {
+        let Self { number, epoch, by } = self;
+        match by {
+            By::Fuse => format!("{number} {epoch}"),
+            By::Nvme(id) => format!("{number} {epoch} {id}"),
+        }
     }
 
     /// What an earlier engine gave, if its block device is still there.
-    async fn find(fuse: &FuseConfig, volume: Uuid, file: &Path) -> Option<Self> {
-        let (state_dir, path) = (fuse.state_dir.clone(), file.to_owned());
+    async fn find(node: &str, fuse: &FuseConfig, volume: Uuid, file: &Path) -> Option<Self> {
+        let (node, fuse, path) = (node.to_owned(), fuse.clone(), file.to_owned());
         rt::blocking(move || {
-            let left = has_device(&state_dir, volume);
-            left.then(|| Self::read(&std::fs::read_to_string(path).ok()?)).flatten()
+            let earlier = Self::read(&std::fs::read_to_string(path).ok()?)?;
+            let is_left = match earlier.by {
+                By::Fuse => fuse::has_device(&fuse.state_dir, volume),
+                By::Nvme(id) => nvme::has_device(&System::default(), &name(&node, &fuse, volume, id)),
+            };
+            is_left.then_some(earlier)
         })
         .await
+    }
+}
+
+fn name(node: &str, fuse: &FuseConfig, volume: Uuid, id: Uuid) -> Name {
+    Name { run_id: fuse.run_id.clone(), node: node.to_owned(), volume, id }
+}
+
+/// By what a volume becomes a device that is none yet.
+///
+/// # Errors
+/// Where the one that the operator wants cannot be.
+async fn choose(fuse: &FuseConfig, has_secret: bool) -> Result<By, String> {
+    if fuse.frontend == Frontend::Fuse {
+        return Ok(By::Fuse);
+    }
+    match rt::blocking(move || nvme::usable(&System::default(), has_secret)).await {
+        Ok(_) => Ok(By::Nvme(rt::random_uuid())),
+        Err((why, remedy)) if fuse.frontend == Frontend::NvmeTcp => {
+            Err(format!("no device by NVMe/TCP: {why}; {remedy}, or run the node with --frontend auto"))
+        }
+        Err((why, _)) => {
+            tracing::debug!(why, "devices are made over FUSE");
+            Ok(By::Fuse)
+        }
+    }
+}
+
+/// Where the kernel of this node finds its target.
+fn own_address(listens: SocketAddr) -> SocketAddr {
+    match listens.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => (Ipv4Addr::LOCALHOST, listens.port()).into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => (Ipv6Addr::LOCALHOST, listens.port()).into(),
+        _ => listens,
+    }
+}
+
+/// A block device.
+enum Made {
+    Fuse(fuse::Attached),
+    Nvme { attached: nvme::Attached, admission: RefCell<Option<Admission>> },
+}
+
+impl Made {
+    fn path(&self) -> String {
+        let path = match self {
+            Self::Fuse(attached) => attached.device_path(),
+            Self::Nvme { attached, .. } => attached.device_path().to_path_buf(),
+        };
+        path.display().to_string()
+    }
+
+    /// Whether it can be used; the kernel may have given one up.
+    fn is_there(&self) -> bool {
+        match self {
+            Self::Fuse(_) => true,
+            Self::Nvme { attached, .. } => {
+                attached.settle();
+                attached.is_there()
+            }
+        }
+    }
+
+    async fn resized(&self, size_bytes: u64) -> Result<(), frontend::Error> {
+        match self {
+            Self::Fuse(attached) => attached.resized().await.map(drop),
+            Self::Nvme { attached, .. } => attached.resized(size_bytes).await,
+        }
+    }
+
+    async fn abort(&self) -> Result<(), frontend::Error> {
+        match self {
+            Self::Fuse(attached) => attached.abort().await,
+            Self::Nvme { attached, admission } => {
+                // First: what waits for an answer must not hold up the end.
+                drop(admission.take());
+                attached.abort().await
+            }
+        }
+    }
+
+    async fn detach(&self) -> Result<(), frontend::Error> {
+        match self {
+            Self::Fuse(attached) => attached.detach().await,
+            Self::Nvme { attached, .. } => attached.detach().await,
+        }
     }
 }
 
 /// The block device of one volume, if there is one.
 #[derive(Default)]
 pub(crate) struct DeviceNode {
-    attached: RefCell<Option<Attached>>,
+    attached: RefCell<Option<Made>>,
     size_bytes: Cell<u64>,
     /// Where the number of the attachment is kept for the engine after this one.
     number_file: RefCell<Option<PathBuf>>,
@@ -66,7 +205,7 @@ pub(crate) struct DeviceNode {
 impl DeviceNode {
     /// The path of the device.
     pub(crate) fn path(&self) -> Option<String> {
-        self.attached.borrow().as_ref().map(|attached| attached.device_path().display().to_string())
+        self.attached.borrow().as_ref().map(Made::path)
     }
 
     /// Its size, which follows that of the volume.
@@ -89,6 +228,7 @@ impl DeviceNode {
         volume: &Volume,
         wanted: bool,
     ) {
+        self.look_after();
         let present = self.attached.borrow().is_some();
         let followed = match (present, wanted) {
             (false, true) => self.attach(state, fuse, nexus, meter, volume).await,
@@ -97,6 +237,17 @@ impl DeviceNode {
             (false, false) => Ok(()),
         };
         *self.message.borrow_mut() = followed.err();
+    }
+
+    /// Forgets a device that the kernel has given up: what is mounted on it fails, and the next one is another.
+    fn look_after(&self) {
+        let gone = self.attached.borrow().as_ref().is_some_and(|made| !made.is_there());
+        if gone && let Some(made) = self.attached.take() {
+            tracing::warn!(
+                device = made.path(),
+                "the kernel has given the device up: it is made anew, under another name"
+            );
+        }
     }
 
     async fn attach(
@@ -109,36 +260,28 @@ impl DeviceNode {
     ) -> Result<(), String> {
         let number_file = fuse.state_dir.join(format!("attachment-{}", volume.uuid));
         // A path that reconnects keeps its number (I10); it is one only while nobody else has written.
-        let earlier = Earlier::find(fuse, volume.uuid, &number_file).await;
+        let earlier = Earlier::find(&state.config.node, fuse, volume.uuid, &number_file).await;
         let earlier = earlier.filter(|earlier| nexus.is_latest(earlier.number, earlier.epoch));
-        let attachment = match earlier {
-            Some(earlier) => nexus.resume(earlier.number),
-            None => nexus.attach().await.map_err(|status| status.to_string())?,
+        let (by, attachment) = if let Some(earlier) = earlier {
+            (earlier.by, nexus.resume(earlier.number))
+        } else {
+            let by = choose(fuse, state.config.secret.is_some()).await?;
+            (by, nexus.attach().await.map_err(|status| status.to_string())?)
         };
-        let (path, text) = (number_file.clone(), format!("{} {}", attachment.number(), nexus.epoch()));
-        let size_bytes = attachment.geometry().size().0;
-        let attach_config = AttachConfig {
-            state_dir: fuse.state_dir.clone(),
-            volume_name: volume.name.clone(),
-            volume_uuid: volume.uuid,
-            run_id: fuse.run_id.clone(),
-            block_size: volume.spec.block_size,
-            read_only: false,
-            holder: state.holder.clone(),
+        let note = Note {
+            earlier: Earlier { number: attachment.number(), epoch: nexus.epoch(), by },
             continues: earlier.is_some(),
+            path: number_file.clone(),
         };
         let metered = Metered::new(attachment, Rc::clone(meter));
-        let attached = attach(attach_config, metered).await.map_err(|error| error.to_string())?;
-        // Only now: until then what is left of an earlier engine may still be there, and is not to be taken for this.
-        if let Err(error) = rt::blocking(move || std::fs::write(path, text)).await {
-            // It stays for a moment where that fails, too: without the number nobody goes on with it.
-            drop(attached.detach().await);
-            return Err(format!("cannot write {}: {error}", number_file.display()));
-        }
-        tracing::info!(volume = volume.name, device = %attached.device_path().display(), "volume is attached");
+        let (made, size_bytes) = match by {
+            By::Fuse => make_fuse(state, fuse, volume, metered, &note).await?,
+            By::Nvme(id) => make_nvme(state, fuse, volume, metered, &note, id).await?,
+        };
+        tracing::info!(volume = volume.name, device = made.path(), "volume is attached");
         self.size_bytes.set(size_bytes);
         *self.number_file.borrow_mut() = Some(number_file);
-        *self.attached.borrow_mut() = Some(attached);
+        *self.attached.borrow_mut() = Some(made);
         Ok(())
     }
 
@@ -149,7 +292,7 @@ impl DeviceNode {
         }
         let attached = self.attached.take();
         let grown = match &attached {
-            Some(attached) => attached.resized().await.map(drop).map_err(|error| error.to_string()),
+            Some(made) => made.resized(size_bytes).await.map_err(|error| error.to_string()),
             None => Ok(()),
         };
         *self.attached.borrow_mut() = attached;
@@ -186,6 +329,133 @@ impl DeviceNode {
                 *self.attached.borrow_mut() = Some(attached);
                 Err(error.to_string())
             }
+        }
+    }
+}
+
+/// What the engine after this one finds.
+struct Note {
+    earlier: Earlier,
+    /// It was there.
+    continues: bool,
+    path: PathBuf,
+}
+
+impl Note {
+    async fn write(&self) -> Result<(), String> {
+        let (path, text) = (self.path.clone(), self.earlier.write());
+        let written = rt::blocking(move || std::fs::write(path, text)).await;
+        written.map_err(|error| format!("cannot write {}: {error}", self.path.display()))
+    }
+}
+
+fn fuse_config(state: &State, fuse: &FuseConfig, volume: &Volume, continues: bool) -> fuse::AttachConfig {
+    fuse::AttachConfig {
+        state_dir: fuse.state_dir.clone(),
+        volume_name: volume.name.clone(),
+        volume_uuid: volume.uuid,
+        run_id: fuse.run_id.clone(),
+        block_size: volume.spec.block_size,
+        read_only: false,
+        holder: state.holder.clone(),
+        continues,
+    }
+}
+
+/// The device over FUSE, and the size that it has.
+async fn make_fuse(
+    state: &State,
+    fuse: &FuseConfig,
+    volume: &Volume,
+    attachment: Metered<Attachment>,
+    note: &Note,
+) -> Result<(Made, u64), String> {
+    // Invariant 2.
+    let said = |error: frontend::Error| error.to_string();
+    nvme::clear(&System::default(), &fuse.run_id, &state.config.node, volume.uuid).await.map_err(said)?;
+    let size_bytes = attachment.geometry().size().0;
+    let config = fuse_config(state, fuse, volume, note.continues);
+    let attached = fuse::attach(config, attachment).await.map_err(said)?;
+    // Only now: until then what is left of an earlier engine may still be there, and is not to be taken for this.
+    if let Err(error) = note.write().await {
+        // It stays for a moment where that fails, too: without the number nobody goes on with it.
+        drop(attached.detach().await);
+        return Err(error);
+    }
+    Ok((Made::Fuse(attached), size_bytes))
+}
+
+/// The device by NVMe/TCP, and the size that it has.
+async fn make_nvme(
+    state: &State,
+    fuse: &FuseConfig,
+    volume: &Volume,
+    attachment: Metered<Attachment>,
+    note: &Note,
+    id: Uuid,
+) -> Result<(Made, u64), String> {
+    let (system, name) = (System::default(), name(&state.config.node, fuse, volume.uuid, id));
+    let said = |error: frontend::Error| error.to_string();
+    if !note.continues {
+        // Invariant 2.
+        nvme::clear(&system, &fuse.run_id, &state.config.node, volume.uuid).await.map_err(said)?;
+        fuse::clear(fuse_config(state, fuse, volume, false)).await.map_err(said)?;
+    }
+    // Before there is one: its name is no other's, so that it is not taken for what was there before.
+    note.write().await?;
+    let secret = state.config.secret.as_ref();
+    let config = nvme::AttachConfig {
+        key: secret.map(|secret| volume_key(secret, volume.uuid, &name.hostnqn()).reveal()),
+        volume_name: volume.name.clone(),
+        address: own_address(state.address),
+        size_bytes: attachment.geometry().size().0,
+        patience: Patience(RESTART_LIMIT),
+        continues: note.continues,
+        system,
+        name,
+    };
+    let admission = state.exports.admit(&config.name, attachment);
+    let attached = nvme::attach(config).await.map_err(said)?;
+    // What the kernel knows: the volume may have grown while nobody served it.
+    let size_bytes = attached.size_bytes().map_err(said)?;
+    Ok((Made::Nvme { attached, admission: RefCell::new(Some(admission)) }, size_bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_read_whole_or_not_at_all() {
+        for by in [By::Fuse, By::Nvme(Uuid::from_u128(7))] {
+            let note = Earlier { number: 3, epoch: 2, by };
+            assert_eq!(Earlier::read(&note.write()), Some(note));
+        }
+        for odd in ["", "3", "3 x", "3 2 x", "3 2 00000000-0000-0000-0000-000000000007 4", "-3 2"] {
+            assert_eq!(Earlier::read(odd), None, "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn an_engine_from_before_nvme_does_not_take_its_notes_for_those_of_fuse() {
+        // As it read them.
+        let read = |text: &str| {
+            let (number, epoch) = text.trim().split_once(' ')?;
+            Some((number.parse::<u64>().ok()?, epoch.parse::<u64>().ok()?))
+        };
+        let note = |by| Earlier { number: 3, epoch: 2, by }.write();
+        assert_eq!(read(&note(By::Fuse)), Some((3, 2)));
+        assert_eq!(read(&note(By::Nvme(Uuid::nil()))), None);
+    }
+
+    #[test]
+    fn the_kernel_finds_the_target_of_its_own_node() {
+        for (listens, own) in [
+            ("0.0.0.0:4420", "127.0.0.1:4420"),
+            ("[::]:4420", "[::1]:4420"),
+            ("10.0.0.7:4420", "10.0.0.7:4420"),
+        ] {
+            assert_eq!(own_address(listens.parse().unwrap()), own.parse().unwrap());
         }
     }
 }

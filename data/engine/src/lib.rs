@@ -31,7 +31,7 @@ mod replicas;
 mod target;
 mod volume;
 
-pub use config::{Config, Expected, FuseConfig, PoolConfig};
+pub use config::{Config, Expected, Frontend, FuseConfig, PoolConfig};
 pub use control::{Control, ControlError, ControlFuture, Known};
 pub use follower::Follower;
 pub use keys::volume_key;
@@ -142,6 +142,8 @@ impl Engine {
     }
 
     async fn begin(config: Config, control: Rc<dyn Control>) -> Result<Self, Error> {
+        // At once: what comes next may take longer than devices wait.
+        device_node::keep(&config, rt::now(), |_| true).await;
         let pools = Pools::open(&config, &*control).await?;
         let exports = Exports::default();
         let (address, target) = target::serve(&config, exports.clone(), &pools).await?;
@@ -166,6 +168,9 @@ impl Engine {
         let converging = rt::spawn(Rc::clone(&state).converge_for_ever());
         let opening = rt::spawn(Rc::clone(&state).open_named());
         state.tasks.borrow_mut().extend([heart, converging, opening]);
+        if state.config.fuse.is_some() {
+            state.tasks.borrow_mut().push(rt::spawn(Rc::clone(&state).keep_devices()));
+        }
         tracing::info!(node = state.config.node, %address, "engine runs");
         Ok(Self(state))
     }
@@ -360,6 +365,16 @@ impl State {
             Err(cause) => {
                 tracing::debug!(node = self.config.node, pool = %pool.uuid, cause, "it is not given back yet");
             }
+        }
+    }
+
+    /// Lets devices wait for volumes that are not open here yet.
+    async fn keep_devices(self: Rc<Self>) {
+        let begun = rt::now();
+        loop {
+            rt::sleep(device_node::KEEP).await;
+            let ours: BTreeSet<Uuid> = self.volumes.borrow().keys().copied().collect();
+            device_node::keep(&self.config, begun, move |volume| ours.contains(&volume)).await;
         }
     }
 

@@ -1,17 +1,20 @@
 //! What this node's target exports: its replicas, for nexuses elsewhere, and its open volumes, for initiators and for
-//! readers on other nodes.
+//! readers on other nodes; and to the kernel of this node, which makes block devices of them.
 //!
 //! # Invariants
 //! 1. A volume is read by readers or written by others, never both: while readers are let in no host is, and while a host
 //!    is connected no reader is. What a reader has asked before it was shut out is not answered after.
 //! 2. A reader names the `attachSerial` of its device, and is let in with the one that is wished now: what it remembers is
 //!    of before or after a writer otherwise, also if nobody could tell it so.
+//! 3. A block device is one attachment, whose number its engine has found to be good (I10): only the host with the
+//!    identifier that was drawn for it is let in, and only as long as it is admitted.
 
 use crate::keys::volume_key;
 use crate::meter::{Meter, Metered};
 use crate::pools::{Pools, Ports};
 use crate::{Config, Error};
 use device::{BlockCount, Device, Geometry, Lba, Status};
+use frontend::nvme::Name;
 use nexus::leg::{ReplicaNamespace, ReplicaSession, replica_of_nqn};
 use nexus::{Attachment, Nexus};
 use nvmf::wire::fabrics::DISCOVERY_NQN;
@@ -57,6 +60,30 @@ struct Open {
     /// How many associations each host has with each volume, across the lives of its nexus. A host keeps the number of
     /// its attachment, which is in the record, until its last one has ended in order (I10).
     hosts: BTreeMap<(String, Uuid), usize>,
+    /// The block devices of this node, by the identifier of their attachment.
+    devices: BTreeMap<Uuid, Admitted>,
+}
+
+/// The attachment of a block device.
+struct Admitted {
+    volume: Uuid,
+    attachment: Metered<Attachment>,
+    associations: Vec<AssociationHandle>,
+}
+
+/// Lets the kernel in for one block device, until this is dropped (invariant 3).
+pub(crate) struct Admission {
+    exports: Exports,
+    id: Uuid,
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        let admitted = self.exports.0.borrow_mut().devices.remove(&self.id);
+        for association in admitted.iter().flat_map(|admitted| &admitted.associations) {
+            association.end();
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -104,6 +131,25 @@ impl Exports {
         let reader = export.nexus.reader();
         let reading = Reading { reader, is_read: Rc::clone(&export.is_read), volume, serial };
         reading.is_let_in().then(|| Metered::new(reading, Rc::clone(&export.meter)))
+    }
+
+    /// Lets the kernel of this node in for one block device.
+    pub(crate) fn admit(&self, name: &Name, attachment: Metered<Attachment>) -> Admission {
+        let admitted = Admitted { volume: name.volume, attachment, associations: Vec::new() };
+        self.0.borrow_mut().devices.insert(name.id, admitted);
+        Admission { exports: self.clone(), id: name.id }
+    }
+
+    /// The attachment of a block device.
+    fn device(&self, volume: Uuid, id: Uuid, connect: &ConnectRequest) -> Option<Metered<Attachment>> {
+        let mut open = self.0.borrow_mut();
+        let admitted = open.devices.get_mut(&id).filter(|admitted| admitted.volume == volume)?;
+        if connect.hostid != id {
+            return None;
+        }
+        admitted.associations.retain(|association| !association.is_over());
+        admitted.associations.push(connect.association.clone());
+        Some(admitted.attachment.clone())
     }
 
     fn get(&self, nqn: &str) -> Option<Export> {
@@ -250,6 +296,8 @@ impl Subsystems for Served {
         // Whether there is such a volume is not told to those who cannot prove that they may know.
         let volume = if let Some((volume, _)) = of_reader_nqn(subnqn) {
             volume
+        } else if let Some((volume, _)) = Name::of_subnqn(subnqn) {
+            volume
         } else {
             self.exports.get(subnqn).ok_or(ConnectError::UnknownSubsystem)?.nexus.volume()
         };
@@ -273,6 +321,11 @@ impl Subsystems for Served {
             let reading = self.exports.reading(volume, serial).ok_or(ConnectError::UnknownSubsystem)?;
             return Ok(Rc::new(Exported::Reader(reading)));
         }
+        if let Some((volume, id)) = Name::of_subnqn(&connect.subnqn) {
+            // The volume may not be open again yet: the kernel is to ask once more.
+            let attachment = self.exports.device(volume, id, connect).ok_or(ConnectError::Busy)?;
+            return Ok(Rc::new(Exported::Device(attachment, id)));
+        }
         let attachment = self.exports.attach(connect).await?;
         Ok(Rc::new(Exported::Volume(attachment)))
     }
@@ -294,6 +347,8 @@ impl Subsystems for Served {
 enum Exported {
     Replica(Rc<ReplicaSession>),
     Volume(Metered<Attachment>),
+    /// With the identifier that was drawn for it.
+    Device(Metered<Attachment>, Uuid),
     Reader(Metered<Reading>),
 }
 
@@ -315,7 +370,7 @@ impl Session for Exported {
     fn namespace(&self, nsid: u32) -> Option<Namespace> {
         (nsid == NSID).then(|| match self {
             Self::Replica(session) => Namespace::Replica(session.namespace()),
-            Self::Volume(attachment) => Namespace::Volume(attachment.clone()),
+            Self::Volume(attachment) | Self::Device(attachment, _) => Namespace::Volume(attachment.clone()),
             Self::Reader(reading) => Namespace::Reader(reading.clone()),
         })
     }
@@ -324,6 +379,7 @@ impl Session for Exported {
         match self {
             Self::Replica(session) => session.identity(),
             Self::Volume(attachment) => NamespaceIdentity { uuid: attachment.inner().volume() },
+            Self::Device(_, id) => NamespaceIdentity { uuid: *id },
             Self::Reader(reading) => NamespaceIdentity { uuid: reading.inner().volume },
         }
     }
@@ -331,7 +387,7 @@ impl Session for Exported {
     async fn vendor(&self, _nsid: u32, command: &VendorCommand) -> Result<VendorReply, Status> {
         match self {
             Self::Replica(session) => session.vendor(command).await,
-            Self::Volume(_) | Self::Reader(_) => Err(Status::Invalid),
+            Self::Volume(_) | Self::Device(..) | Self::Reader(_) => Err(Status::Invalid),
         }
     }
 

@@ -362,7 +362,7 @@ async fn lose_the_owner(stage: &mut Stage) -> Outcome<String> {
     }
     // As on a machine that died, its device goes with it; here the machine goes on, so somebody has to say so.
     let run_id = stage.supervisor().cluster().run_id.clone();
-    let removed = move || frontend::fuse::cleanup(&run_id).or_fail(|| "cannot remove the dead device".into());
+    let removed = move || frontend::cleanup(&run_id).or_fail(|| "cannot remove the dead device".into());
     stage.threads.run(move |_| removed()).await?;
     let writers = stage.load.as_ref().map(|load| Arc::clone(&load.shared));
     let met = stop_load(stage).await;

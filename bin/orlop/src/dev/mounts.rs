@@ -16,11 +16,11 @@ pub(super) fn of_run(run_id: &str) -> Vec<Mounted> {
     // On every Linux the table exists and is world-readable; without it nothing is known to be mounted.
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mut mounted = Vec::new();
-    for attached in frontend::fuse::attached_loops(run_id) {
-        let Ok(found) = std::fs::metadata(&attached.device) else { continue };
+    for device in frontend::attached(run_id) {
+        let Ok(found) = std::fs::metadata(&device) else { continue };
         let number = found.st_rdev();
         let number = format!("{}:{}", rustix::fs::major(number), rustix::fs::minor(number));
-        let device = attached.device.display().to_string();
+        let device = device.display().to_string();
         let on = mounted_on(&mounts, &number);
         mounted.extend(on.into_iter().map(|on| Mounted { device: device.clone(), on }));
     }

@@ -374,9 +374,9 @@ fn socket(folder: &Path, node: &str) -> PathBuf {
     folder.join(node).join("csi.sock")
 }
 
-/// Removes mounts and loop devices whose processes are gone: they only give errors.
+/// Removes mounts and block devices whose processes are gone: they only give errors.
 pub(crate) fn remove_leftovers(run_id: &str) {
-    match frontend::fuse::cleanup(run_id) {
+    match frontend::cleanup(run_id) {
         Ok(removed) if removed.is_empty() => {}
         Ok(removed) => eprintln!("orlop: removed what was left behind: {}", removed.join(", ")),
         Err(error) => eprintln!("orlop: {error}"),

@@ -119,6 +119,7 @@ fn config(arguments: &NodeRun, cluster: Uuid, pools: Vec<PoolConfig>) -> Outcome
 fn fuse(arguments: &NodeRun) -> Outcome<FuseConfig> {
     let program = std::env::current_exe().or_fail(|| "cannot find this program's own file".into())?;
     Ok(FuseConfig {
+        frontend: arguments.node.frontend.into(),
         state_dir: arguments.node.data.clone(),
         run_id: arguments.run_id.clone(),
         holder: arguments.hold_devices.then(|| vec![program.into(), HOLDER.into()]),

@@ -90,12 +90,13 @@ fn start(options: &NodeOptions, run_id: &str) -> Outcome<Identity> {
 
 fn arguments(options: &NodeOptions) -> Vec<OsString> {
     let NodeOptions { name, data, disks, disks_allow, listen, metrics, store, secret, .. } = options;
-    let NodeOptions { topology, topology_keys, .. } = options;
+    let NodeOptions { topology, topology_keys, frontend, .. } = options;
     let mut arguments: Vec<OsString> =
         ["node", "run", "--name", name, "--store", store].map(Into::into).into();
     arguments.extend(["--data".into(), data.into()]);
     arguments.extend(["--listen".into(), listen.to_string().into()]);
     arguments.extend(["--metrics".into(), metrics.to_string().into()]);
+    arguments.extend(["--frontend".into(), frontend.as_str().into()]);
     arguments.extend(disks.iter().flat_map(|disk| ["--disk".into(), disk.into()]));
     arguments.extend(secret.iter().flat_map(|file| ["--secret".into(), file.into()]));
     arguments.extend(disks_allow.iter().flat_map(|glob| ["--disks-allow".into(), glob.into()]));
@@ -141,6 +142,7 @@ mod tests {
             ["--listen", "127.0.0.1:4420"],
             ["--metrics", "127.0.0.1:9500"],
             ["--store", "kubernetes"],
+            ["--frontend", "nvme-tcp"],
             ["--secret", "/etc/orlop/secret"],
             ["--topology", "topology.kubernetes.io/zone=a"],
             ["--topology-key", "example.com/rack"],

@@ -50,7 +50,16 @@ fn feature<'a>(features: &'a [Value], name: &str) -> &'a Value {
 fn what_a_machine_allows_is_shown() {
     let shown = run(&["preflight", "-o", "json"]);
     let found = features(&shown);
-    for name in ["kernel for FUSE restarts", "io_uring", "open files", "FUSE", "loop devices", "root"] {
+    let expected = [
+        "kernel for FUSE restarts",
+        "io_uring",
+        "open files",
+        "FUSE",
+        "loop devices",
+        "root",
+        "NVMe/TCP devices",
+    ];
+    for name in expected {
         let feature = feature(&found, name);
         let remedy = feature["remedy"].as_str().expect("text");
         assert_eq!(feature["ok"].as_bool(), Some(remedy.is_empty()), "{feature}");

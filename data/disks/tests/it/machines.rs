@@ -72,6 +72,15 @@ fn the_allow_list_decides_what_is_looked_at() {
 }
 
 #[test]
+fn a_volume_that_the_kernel_has_by_nvme_is_no_disk_even_where_it_is_named() {
+    let mut machine = Machine::new(SERVER, &["/dev/nvme2n1"]);
+    assert_eq!(machine.scan().len(), 1, "of somebody else");
+    let nqn = "nqn.2026-11.io.orlop:device:0193\n";
+    machine.replace("sys/block/nvme2n1/device/subsysnqn", nqn);
+    assert!(machine.scan().is_empty());
+}
+
+#[test]
 fn of_a_raid_nothing_is_free_but_what_was_never_in_it() {
     let disks = found(RAID, &["*"]);
     check(

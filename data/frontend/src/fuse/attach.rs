@@ -2,11 +2,12 @@
 
 use super::cleanup;
 use super::holder::{Holder, STATE_LEN_MAX};
-use super::isolated::isolated;
 use super::loopdev::{self, LoopDevice, Setup};
 use super::mark::Mark;
 use super::mount;
 use super::serve::{self, Connection, Counters, Ended};
+use crate::isolated::isolated;
+use crate::mounts::mounts;
 use crate::{Error, ErrorKind};
 use device::Device;
 use rt::{Errno, Task};
@@ -97,9 +98,23 @@ pub async fn attach<D: Device + 'static>(config: AttachConfig, device: D) -> Res
     } else if let Some(attached) = take_over(&config, &device).await? {
         return Ok(attached);
     }
-    let (left, volume) = (config.mount_dir(), config.volume_uuid);
-    isolated(move || cleanup::clear_leftovers(volume, &left)).await?;
+    clear_leftovers(&config).await?;
     begin(config, mark, device).await
+}
+
+/// Removes what an earlier attachment of the volume has left, which is attached in another way now.
+///
+/// # Errors
+/// `InUse` when its block device is still mounted or open; programs that use it get errors by then.
+pub async fn clear(config: AttachConfig) -> Result<(), Error> {
+    let config = config.with_whole_path().await?;
+    give_up(&config).await?;
+    clear_leftovers(&config).await
+}
+
+async fn clear_leftovers(config: &AttachConfig) -> Result<(), Error> {
+    let (left, volume) = (config.mount_dir(), config.volume_uuid);
+    isolated(move || cleanup::clear_leftovers(volume, &left)).await
 }
 
 /// Where a volume's file system is mounted.
@@ -284,8 +299,8 @@ impl Attached {
             can_resend: u32::from(self.connection.can_resend()),
         };
         let dir = self.mount_dir.clone();
-        let mounts = rt::blocking(mount::mounts).await?;
-        let number = mounts.iter().rev().find(|mount| mount.point == dir).map_or(0, |mount| mount.device.1);
+        let mounted = rt::blocking(mounts).await?;
+        let number = mounted.iter().rev().find(|mount| mount.point == dir).map_or(0, |mount| mount.device.1);
         holder.put(self.volume_uuid, copy, number, state.as_bytes().to_vec()).await
     }
 

@@ -3,7 +3,8 @@
 use super::attach::{mount_dir, whole_path};
 use super::loopdev::{self, LoopDevice};
 use super::mark::Mark;
-use super::mount::{self, Mount};
+use super::mount;
+use crate::mounts::{Mount, mounts};
 use crate::{Error, ErrorKind};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
@@ -48,10 +49,10 @@ fn ours(wanted: impl Fn(&Mark) -> bool) -> Vec<(LoopDevice, Mark)> {
 }
 
 fn our_mounts(wanted: impl Fn(&Mark) -> bool) -> Result<Vec<Mount>, Error> {
-    let mounts = mount::mounts()?;
+    let mounted = mounts()?;
     let marked =
-        |mount: &Mount| mount.is_ours() && Mark::read(&mount.source).is_some_and(|mark| wanted(&mark));
-    Ok(mounts.into_iter().filter(marked).collect())
+        |mount: &Mount| mount::is_ours(mount) && Mark::read(&mount.source).is_some_and(|mark| wanted(&mark));
+    Ok(mounted.into_iter().filter(marked).collect())
 }
 
 /// Removes everything that the run `run_id` left behind, in use or not: the guard's last resort after the processes of
@@ -72,9 +73,7 @@ pub fn cleanup(run_id: &str) -> Result<Vec<String>, Error> {
         removed.push(format!("mount {}", mounted.point.display()));
     }
     for (device, _) in loops {
-        for mounted in
-            mount::mounts()?.into_iter().rev().filter(|mount| mount.device == device.device_number())
-        {
+        for mounted in mounts()?.into_iter().rev().filter(|mount| mount.device == device.device_number()) {
             unmount_lazily(&mounted.point)?;
             removed.push(format!("mount {}", mounted.point.display()));
         }

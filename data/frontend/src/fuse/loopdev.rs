@@ -8,6 +8,7 @@
 
 use super::mark::Mark;
 use super::serve::FILE_NAME;
+use crate::users::BlockDevice;
 use crate::{Error, ErrorKind};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -281,7 +282,7 @@ impl LoopDevice {
     pub(crate) fn release(self) -> Result<Vec<String>, Error> {
         // Claimed first: from now on nobody can mount it.
         let claim = self.claim()?;
-        let openers = self.openers();
+        let openers = self.users().openers();
         if openers.is_empty() {
             claim.release()?;
         }
@@ -296,31 +297,12 @@ impl LoopDevice {
 
     /// As [`Self::claim`], for a device that nobody serves: there is nothing to write back to.
     pub(crate) fn claim_dead(self) -> Result<Claim, Error> {
-        let device = match self.open(OFlags::RDWR | OFlags::EXCL) {
-            // A read-only device cannot be opened for writing.
-            Err(Errno::ACCESS | Errno::ROFS | Errno::PERM) => self.open(OFlags::RDONLY | OFlags::EXCL),
-            result => result,
-        };
-        match device {
-            Ok(device) => Ok(Claim { device, of: self }),
-            Err(Errno::BUSY) => Err(Error::new(ErrorKind::InUse, self.say_mounted())),
-            Err(error) => Err(self.io_error("open", error)),
-        }
+        Ok(Claim { device: self.users().claim()?, of: self })
     }
 
-    fn say_mounted(self) -> String {
-        let path = self.path();
-        let mounted = super::mount::mounts().unwrap_or_default();
-        match mounted.iter().find(|mount| mount.device == self.device_number()) {
-            Some(mount) => {
-                let point = mount.point.display();
-                format!("{} is mounted at {point}: unmount {point} first", path.display())
-            }
-            None => format!(
-                "{} is claimed by the system (mounted in a container, swap, RAID, LVM): release it first",
-                path.display()
-            ),
-        }
+    /// Who uses it.
+    fn users(self) -> BlockDevice {
+        BlockDevice { path: self.path(), number: self.device_number() }
     }
 
     /// Asks the driver to let go of the file, without looking at who uses the device.
@@ -331,29 +313,6 @@ impl LoopDevice {
             Ok(_) | Err(Errno::NXIO) => Ok(()),
             Err(error) => Err(error),
         }
-    }
-
-    /// Processes that have it open, other than this one: `name (pid)`.
-    pub(crate) fn openers(self) -> Vec<String> {
-        let own = std::process::id().to_string();
-        let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
-        processes
-            .flatten()
-            .filter(|entry| {
-                entry.file_name().to_str().is_some_and(|name| name.parse::<u32>().is_ok() && name != own)
-            })
-            .filter(|entry| self.is_open_in(&entry.path()))
-            .map(|entry| {
-                let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-                format!("{} ({})", name.trim(), entry.file_name().display())
-            })
-            .collect()
-    }
-
-    fn is_open_in(self, process: &Path) -> bool {
-        let Ok(descriptors) = std::fs::read_dir(process.join("fd")) else { return false };
-        let path = self.path();
-        descriptors.flatten().any(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| target == path))
     }
 }
 

@@ -13,21 +13,20 @@
 //! # Invariants
 //! 1. No system call that does I/O on a served volume runs on the reactor's thread.
 //! 2. The serving process keeps neither the file nor the loop device open, and its threads that touch them hold no other
-//!    descriptor (`isolated`): its death must not wait for its own I/O.
+//!    descriptor (`crate::isolated`): its death must not wait for its own I/O.
 //! 3. Mounts and loop devices carry `orlop:RUN:VOLUME`, and nothing without this mark is ever touched.
 
 mod abi;
 mod attach;
 mod cleanup;
 pub mod holder;
-mod isolated;
 mod loopdev;
 mod mark;
 mod mount;
 mod overlap;
 mod serve;
 
-pub use attach::{AttachConfig, Attached, attach};
+pub use attach::{AttachConfig, Attached, attach, clear};
 pub use cleanup::{AttachedLoop, attached_loops, cleanup, has_device};
 pub use holder::{Holder, HolderConfig};
 pub use serve::{Counters, Ended};

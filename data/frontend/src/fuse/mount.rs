@@ -1,13 +1,13 @@
-//! Mounting without libfuse, and reading what is mounted. Everything here blocks.
+//! Mounting without libfuse. Everything here blocks.
 
 use crate::Error;
+use crate::mounts::Mount;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
-use std::ffi::{CString, OsString};
+use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// File system type in the mount table: FUSE with our subtype.
 const FS_TYPE: &str = "fuse.orlop";
@@ -55,83 +55,7 @@ pub(crate) fn abort(dir: &Path) -> Result<(), Errno> {
     }
 }
 
-/// One line of the mount table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Mount {
-    pub(crate) device: (u32, u32),
-    pub(crate) point: PathBuf,
-    pub(crate) fs_type: String,
-    pub(crate) source: String,
-}
-
-impl Mount {
-    /// Whether it was made by [`mount`].
-    pub(crate) fn is_ours(&self) -> bool {
-        self.fs_type == FS_TYPE
-    }
-}
-
-/// Everything mounted in this process's namespace, in the order of mounting.
-pub(crate) fn mounts() -> Result<Vec<Mount>, Error> {
-    let table = std::fs::read("/proc/self/mountinfo")
-        .map_err(|error| Error::os("cannot read /proc/self/mountinfo", error))?;
-    Ok(table.split(|byte| *byte == b'\n').filter_map(mount_line).collect())
-}
-
-/// # Spec
-/// proc(5), `/proc/pid/mountinfo`.
-fn mount_line(line: &[u8]) -> Option<Mount> {
-    let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
-    let end = fields.iter().position(|field| *field == b"-")?;
-    let (major, minor) = std::str::from_utf8(fields.get(2)?).ok()?.split_once(':')?;
-    Some(Mount {
-        device: (major.parse().ok()?, minor.parse().ok()?),
-        point: PathBuf::from(OsString::from_vec(unescape(fields.get(4)?))),
-        fs_type: String::from_utf8_lossy(fields.get(end + 1)?).into_owned(),
-        source: String::from_utf8_lossy(&unescape(fields.get(end + 2)?)).into_owned(),
-    })
-}
-
-/// Undoes `\ooo`.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let [first, tail @ ..] = rest {
-        let octal =
-            tail.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
-        if let Some(byte) = octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            bytes.push(byte);
-            rest = &tail[3..];
-        } else {
-            bytes.push(*first);
-            rest = tail;
-        }
-    }
-    bytes
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_of_the_mount_table_are_read() {
-        let line =
-            b"36 35 98:0 /root /mnt/a\\040b rw,noatime master:1 shared:2 - ext4 /dev/loop\\0543 rw,errors=x";
-        let expected = Mount {
-            device: (98, 0),
-            point: "/mnt/a b".into(),
-            fs_type: "ext4".into(),
-            source: "/dev/loop,3".into(),
-        };
-        assert_eq!(mount_line(line), Some(expected));
-        for line in [&b""[..], b"36 35", b"36 35 98:0 / /mnt rw", b"36 35 98 / /mnt rw - ext4 x y"] {
-            assert_eq!(mount_line(line), None);
-        }
-    }
-
-    #[test]
-    fn this_machine_has_mounts() {
-        assert!(mounts().unwrap().iter().any(|mount| mount.point == Path::new("/proc")));
-    }
+/// Whether a mount was made by [`mount`].
+pub(crate) fn is_ours(mount: &Mount) -> bool {
+    mount.fs_type == FS_TYPE
 }

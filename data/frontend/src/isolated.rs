@@ -14,7 +14,7 @@ const FIRST: libc::c_uint = 3;
 ///
 /// # Panics
 /// When `work` panics.
-pub(super) async fn isolated<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn isolated<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     // The outer thread waits where a kill ends it, and wakes the reactor, which takes a shared descriptor.
     rt::blocking(move || {
         let inner = std::thread::Builder::new().name("orlop-isolated".into()).spawn(move || {
