@@ -4,7 +4,7 @@ use crate::failure::{EXIT_CODES, Failure, Kind};
 use crate::output::Format;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use device::ByteCount;
 use model::DiskClass;
 use model::topology::{check_labels, spread_by};
