@@ -4,7 +4,8 @@ use super::Lab;
 use super::image::archive;
 use super::programs::built;
 use crate::journey::Trip;
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -12,6 +13,8 @@ use std::time::{Duration, Instant};
 /// Building an image reads and hashes a hundred megabytes.
 const IMAGE_LIMIT: Duration = Duration::from_secs(300);
 const HELM_LIMIT: Duration = Duration::from_secs(240);
+/// How long pods may take to be ready, and those before them to end.
+const READY: Duration = Duration::from_secs(120);
 /// As many as the chart makes.
 const CONTROLLERS: usize = 2;
 /// The release's namespace.
@@ -115,23 +118,38 @@ impl Lab<'_> {
         }
     }
 
+    /// Waits until the pods of a component are ready, and those that they replace are gone.
     fn wait_pods(&self, component: &str) -> Result<()> {
         let selector = format!("--selector=app.kubernetes.io/component={component}");
-        let wait = ["--namespace", NAMESPACE, "wait", "pod", &selector, "--timeout=120s"];
-        let until = |condition| self.kubectl(&[&wait[..], &[condition]].concat(), HELM_LIMIT);
-        let ready = until("--for=create").and_then(|_| until("--for=condition=Ready"));
-        ready.map(drop).map_err(|error| {
-            let pods = ["--namespace", NAMESPACE, "describe", "pods", &selector];
-            let described = self.kubectl(&pods, HELM_LIMIT).unwrap_or_default();
-            let logs =
-                ["--namespace", NAMESPACE, "logs", &selector, "--all-containers", "--tail=12", "--prefix"];
-            let said = self.kubectl(&logs, HELM_LIMIT).unwrap_or_default();
-            error.context(format!(
-                "orlop-{component} is not ready\n{}\n{said}",
-                crate::process::tail(&described, 30)
-            ))
-        })
+        let begun = Instant::now();
+        loop {
+            let pods = self.kubectl(
+                &["--namespace", NAMESPACE, "get", "pods", &selector, "--output=json"],
+                HELM_LIMIT,
+            )?;
+            let pods: Value = serde_json::from_str(&pods)?;
+            let pods = pods["items"].as_array().context("a list has items")?;
+            if !pods.is_empty() && pods.iter().all(stays_ready) {
+                return Ok(());
+            }
+            if begun.elapsed() > READY {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        let describe = ["--namespace", NAMESPACE, "describe", "pods", &selector];
+        let described = self.kubectl(&describe, HELM_LIMIT).unwrap_or_default();
+        let logs = ["--namespace", NAMESPACE, "logs", &selector, "--all-containers", "--tail=12", "--prefix"];
+        let said = self.kubectl(&logs, HELM_LIMIT).unwrap_or_default();
+        bail!("orlop-{component} is not ready\n{}\n{said}", crate::process::tail(&described, 30))
     }
+}
+
+/// Whether a pod is ready, and nobody wants it to end.
+fn stays_ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+    let mut ready = conditions.filter(|one| one["type"] == "Ready").map(|one| one["status"] == "True");
+    pod["metadata"]["deletionTimestamp"].is_null() && ready.next().unwrap_or(false)
 }
 
 /// The commands of a document that say that the journey runs them, block by block; there have to be so many blocks.

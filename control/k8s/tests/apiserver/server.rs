@@ -82,6 +82,16 @@ impl Program {
         // Our child and not waited for: the number is not another's.
         kill_process(Pid::from_child(self.0.as_ref().unwrap()), signal).unwrap();
     }
+
+    /// Whether all its threads are stopped.
+    fn stands_still(&self) -> bool {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.0.as_ref().unwrap().id())).unwrap();
+        threads.flatten().all(|thread| {
+            // One that has just ended does nothing either.
+            let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_none_or(|(_, fields)| fields.starts_with('T'))
+        })
+    }
 }
 
 impl ControlPlane {
@@ -197,6 +207,10 @@ impl ControlPlane {
     /// SIGSTOP: it takes connections and answers nothing.
     pub(crate) fn stop(&self) {
         self.apiserver.signal(Signal::STOP);
+        // On a busy machine a thread may answer something yet.
+        while !self.apiserver.stands_still() {
+            std::thread::yield_now();
+        }
     }
 
     /// SIGCONT.
