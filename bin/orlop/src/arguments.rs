@@ -1,10 +1,11 @@
 //! The command line: nouns, verbs, options, examples.
 
+use crate::device_kind::Frontend;
 use crate::failure::{EXIT_CODES, Failure, Kind};
 use crate::output::Format;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use device::ByteCount;
 use model::DiskClass;
 use model::topology::{check_labels, spread_by};
@@ -781,39 +782,6 @@ pub(crate) struct NodeOptions {
     /// A label of the Kubernetes node that says where it is, beside its zone and region; may be given several times.
     #[arg(long = "topology-key", value_name = "KEY")]
     pub(crate) topology_keys: Vec<String>,
-}
-
-/// By what a volume becomes a block device.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Frontend {
-    /// NVMe/TCP where the kernel has it, else FUSE.
-    Auto,
-    /// A file over FUSE with a loop device over it.
-    #[default]
-    Fuse,
-    /// The kernel's NVMe/TCP initiator.
-    NvmeTcp,
-}
-
-impl Frontend {
-    /// As it is written.
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Fuse => "fuse",
-            Self::NvmeTcp => "nvme-tcp",
-        }
-    }
-}
-
-impl From<Frontend> for engine::Frontend {
-    fn from(frontend: Frontend) -> Self {
-        match frontend {
-            Frontend::Auto => Self::Auto,
-            Frontend::Fuse => Self::Fuse,
-            Frontend::NvmeTcp => Self::NvmeTcp,
-        }
-    }
 }
 
 /// An address for what asks nobody who they are.

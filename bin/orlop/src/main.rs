@@ -8,6 +8,7 @@ mod controller;
 mod csi;
 mod demo;
 mod dev;
+mod device_kind;
 mod failure;
 mod node;
 mod opened;

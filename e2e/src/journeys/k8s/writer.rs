@@ -238,20 +238,6 @@ impl<'a> Writer<'a> {
         self.recorder.wait_beyond(self.last()? + 1, MINUTE).map(drop)
     }
 
-    /// Waits until it writes no more; how long it did.
-    pub(super) fn stops(&self) -> Result<Duration> {
-        let (begun, mut last) = (Instant::now(), (self.last()?, Instant::now()));
-        while last.1.elapsed() < Duration::from_secs(5) {
-            ensure!(begun.elapsed() < MINUTE, "it still writes: {}", last.0);
-            std::thread::sleep(Duration::from_millis(100));
-            let now = self.last()?;
-            if now != last.0 {
-                last = (now, Instant::now());
-            }
-        }
-        Ok(last.1.duration_since(begun))
-    }
-
     /// Runs a `kubectl` that makes its pod leave; how long it is until it writes again.
     pub(super) fn moves_away(&mut self, lab: &Lab<'_>, arguments: &[&str]) -> Result<Duration> {
         let began = Instant::now();
