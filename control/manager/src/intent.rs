@@ -204,10 +204,10 @@ fn place_most(
     leave: &[Uuid],
 ) -> Result<(), NoPlace> {
     let mut first = None;
+    let held_bytes = planning.view.held_bytes(volume);
     for count in (least.max(1)..=missing).rev() {
         // Who uses the volume now may be anywhere: by whom it was made says nothing any more.
         let copies = Copies { wanted: count, leaving: leave, ..Copies::of(&volume.spec) };
-        let held_bytes = planning.view.held_bytes(volume);
         let copies = Copies { present: &volume.intent.members, held_bytes, ..copies };
         let overcommit = planning.config.overcommit;
         let placed = place(planning.view, &mut planning.promised, overcommit, &copies, planning.new_uuid);

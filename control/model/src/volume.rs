@@ -465,19 +465,19 @@ mod tests {
         assert!(volume.validate().is_err(), "two in one pool");
     }
 
-    #[test]
-    fn a_replica_is_wished_or_to_be_forgotten() {
+    /// A volume as programs wrote it that did not know this word, and as it is still written where the word is not used.
+    fn written_before(word: &str) -> Volume {
         let text = r#"{"members": [], "attach": null, "attachSerial": 3, "owner": null, "recorded": true,
             "deleting": false}"#;
         let intent: VolumeIntent = serde_json::from_str(text).unwrap();
-        assert_eq!(serde_json::to_value(&intent).unwrap().get("forget"), None, "as older programs know it");
-        let mut volume = Volume {
-            name: "data".into(),
-            uuid: Uuid::from_u128(1),
-            spec: spec(1 << 20, 1, 1, 4096),
-            intent,
-            message: None,
-        };
+        assert_eq!(serde_json::to_value(&intent).unwrap().get(word), None, "as older programs know it");
+        let (name, uuid, spec) = ("data".into(), Uuid::from_u128(1), spec(1 << 20, 1, 1, 4096));
+        Volume { name, uuid, spec, intent, message: None }
+    }
+
+    #[test]
+    fn a_replica_is_wished_or_to_be_forgotten() {
+        let mut volume = written_before("forget");
         let [first, second] = [Uuid::from_u128(7), Uuid::from_u128(8)];
         volume.intent.forget = vec![first, second];
         assert_eq!(volume.validate(), Ok(()));
@@ -493,17 +493,7 @@ mod tests {
 
     #[test]
     fn who_reads_and_who_writes_exclude_each_other() {
-        let text = r#"{"members": [], "attach": null, "attachSerial": 3, "owner": null, "recorded": true,
-            "deleting": false}"#;
-        let intent: VolumeIntent = serde_json::from_str(text).unwrap();
-        assert_eq!(serde_json::to_value(&intent).unwrap().get("readers"), None, "as older programs know it");
-        let mut volume = Volume {
-            name: "data".into(),
-            uuid: Uuid::from_u128(1),
-            spec: spec(1 << 20, 1, 1, 4096),
-            intent,
-            message: None,
-        };
+        let mut volume = written_before("readers");
         volume.intent.readers = vec!["n1".into(), "n2".into()];
         assert_eq!(volume.validate(), Ok(()));
         let read: VolumeIntent =

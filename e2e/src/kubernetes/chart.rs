@@ -1,8 +1,8 @@
 //! Orlop in a cluster of the lab as its users put it there: the image, the sidecars' images, and the chart by Helm.
 
-use super::Lab;
 use super::image::archive;
 use super::programs::built;
+use super::{Lab, READY};
 use crate::journey::Trip;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
@@ -13,8 +13,6 @@ use std::time::{Duration, Instant};
 /// Building an image reads and hashes a hundred megabytes.
 const IMAGE_LIMIT: Duration = Duration::from_secs(300);
 const HELM_LIMIT: Duration = Duration::from_secs(240);
-/// How long pods may take to be ready, and those before them to end.
-const READY: Duration = Duration::from_secs(120);
 /// As many as the chart makes.
 const CONTROLLERS: usize = 2;
 /// The release's namespace.
