@@ -12,7 +12,7 @@
 //! 1. Each attachment has a [`Name`] of its own, drawn for it: the subsystem, the host and the namespace are called by it.
 //!    So the kernel never joins two of them to one device, and what it remembers of one is never taken for another.
 //! 2. A name carries the run that made it, and nothing without that is ever touched.
-//! 3. What may do I/O on the device runs on threads that share no descriptor with the engine ([`crate::isolated`]): its
+//! 3. What may do I/O on the device runs on threads that share no descriptor with the engine (`isolated.rs`): its
 //!    death must not wait for its own I/O.
 //! 4. Only with the kernel's native multipath: without it I/O that waits fails after a few time-outs.
 
