@@ -39,7 +39,7 @@ pub use node::{
     ReplicaReport, ReplicaState, Scheduling,
 };
 pub use object::{Kind, Object, Stored, UnknownKind};
-pub use record::{Generation, HostRecord, MemberRecord, MemberState, Owner, VolumeRecord};
+pub use record::{Generation, HostRecord, MemberRecord, MemberState, Owner, Settled, VolumeRecord};
 pub use volume::{
     Attach, MemberIntent, MemberPhase, MemberStatus, NexusState, Rebuild, Volume, VolumeIntent, VolumeSpec,
     VolumeStatus, limits,

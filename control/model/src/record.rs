@@ -61,6 +61,32 @@ impl VolumeRecord {
             gap_through: 0,
             hosts: Vec::new(),
             members,
+            settled: None,
+            unconfirmed: false,
+        }
+    }
+
+    /// Whether this one is from later than `other` (I12). Both are records of one volume that the store has confirmed.
+    pub fn is_later_than(&self, other: &Self) -> bool {
+        match (self.settled, other.settled) {
+            (Some(mine), Some(theirs)) => mine > theirs,
+            // One of them is from a program that does not know it. Epoch and version never say too much: the store has
+            // given none that is higher than its own, unless it was set back.
+            _ => (self.epoch, self.version) > (other.epoch, other.version),
+        }
+    }
+
+    /// What the store is to hold once a member's copy is found to be later than its own record, or it has none: the copy,
+    /// above `epoch` and `version`, and to be confirmed by all members (I12).
+    #[must_use]
+    pub fn recovered(self, epoch: u64, version: u64) -> Self {
+        Self {
+            epoch: self.epoch.max(epoch),
+            version: self.version.max(version) + 1,
+            owner: None,
+            clean: false,
+            unconfirmed: true,
+            ..self
         }
     }
 }
@@ -132,6 +158,18 @@ pub struct Owner {
     pub node: String,
 }
 
+/// The last change of a record by a nexus that had opened its volume: ordered by epoch, then version.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema, ToSchema,
+)]
+#[serde(rename_all = "camelCase")]
+pub struct Settled {
+    /// Its epoch.
+    pub epoch: u64,
+    /// The version that it made.
+    pub version: u64,
+}
+
 /// The record of one volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -160,6 +198,16 @@ pub struct VolumeRecord {
     pub hosts: Vec<HostRecord>,
     /// The copies.
     pub members: Vec<MemberRecord>,
+    /// The last change by a nexus that had opened. An opening that comes to nothing takes an epoch and a version and does
+    /// not move this, so it tells which of two records is the later one although the store was set back in between (I12).
+    /// None: not opened since this is kept.
+    // Absent rather than null: definitions from before refuse the word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settled: Option<Settled>,
+    /// The store was set back, or had lost the record: this is what a member had kept. The volume opens only after all its
+    /// members have answered and none has a later one, or by the explicit word (I12).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unconfirmed: bool,
 }
 
 #[cfg(test)]
@@ -171,6 +219,45 @@ mod tests {
         let old = r#"{"volume": "00000000-0000-0000-0000-000000000001", "version": 3, "epoch": 2, "owner": null,
             "clean": true, "sizeBytes": 1048576, "blockSize": 4096, "attachment": 7, "gapThrough": 0, "members": []}"#;
         let record: VolumeRecord = serde_json::from_str(old).unwrap();
-        assert_eq!((record.attachment, record.hosts), (7, Vec::new()));
+        assert_eq!((record.attachment, &record.hosts), (7, &Vec::new()));
+        assert_eq!((record.settled, record.unconfirmed), (None, false));
+        let json = serde_json::to_value(&record).unwrap();
+        assert_eq!((json.get("settled"), json.get("unconfirmed")), (None, None), "as older programs know it");
+    }
+
+    #[test]
+    fn openings_that_come_to_nothing_make_no_record_later() {
+        let kept = VolumeRecord {
+            epoch: 7,
+            version: 30,
+            settled: Some(Settled { epoch: 7, version: 30 }),
+            ..VolumeRecord::new(Uuid::from_u128(1), 1 << 20, 4096, Vec::new())
+        };
+        let backup = VolumeRecord {
+            epoch: 5,
+            version: 20,
+            settled: Some(Settled { epoch: 5, version: 19 }),
+            ..kept.clone()
+        };
+        assert!(kept.is_later_than(&backup) && !backup.is_later_than(&kept) && !kept.is_later_than(&kept));
+        let climbed = VolumeRecord { epoch: 9, version: 50, ..backup.clone() };
+        assert!(kept.is_later_than(&climbed), "nothing was settled since");
+        let recovered = kept.clone().recovered(climbed.epoch, climbed.version);
+        assert_eq!((recovered.epoch, recovered.version, recovered.settled), (9, 51, kept.settled));
+        assert!(recovered.unconfirmed && !recovered.clean && !kept.is_later_than(&recovered));
+    }
+
+    #[test]
+    fn a_record_of_an_older_program_is_not_taken_for_an_earlier_one() {
+        let settled = Some(Settled { epoch: 7, version: 30 });
+        let new = |epoch, version, settled| VolumeRecord {
+            epoch,
+            version,
+            settled,
+            ..VolumeRecord::new(Uuid::from_u128(1), 1 << 20, 4096, Vec::new())
+        };
+        // An older engine took over, and knows no such word; a member that was away has the copy from before.
+        assert!(!new(7, 30, settled).is_later_than(&new(8, 32, None)));
+        assert!(new(7, 30, settled).is_later_than(&new(6, 29, None)), "set back");
     }
 }
