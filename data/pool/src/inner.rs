@@ -161,7 +161,7 @@ impl<D: Device + 'static> Inner<D> {
 
     /// Writes into the superblock that the pool has failed, for an opening by another process. What a failed flush has
     /// lost is gone although the machine runs on, and nobody else would know (I5).
-    async fn note_loss(self: Rc<Self>) {
+    pub(crate) async fn note_loss(self: Rc<Self>) {
         self.begin_checkpoint().await;
         let mut superblock = self.superblock.borrow().clone();
         // Beyond that of a checkpoint that failed half-way: it does not count, and what it replaces is still there.

@@ -174,7 +174,7 @@ impl<D: Device + 'static> Pool<D> {
     ///
     /// # Errors
     /// `NotAPool`, `Newer`, `Damaged` with object and offset, `Invalid` if the node's name is too long, or `Io`. Nothing
-    /// has been changed then, unless writing failed.
+    /// has been changed then, unless writing failed; after a flush that failed the next opening has another boot id.
     pub async fn open_as(device: D, opening: Opening<'_>) -> Result<Self, Error> {
         let Opening { node, boot_id, may_have_lost: lost } = opening;
         if node.is_some_and(|node| node.len() > NAME_LEN_MAX) {
@@ -187,9 +187,13 @@ impl<D: Device + 'static> Pool<D> {
         }
         let name = loaded.superblock.name.clone();
         let context = |status| Error::io(format!("pool {name} cannot be written while it is opened"), status);
-        // What recovery believed must be durable before anything is written over what it did not.
-        device.flush().await.map_err(context)?;
         let inner = assemble(device, loaded);
+        // What recovery believed must be durable before anything is written over what it did not.
+        if let Err(status) = inner.device.flush().await {
+            // It may have taken what an opening before, in this boot of the machine, had completed (I5).
+            Rc::clone(&inner).note_loss().await;
+            return Err(context(status));
+        }
         let (incarnation, session) = (rt::random_uuid(), rt::random_uuid());
         let boot = {
             let superblock = inner.superblock.borrow();

@@ -192,3 +192,37 @@ fn space_with_io_on_its_way_is_not_given_to_others() {
         assert!(pool.info().used_bytes <= used - 3 * pool::PIECE_SIZE + pool::EXTENT_SIZE);
     });
 }
+
+/// The engine was killed, and the disk fails a flush just when it starts again: what the engine before had completed may
+/// have been lost by that, within one boot of the machine.
+#[test]
+fn a_flush_that_fails_while_the_pool_is_opened_is_not_forgotten() {
+    for before_it_fails in 0..3 {
+        simulated(4, move || async move {
+            let memory = memory(32 * MIB);
+            drop(faulty(&memory).await);
+            let device = Fault::new(memory.clone());
+            let flush = Rule::on(Op::Flush, Effect::Fail(Status::MediaWrite));
+            let rule = device.handle().add(Rule { skip: before_it_fails, ..flush });
+            let (handle, opened) = (device.handle(), Pool::open(device, BOOT).await);
+            if handle.hits(rule) == 0 {
+                assert!(before_it_fails > 1, "an opening flushes what it found, and what it has written");
+                assert_eq!(opened.expect("nothing failed").info().label.boot_id, BOOT);
+                return;
+            }
+            assert_eq!(
+                opened.err().map(|error| error.kind()),
+                Some(ErrorKind::Io),
+                "flush {before_it_fails}"
+            );
+            // The note of the failure is on its way.
+            rt::sleep(Duration::from_secs(1)).await;
+            let pool = Pool::open(memory.clone(), BOOT).await.expect("recovers");
+            let lost = pool.info().label.boot_id;
+            assert_ne!(lost, BOOT, "flush {before_it_fails}");
+            drop(pool);
+            let pool = Pool::open(memory, BOOT).await.expect("recovers");
+            assert_eq!(pool.info().label.boot_id, lost, "and nothing was lost since");
+        });
+    }
+}
