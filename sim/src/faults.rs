@@ -61,6 +61,17 @@ pub(crate) async fn rage(cluster: &Cluster, enough: impl Fn() -> bool) {
     calm(cluster);
 }
 
+/// All engines end, and the store is another one when they are back: an older one, from a backup. Whoever has the latest
+/// record is there: of what nobody who answers knows, nobody can be told (docs/decisions/0031).
+pub(crate) async fn restore_store(cluster: &Cluster) {
+    (0..cluster.machines.len()).for_each(|index| cluster.kill(index, chance(50)));
+    cluster.store.set_back(cluster.volume);
+    for index in 0..cluster.machines.len() {
+        cluster.start(index);
+        rt::sleep(millis(0, 300)).await;
+    }
+}
+
 /// Nothing fails any more: machines run, links and the store are there, disks work.
 fn calm(cluster: &Cluster) {
     cluster.world.heal();

@@ -167,6 +167,9 @@ async fn tell(world: World, planted: Planted) -> (Totals, Option<String>) {
         done || elapsed > FAULTS_MAX
     };
     faults::rage(&cluster, || enough() || workload.violation().is_some()).await;
+    if rt::random_u64().is_multiple_of(2) {
+        faults::restore_store(&cluster).await;
+    }
 
     if sizes.is_full() {
         rt::timeout(HEALED_WITHIN, workload.trim()).await.ok();

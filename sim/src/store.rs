@@ -1,5 +1,5 @@
 //! The simulated store: objects with revisions, answers that take time or are lost, outages. One process that never
-//! loses what it answered, reached by each node over a link that can be cut.
+//! loses what it answered, unless it is set back on purpose, reached by each node over a link that can be cut.
 //!
 //! It also watches every change of a record and notes what the nexuses did, for the totals, and what they never may do.
 
@@ -34,6 +34,8 @@ struct Inner {
     nodes: RefCell<BTreeMap<String, Node>>,
     volumes: RefCell<BTreeMap<Uuid, Volume>>,
     records: RefCell<BTreeMap<Uuid, Versioned>>,
+    /// What the records were before, in order: backups.
+    past: RefCell<Vec<VolumeRecord>>,
     replicas: RefCell<BTreeMap<String, NodeReplicas>>,
     /// Replicas that a record named and does not name any more.
     forgotten: RefCell<BTreeSet<Uuid>>,
@@ -84,6 +86,17 @@ impl Store {
     /// The record as it is.
     pub(crate) fn record(&self, volume: Uuid) -> VolumeRecord {
         self.0.records.borrow()[&volume].record.clone()
+    }
+
+    /// Puts a record from before in the place of the volume's: the store was restored from a backup.
+    pub(crate) fn set_back(&self, volume: Uuid) {
+        let past = self.0.past.borrow();
+        let which = rt::random_u64() % past.len().max(1) as u64;
+        let backup = usize::try_from(which).ok().and_then(|which| past.get(which));
+        let mut records = self.0.records.borrow_mut();
+        let (Some(backup), Some(current)) = (backup, records.get_mut(&volume)) else { return };
+        *current = Versioned { record: backup.clone(), revision: current.revision + 1 };
+        self.0.totals.borrow_mut().store_set_back += 1;
     }
 
     /// Makes the store unreachable, or reachable again.
@@ -141,6 +154,7 @@ impl Store {
             return Err(RecordError::Conflict);
         }
         self.watch(&current.record, &record);
+        self.0.past.borrow_mut().push(current.record.clone());
         *current = Versioned { record, revision: revision + 1 };
         Ok(revision + 1)
     }
@@ -161,6 +175,7 @@ impl Store {
             forbidden(format!("record shrank from {} to {} bytes", old.size_bytes, new.size_bytes));
         }
         totals.growths += u64::from(new.size_bytes > old.size_bytes);
+        totals.records_recovered += u64::from(new.unconfirmed && !old.unconfirmed);
         totals.gaps += u64::from(new.gap_through > old.gap_through);
         let in_sync = |record: &VolumeRecord| record.members.iter().any(|m| m.state == MemberState::InSync);
         if in_sync(old) && !in_sync(new) {

@@ -56,13 +56,17 @@ pub struct Totals {
     pub growths: u64,
     /// Times completed, unflushed data may have been lost and was said to be (I10).
     pub gaps: u64,
+    /// Times the store was set back to an older record.
+    pub store_set_back: u64,
+    /// Times a later record was found on a member, and put into the store.
+    pub records_recovered: u64,
     /// Replicas compared block by block at the end.
     pub replicas_compared: u64,
 }
 
 impl Totals {
     /// Every count with its name.
-    pub const fn named(&self) -> [(&'static str, u64); 23] {
+    pub const fn named(&self) -> [(&'static str, u64); 25] {
         [
             ("completed I/Os", self.completed),
             ("lost answers", self.lost),
@@ -86,13 +90,15 @@ impl Totals {
             ("disk error", self.disk_errors),
             ("volume grown", self.growths),
             ("gap", self.gaps),
+            ("store set back", self.store_set_back),
+            ("record recovered", self.records_recovered),
             ("replicas compared", self.replicas_compared),
         ]
     }
 
     /// The names of what has to happen over many seeds and never did.
     pub fn missing(&self) -> Vec<&'static str> {
-        const MUST: [&str; 12] = [
+        const MUST: [&str; 13] = [
             "owner moved",
             "old owner went on",
             "member stale",
@@ -105,6 +111,7 @@ impl Totals {
             "full pool",
             "overlapping",
             "volume grown",
+            "record recovered",
         ];
         self.named()
             .into_iter()
@@ -173,6 +180,8 @@ impl AddAssign<&Self> for Totals {
         self.resets += other.resets;
         self.disk_errors += other.disk_errors;
         self.growths += other.growths;
+        self.store_set_back += other.store_set_back;
+        self.records_recovered += other.records_recovered;
         self.gaps += other.gaps;
         self.replicas_compared += other.replicas_compared;
     }
@@ -224,6 +233,7 @@ mod tests {
             full_pools: 1,
             overlapping: 1,
             growths: 1,
+            records_recovered: 1,
             ..Totals::default()
         };
         assert!(all.missing().is_empty(), "{:?}", all.missing());

@@ -328,6 +328,7 @@ impl Workload {
     async fn attachment(&self, machine: usize, nexus: &Nexus) -> Option<Attachment> {
         let _one = self.0.attaching.lock().await;
         let (id, nexus) = (self.0.cluster.machines[machine].id, nexus.clone());
+        let nexus_epoch = nexus.epoch();
         if !self.0.cluster.world.is_running(id) {
             return None;
         }
@@ -343,8 +344,9 @@ impl Workload {
         self.0.detaching.set(false);
         let number = attachment.number();
         match self.0.attachment.get() {
-            // An owner that does not know better: there the host has not attached anew yet.
-            Some(known) if number < known => return None,
+            // An owner that does not know better: there the host has not attached anew yet. Or a store that was set back
+            // does not know that it has: then no member was up, and nothing was written since.
+            Some(known) if number < known && !self.was_recovered(nexus_epoch) => return None,
             Some(known) if number > known => {
                 self.violate(format!("I10: attachment {known} became {number} and its host was not told"));
                 return None;
@@ -352,6 +354,12 @@ impl Workload {
             _ => self.0.attachment.set(Some(number)),
         }
         Some(attachment)
+    }
+
+    /// Whether the record was found on a member, and `epoch` is the one that the store has given since.
+    fn was_recovered(&self, epoch: u64) -> bool {
+        let store = &self.0.cluster.store;
+        store.totals().records_recovered > 0 && store.record(self.0.cluster.volume).epoch == epoch
     }
 
     fn gapped(&self, nexus: &Nexus, attachment: &Attachment) -> bool {

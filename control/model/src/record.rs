@@ -66,8 +66,18 @@ impl VolumeRecord {
         }
     }
 
+    /// Whether the volume was never opened: nothing was ever acknowledged, and no member keeps a copy.
+    pub fn is_fresh(&self) -> bool {
+        self.members.iter().all(|m| matches!(m.state, MemberState::New | MemberState::Removed))
+    }
+
     /// Whether this one is from later than `other` (I12). Both are records of one volume that the store has confirmed.
     pub fn is_later_than(&self, other: &Self) -> bool {
+        let is_new = |member: &MemberRecord| member.state == MemberState::New;
+        let is_to_be_opened = |record: &Self| record.is_fresh() && record.members.iter().any(is_new);
+        if is_to_be_opened(self) || is_to_be_opened(other) {
+            return !is_to_be_opened(self);
+        }
         match (self.settled, other.settled) {
             (Some(mine), Some(theirs)) => mine > theirs,
             // One of them is from a program that does not know it. Epoch and version never say too much: the store has
@@ -248,11 +258,30 @@ mod tests {
     }
 
     #[test]
+    fn whatever_was_opened_is_later_than_what_was_not() {
+        let member =
+            |state| MemberRecord { state, ..MemberRecord::new(Uuid::nil(), Uuid::nil(), "n1".into()) };
+        let new = |epoch, state| VolumeRecord {
+            epoch,
+            version: epoch + 1,
+            ..VolumeRecord::new(Uuid::from_u128(1), 1 << 20, 4096, vec![member(state)])
+        };
+        let kept =
+            VolumeRecord { settled: Some(Settled { epoch: 1, version: 3 }), ..new(1, MemberState::InSync) };
+        let climbed = new(9, MemberState::New);
+        assert!(
+            kept.is_later_than(&climbed) && !climbed.is_later_than(&kept) && !climbed.is_later_than(&climbed)
+        );
+        // What is being deleted is not brought back by it.
+        assert!(!kept.is_later_than(&new(9, MemberState::Removed)));
+    }
+
+    #[test]
     fn a_record_of_an_older_program_is_not_taken_for_an_earlier_one() {
         let settled = Some(Settled { epoch: 7, version: 30 });
         let new = |epoch, version, settled| VolumeRecord {
-            epoch,
             version,
+            epoch,
             settled,
             ..VolumeRecord::new(Uuid::from_u128(1), 1 << 20, 4096, Vec::new())
         };

@@ -9,7 +9,7 @@ use crate::member::Member;
 use crate::record::{member, member_mut};
 use crate::state::{State, count};
 use device::Status;
-use model::{Generation, MemberState, VolumeRecord};
+use model::{Generation, MemberRecord, MemberState, VolumeRecord};
 use rt::Instant;
 use std::rc::Rc;
 use std::time::Duration;
@@ -146,12 +146,15 @@ impl State {
     /// Takes a reconnected member back if nothing can be missing on it (I5).
     async fn readmit(self: &Rc<Self>, member: &Rc<Member>, connection: Connection) -> bool {
         let recorded = |record: &VolumeRecord| crate::record::member(record, member.replica).cloned();
-        let Some(entry) = recorded(&self.keeper.current()) else { return false };
-        if entry.state == MemberState::InSync && entry.incarnation == Some(connection.hello.incarnation) {
-            member.up(Rc::clone(&connection.leg), connection.asked);
-            copies::catch_up(self, connection.leg);
-            self.changed.notify();
-            return true;
+        let hello = connection.hello;
+        let misses_nothing = |entry: &MemberRecord| {
+            entry.state == MemberState::InSync && entry.incarnation == Some(hello.incarnation)
+        };
+        while recorded(&self.keeper.current()).is_some_and(|entry| misses_nothing(&entry)) {
+            if copies::catch_up(self, &connection.leg).await {
+                self.take_up(member, connection);
+                return true;
+            }
         }
         let _membership = self.membership.lock().await;
         let Some(entry) = recorded(&self.keeper.current()) else { return false };
@@ -161,7 +164,6 @@ impl State {
         // Nobody better is reachable. The same boot has lost nothing that was completed, and what was under way is
         // asked again; another boot may have lost what was not flushed, and then the others must follow it (I10).
         let same_boot = entry.boot_id == Some(connection.hello.boot_id);
-        let hello = connection.hello;
         let replica = member.replica;
         let taken = self.change_record(move |record| {
             take_over(record, replica, &hello, same_boot);
@@ -170,10 +172,14 @@ impl State {
         if taken.await.is_err() {
             return true;
         }
-        member.up(Rc::clone(&connection.leg), connection.asked);
-        copies::catch_up(self, connection.leg);
-        self.changed.notify();
+        while !copies::catch_up(self, &connection.leg).await {}
+        self.take_up(member, connection);
         true
+    }
+
+    fn take_up(&self, member: &Member, connection: Connection) {
+        member.up(connection.leg, connection.asked);
+        self.changed.notify();
     }
 
     /// Makes a member stale in the store; returns when that is durable, or when it has become the last one (I4).

@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //! 1. A member that is in sync and up has the record that counts, or a later one: it is handed out after the store has
-//!    confirmed it and before anybody acts on it, one record after the other.
+//!    confirmed it and before anybody acts on it, one record after the other; and who comes back has it before it is up.
+//!    So what nobody was up to be told, such as the number of an attachment, is not on the way of any write.
 //! 2. A copy is never a reason to wait longer than the lease, nor to give a member up: one that does not take it in time
 //!    is found out by its writes and heartbeats. To find the latest record one copy of it is enough, for it is looked
 //!    for on all members.
@@ -18,30 +19,33 @@ use pool::RECORD_LEN_MAX;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Has every member that is up, and in sync by this record, keep a copy of it.
+/// Has every member that is up, and in sync by this record, keep a copy of it; also one that comes up meanwhile.
 pub(crate) async fn hand_out(state: &State, record: &VolumeRecord) {
     let in_sync = |known: &Rc<Member>| {
         member(record, known.replica).is_some_and(|entry| entry.state == MemberState::InSync)
     };
-    let legs: Vec<Rc<Leg>> =
-        state.members().iter().filter(|known| in_sync(known)).filter_map(|known| known.leg()).collect();
-    let Some(copy) = encode(record).filter(|_| !legs.is_empty()) else { return };
-    join_all(legs.iter().map(|leg| give(leg, &copy, state.config.lease))).await;
+    let copy = encode(record);
+    let mut handed: Vec<Rc<Leg>> = Vec::new();
+    while let Some(copy) = &copy {
+        let up = state.members().into_iter().filter(in_sync).filter_map(|known| known.leg());
+        let legs: Vec<Rc<Leg>> = up.filter(|leg| !handed.iter().any(|had| Rc::ptr_eq(had, leg))).collect();
+        if legs.is_empty() {
+            return;
+        }
+        join_all(legs.iter().map(|leg| give(leg, copy, state.config.lease))).await;
+        handed.extend(legs);
+    }
 }
 
-/// Has a member that is back keep a copy of the record as it is, between two changes of it. Nobody waits for that: the
-/// store may be away in the middle of a change.
-pub(crate) fn catch_up(state: &Rc<State>, leg: Rc<Leg>) {
-    let state = Rc::clone(state);
-    let given = async move {
-        let give = async |record: &VolumeRecord| {
-            if let Some(copy) = encode(record) {
-                give(&leg, &copy, state.config.lease).await;
-            }
-        };
-        rt::race(state.keeper.hand(give), leg.dead()).await;
-    };
-    rt::spawn(given).detach();
+/// Gives a member that is back the record that counts, before it is up; whether that still counts then. A change of it
+/// that is under way is not waited for, since the store may be away: when it is handed out, the member is up.
+pub(crate) async fn catch_up(state: &State, leg: &Leg) -> bool {
+    let (version, copy) = state.keeper.with(|record| (record.version, encode(record)));
+    if let Some(copy) = copy {
+        // Writes wait for the member: no longer than for one that does not come back.
+        rt::race(give(leg, &copy, state.config.regain_window), leg.dead()).await;
+    }
+    state.keeper.with(|record| record.version) == version
 }
 
 async fn give(leg: &Leg, copy: &[u8], limit: Duration) {

@@ -12,6 +12,7 @@
 //! | `equal` | making extents equal by hash; rebuild with progress on the receiver (I6, I7) |
 //! | `activity` | whether anybody uses the volume |
 //! | `adopt` | the wished members: taken in, let go |
+//! | `confirm` | whether the record is the latest there is (I12) |
 //! | `copies` | the members' copies of the record (I12) |
 //! | `record` | the volume's record: compare-and-swap, lost answers |
 //! | `order` | turns: the order of overlapping operations |
@@ -33,13 +34,16 @@
 //! 10. No silent gap: where completed writes may be lost, older attachments fail their writes and flushes.
 //! 11. Operations on a block are ordered by arrival.
 //!
-//! (The numbers are those of the design; 8 belongs to snapshots, which are not here yet, and of 12 the members' copies of the
-//! record are here, and nobody reads them yet.)
+//! 12. Every member that is in sync keeps the latest record. A store that was set back, or has lost the record, is found
+//!     out at the opening, which then waits until all members have answered.
+//!
+//! (The numbers are those of the design; 8 belongs to snapshots, which are not here yet.)
 
 mod activity;
 mod adopt;
 mod attachment;
 mod attend;
+mod confirm;
 mod copies;
 mod equal;
 pub mod leg;

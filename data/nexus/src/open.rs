@@ -6,12 +6,12 @@
 
 use crate::Planted;
 use crate::attend::Connection;
+use crate::confirm::Heard;
 use crate::copies;
 use crate::member::Member;
 use crate::owed::Owed;
 use crate::record::{Keeper, RecordError, Records, Versioned, member_mut};
 use crate::state::{Config, Dial, Nexus, State};
-use device::Status;
 use futures_util::future::{FutureExt, LocalBoxFuture, join_all};
 use model::{Generation, MemberState, Owner, VolumeRecord};
 use rt::Instant;
@@ -20,7 +20,7 @@ use std::rc::Rc;
 use uuid::Uuid;
 
 /// Why a volume could not be opened. Trying again later is always right.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpenError {
     /// The record could not be read or changed.
     Record(RecordError),
@@ -28,6 +28,10 @@ pub enum OpenError {
     NoMemberInSync,
     /// Another nexus was faster.
     Fenced,
+    /// The store had an older record or epoch than a member; now it has the later one (I12).
+    SetBack,
+    /// The record is a copy, to be confirmed by all members; these nodes have not answered (I12).
+    Unconfirmed(Vec<String>),
 }
 
 impl fmt::Display for OpenError {
@@ -38,11 +42,26 @@ impl fmt::Display for OpenError {
                 f.write_str("no member that has every write can be reached; waiting for one")
             }
             Self::Fenced => f.write_str("another node has opened the volume meanwhile"),
+            Self::SetBack => {
+                f.write_str("the store was set back: the record is taken from a copy that is later")
+            }
+            Self::Unconfirmed(nodes) => write!(
+                f,
+                "its record is from a copy, because the store was set back or had lost it; waiting for {}, which may have a \
+                 later one",
+                nodes.join(", ")
+            ),
         }
     }
 }
 
 impl std::error::Error for OpenError {}
+
+impl From<RecordError> for OpenError {
+    fn from(error: RecordError) -> Self {
+        Self::Record(error)
+    }
+}
 
 /// What the record said before this nexus took the volume over.
 struct Before {
@@ -58,6 +77,13 @@ struct Present {
     member: Rc<Member>,
     connection: Connection,
     accepted: Instant,
+}
+
+impl Present {
+    fn of(heard: Heard) -> Option<Self> {
+        let Heard { member, accepted, .. } = heard;
+        accepted.map(|(connection, accepted)| Self { member, connection, accepted })
+    }
 }
 
 /// Opens `volume`.
@@ -83,7 +109,9 @@ async fn take_over(
     let id = rt::random_uuid();
     let (before, taken) = take_epoch(&config, records.as_ref(), volume, id).await?;
     let state = State::new(config, id, Keeper::new(records, taken), dial);
-    let present = gather(&state).await?;
+    let heard = gather(&state).await;
+    state.confirm(&before.record, &heard).await?;
+    let present: Vec<Present> = heard.into_iter().filter_map(Present::of).collect();
     let chosen = choose(&state, &before, &present)?;
     admit(&state, &before, &chosen, present).await?;
     for member in state.members() {
@@ -100,7 +128,7 @@ async fn take_epoch(
     volume: Uuid,
     id: Uuid,
 ) -> Result<(Before, Versioned), OpenError> {
-    let found = records.read(volume).await.map_err(OpenError::Record)?;
+    let found = records.read(volume).await?;
     let mut next = found.record.clone();
     next.epoch += 1;
     next.version += 1;
@@ -110,38 +138,33 @@ async fn take_epoch(
         Ok(revision) => revision,
         Err(RecordError::Unreachable) => {
             // It may have been done: the store itself says whether it was.
-            let now = records.read(volume).await.map_err(OpenError::Record)?;
+            let now = records.read(volume).await?;
             if now.record != next {
-                return Err(OpenError::Record(RecordError::Unreachable));
+                return Err(RecordError::Unreachable.into());
             }
             now.revision
         }
-        Err(error) => return Err(OpenError::Record(error)),
+        Err(error) => return Err(error.into()),
     };
     let record = found.record;
-    let fresh = record.members.iter().all(|m| matches!(m.state, MemberState::New | MemberState::Removed));
+    let fresh = record.is_fresh();
     let handed_over = record.clean && record.owner.is_none();
     Ok((Before { record, fresh, handed_over }, Versioned { record: next, revision }))
 }
 
 /// Tells every reachable member, and waits for those that do not answer until the window is over.
-async fn gather(state: &Rc<State>) -> Result<Vec<Present>, OpenError> {
+async fn gather(state: &Rc<State>) -> Vec<Heard> {
     let until = rt::now() + state.config.connect_window;
     let attempts = state.members().into_iter().map(|member| async move {
         loop {
-            match state.connect(member.replica, state.config.lease).await {
-                Ok(connection) => {
-                    let accepted = rt::now();
-                    return Ok(Some(Present { member, connection, accepted }));
-                }
-                Err(Status::Fenced) => return Err(OpenError::Fenced),
-                Err(_) if rt::now() >= until => return Ok(None),
+            match state.hear(Rc::clone(&member)).await {
+                Ok(heard) => return Some(heard),
+                Err(_) if rt::now() >= until => return None,
                 Err(_) => rt::sleep(state.config.reconnect_pause).await,
             }
         }
     });
-    let answers: Result<Vec<_>, _> = join_all(attempts).await.into_iter().collect();
-    Ok(answers?.into_iter().flatten().collect())
+    join_all(attempts).await.into_iter().flatten().collect()
 }
 
 /// Who is in sync, as indices into `present`; the first one is the source. And whether there may be a gap.
@@ -261,4 +284,5 @@ fn write_decision(
     if gap {
         record.gap_through = record.attachment;
     }
+    record.unconfirmed = false;
 }

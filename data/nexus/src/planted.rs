@@ -21,11 +21,13 @@ pub enum Planted {
     LateJoin,
     /// I11: overlapping operations run side by side.
     NoOrder,
+    /// I12: the record of the store is taken to be the latest.
+    TrustsStore,
 }
 
 impl Planted {
     /// Every planted bug of the nexus, with the name that the command line knows.
-    pub const ALL: [(&'static str, Self); 7] = [
+    pub const ALL: [(&'static str, Self); 8] = [
         ("I1", Self::AckByFirst),
         ("I2", Self::AckBeforeStale),
         ("I3", Self::NoFence),
@@ -33,5 +35,6 @@ impl Planted {
         ("I6", Self::NoResync),
         ("I7", Self::LateJoin),
         ("I11", Self::NoOrder),
+        ("I12", Self::TrustsStore),
     ];
 }

@@ -6,8 +6,9 @@
 //! 3. A nexus that finds another owner or epoch in the record stops for good.
 //! 4. What the store has confirmed is handed to the members before anybody acts on it (I12): until they have it, what was
 //!    and what is to be both count, as in 2.
+//! 5. What the store has confirmed in this epoch counts, also when the store is set back within the epoch (I12).
 
-use model::{MemberRecord, MemberState, VolumeRecord};
+use model::{MemberRecord, MemberState, Settled, VolumeRecord};
 use rt::sync::Mutex;
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -142,6 +143,7 @@ impl Keeper {
                 return Ok(());
             }
             next.version += 1;
+            next.settled = Some(Settled { epoch: next.epoch, version: next.version });
             *self.proposed.borrow_mut() = Some(next.clone());
             let answer = self.records.replace(self.revision.get(), next.clone()).await;
             let done = match answer {
@@ -162,6 +164,17 @@ impl Keeper {
         }
     }
 
+    /// Whether the store holds the record as it was last confirmed.
+    pub(crate) async fn is_as_confirmed(&self) -> Result<bool, RecordError> {
+        let known = self.current();
+        Ok(self.records.read(known.volume).await?.record == known)
+    }
+
+    /// Leaves another record in the store than this nexus has, which ends here.
+    pub(crate) async fn hand_over(&self, record: VolumeRecord) -> Result<(), RecordError> {
+        self.records.replace(self.revision.get(), record).await.map(drop)
+    }
+
     /// Gives the record as it is to `hand_out`, between two changes.
     pub(crate) async fn hand(&self, hand_out: impl AsyncFn(&VolumeRecord)) {
         let _one = self.one_at_a_time.lock().await;
@@ -180,6 +193,10 @@ impl Keeper {
                         return Ok(Some(found.revision));
                     }
                     self.revision.set(found.revision);
+                    if found.record.version < self.current.borrow().version {
+                        tracing::warn!(volume = %proposed.volume, "the store was set back; it is given the record again");
+                        return Ok(None); // Invariant 5.
+                    }
                     *self.current.borrow_mut() = found.record;
                     return Ok(None);
                 }

@@ -12,7 +12,7 @@ mod remote;
 mod serve;
 mod wire;
 
-pub use port::{Hello, Port, Replica, Session};
+pub use port::{Hello, Kept, Port, Replica, Session};
 pub use remote::RemoteLeg;
 pub use serve::{ReplicaNamespace, ReplicaSession};
 pub use wire::{replica_nqn, replica_of_nqn};
@@ -114,6 +114,11 @@ impl Leg {
     /// Makes the member keep a copy of the volume's record, durably.
     pub async fn set_record(&self, record: &[u8]) -> Result<(), Status> {
         each!(self, leg => leg.set_record(record).await)
+    }
+
+    /// What the member keeps of the volume, also if it has not accepted our epoch.
+    pub async fn kept(&self) -> Result<Kept, Status> {
+        each!(self, leg => leg.kept().await)
     }
 
     /// Grows the replica.

@@ -39,6 +39,15 @@ pub struct Hello {
     pub progress: Option<Progress>,
 }
 
+/// What a member keeps of its volume, whoever asks (I12).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// The highest epoch that it has accepted.
+    pub epoch: u64,
+    /// Its copy of the volume's record; empty: none.
+    pub record: Vec<u8>,
+}
+
 /// The only way to a replica.
 #[derive(Clone)]
 pub struct Port(Rc<PortState>);
@@ -287,6 +296,14 @@ impl Session {
     pub async fn set_record(&self, record: &[u8]) -> Result<(), Status> {
         let _running = self.admit()?;
         self.replica().set_record(record).await
+    }
+
+    /// See [`crate::leg::Leg::kept`]. It needs no admission: who is refused has to find out whether that is because the
+    /// store was set back.
+    #[expect(clippy::unused_async, reason = "the same shape as the remote leg's")]
+    pub async fn kept(&self) -> Result<Kept, Status> {
+        let replica = self.replica();
+        Ok(Kept { epoch: replica.fence().epoch, record: replica.record().unwrap_or_default() })
     }
 
     /// See [`crate::leg::Leg::resize`].

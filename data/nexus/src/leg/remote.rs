@@ -1,7 +1,7 @@
 //! The nexus's side of a remote leg: one NVMe/TCP association with a replica on another node.
 
 use crate::leg::wire::{self, Request};
-use crate::leg::{Change, Hello};
+use crate::leg::{Change, Hello, Kept};
 use device::{Device, Lba, Status};
 use model::Generation;
 use nvmf::{Association, VendorReply};
@@ -86,6 +86,12 @@ impl RemoteLeg {
     /// See [`crate::leg::Leg::set_record`].
     pub async fn set_record(&self, record: &[u8]) -> Result<(), Status> {
         self.ask(Request::SetRecord(record.to_vec())).await.map(drop)
+    }
+
+    /// See [`crate::leg::Leg::kept`].
+    pub async fn kept(&self) -> Result<Kept, Status> {
+        let reply = self.ask(Request::GetKept).await?;
+        reply.data.as_deref().and_then(wire::decode_kept).ok_or(Status::Internal)
     }
 
     /// See [`crate::leg::Leg::resize`].

@@ -67,6 +67,7 @@ impl ReplicaSession {
             }
             Request::SetProgress(progress) => session.set_progress(progress).await.map(|()| done),
             Request::SetRecord(record) => session.set_record(&record).await.map(|()| done),
+            Request::GetKept => session.kept().await.map(|kept| wire::encode_kept(&kept)),
             Request::Resize { size_bytes } => session.resize(size_bytes).await.map(|()| done),
         }
     }

@@ -7,7 +7,7 @@
 //! 1. `decode(encode(request)) == request`.
 //! 2. No input panics or allocates beyond what its own length says.
 
-use crate::leg::{Change, Hello};
+use crate::leg::{Change, Hello, Kept};
 use device::{BlockCount, Lba, Status};
 use model::Generation;
 use nvmf::{VendorCommand, VendorReply};
@@ -37,6 +37,7 @@ const SET_RECORD: u8 = 0xC9;
 const ACCEPT_EPOCH: u8 = 0xC2;
 const CHANGED_SINCE: u8 = 0xC6;
 const HASH_EXTENT: u8 = 0xCA;
+const GET_KEPT: u8 = 0xCE;
 
 /// Bit of dword 13: force unit access.
 const FUA: u32 = 1;
@@ -56,6 +57,8 @@ const HASH_LEN: usize = 16;
 const HASHES_MAX: usize = 64;
 /// The longest record.
 const RECORD_MAX: usize = 16 << 10;
+/// Length of the head of what is kept.
+const KEPT_HEAD_LEN: usize = 16;
 
 /// A command between engines.
 #[derive(Clone, Debug)]
@@ -67,6 +70,7 @@ pub(super) enum Request {
     HashExtent { extent: u64, seed: u64 },
     SetProgress(Option<Progress>),
     SetRecord(Vec<u8>),
+    GetKept,
     Resize { size_bytes: u64 },
 }
 
@@ -121,6 +125,7 @@ impl Request {
                 command(SET_PROGRESS, [0; 6], Some(DmaBytes::copy_of(&bytes)), 0)
             }
             Self::SetRecord(bytes) => command(SET_RECORD, [0; 6], Some(DmaBytes::copy_of(&bytes)), 0),
+            Self::GetKept => command(GET_KEPT, [0; 6], None, KEPT_HEAD_LEN + RECORD_MAX),
             Self::Resize { size_bytes } => command(RESIZE, dwords(size_bytes, 0, 0), None, 0),
         }
     }
@@ -159,6 +164,8 @@ impl Request {
                 }
                 Self::SetRecord(data.to_vec())
             }
+            GET_KEPT if command.data_len < KEPT_HEAD_LEN + RECORD_MAX => return Err(Status::Invalid),
+            GET_KEPT => Self::GetKept,
             RESIZE => Self::Resize { size_bytes: first },
             _ => return Err(Status::Invalid),
         })
@@ -230,6 +237,23 @@ pub(super) fn decode_hello(data: &[u8]) -> Option<Hello> {
     let has_progress = bytes.number()? != 0;
     let progress = take_progress(&mut bytes)?;
     Some(Hello { incarnation, boot_id, size_bytes, stable, progress: has_progress.then_some(progress) })
+}
+
+/// The answer to [`Request::GetKept`].
+pub(super) fn encode_kept(kept: &Kept) -> VendorReply {
+    let mut bytes = Vec::with_capacity(KEPT_HEAD_LEN + kept.record.len());
+    put(&mut bytes, kept.epoch);
+    put(&mut bytes, kept.record.len() as u64);
+    bytes.extend_from_slice(&kept.record);
+    reply(&bytes)
+}
+
+/// Reads the answer to [`Request::GetKept`].
+pub(super) fn decode_kept(data: &[u8]) -> Option<Kept> {
+    let mut bytes = Bytes(data);
+    let (epoch, len) = (bytes.number()?, bytes.number()?);
+    let record = bytes.0.get(..usize::try_from(len).ok()?)?;
+    Some(Kept { epoch, record: record.to_vec() })
 }
 
 /// The answer to [`Request::ChangedSince`].
@@ -315,6 +339,7 @@ mod tests {
             proptest::option::of(progress).prop_map(Request::SetProgress),
             proptest::collection::vec(any::<u8>(), 1..100).prop_map(Request::SetRecord),
             any::<u64>().prop_map(|size_bytes| Request::Resize { size_bytes }),
+            Just(Request::GetKept),
         ]
     }
 
@@ -341,6 +366,7 @@ mod tests {
             drop(Request::decode(&VendorCommand { opcode, cdw10_15, data, data_len }));
             let _hello = decode_hello(&bytes);
             drop(decode_changed(&bytes));
+            drop(decode_kept(&bytes));
             drop(decode_hashes(&bytes));
         }
 

@@ -3,7 +3,7 @@
 use device::{AnyDevice, DeviceUri};
 use model::{MemberRecord, MemberState, VolumeRecord};
 use nexus::leg::{Leg, Port, Session};
-use nexus::{Config, Nexus, Planted, RecordError, RecordFuture, Records, Versioned};
+use nexus::{Config, Nexus, OpenError, Planted, RecordError, RecordFuture, Records, Versioned};
 use pool::{FormatOptions, Pool, ReplicaConfig};
 use rt::DmaBuf;
 use rt::sim::{SimDisk, World};
@@ -123,6 +123,12 @@ impl Store {
         self.0.borrow().record.clone()
     }
 
+    /// Sets the store back, or on.
+    pub(crate) fn set(&self, record: VolumeRecord) {
+        let mut current = self.0.borrow_mut();
+        *current = Versioned { record, revision: current.revision + 1 };
+    }
+
     /// The state of a member.
     pub(crate) fn state(&self, place: &Place) -> MemberState {
         let record = self.record();
@@ -153,6 +159,11 @@ impl Records for Store {
 
 /// Opens the volume over `places`; they may be more than its members.
 pub(crate) async fn open(store: &Rc<Store>, places: &[Rc<Place>]) -> Nexus {
+    try_open(store, places).await.expect("opened")
+}
+
+/// Tries to open the volume over `places`.
+pub(crate) async fn try_open(store: &Rc<Store>, places: &[Rc<Place>]) -> Result<Nexus, OpenError> {
     let places: Vec<_> = places.to_vec();
     let dial: nexus::Dial = Rc::new(move |member| {
         let place = places.iter().find(|place| place.entry.replica == member.replica).map(Rc::clone);
@@ -160,7 +171,7 @@ pub(crate) async fn open(store: &Rc<Store>, places: &[Rc<Place>]) -> Nexus {
     });
     let config = Config { node: "n1".into(), ..Config::default() };
     let records: Rc<dyn Records> = Rc::clone(store) as Rc<dyn Records>;
-    nexus::open(config, records, dial, VOLUME).await.expect("opened")
+    nexus::open(config, records, dial, VOLUME).await
 }
 
 /// `count` blocks of `byte`.

@@ -2,6 +2,7 @@
 
 mod attach;
 mod bed;
+mod confirm;
 mod copies;
 mod forget;
 mod hostile;
