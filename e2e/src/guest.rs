@@ -5,6 +5,7 @@
 //! 2. A run shares one folder with the guest (`/vm` there); the host's loopback is 10.0.2.2.
 //! 3. Only a guest that died or hung is booted again, once; the exit code of the commands is the verdict otherwise.
 
+use crate::cache::cache;
 use crate::process::{Running, tail};
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
@@ -60,8 +61,7 @@ impl Guest {
             );
         }
         let key = key(hash);
-        let home = std::env::var_os("HOME").context("HOME is not set: it names the cache")?;
-        let folder = Path::new(&home).join(".cache/orlop/vm").join(key);
+        let folder = cache()?.join("vm").join(key);
         // The tools may be missing although the guest is cached: a restored cache on a new machine.
         if !folder.join("versions").exists() || which("qemu-system-x86_64").is_none() {
             let begun = Instant::now();

@@ -2,6 +2,7 @@
 //! `kill -9`. Run by `cargo xtask e2e`; `--list` names the journeys.
 
 mod beside;
+mod cache;
 mod cluster;
 mod golden;
 mod guard;

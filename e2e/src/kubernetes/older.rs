@@ -3,7 +3,7 @@
 //! 1. What is in the cache is whole: it is made under another name and renamed.
 
 use super::chart::project;
-use super::programs::cache;
+use crate::cache::cache;
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};

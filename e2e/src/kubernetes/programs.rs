@@ -5,6 +5,7 @@
 //! 2. Its folder is named by all that it is made of: the modules, their sums, the Go that compiles them and its options.
 //! 3. A build ends with the harness, and what it had compiled by then is not compiled again.
 
+use crate::cache::cache;
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 use std::fs;
@@ -100,16 +101,6 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
 fn package(name: &str) -> Result<(&'static Recipe, &'static str)> {
     let of_name = |(_, package): &(_, &str)| package.rsplit('/').next() == Some(name);
     PACKAGES.into_iter().find(of_name).with_context(|| format!("there is no recipe for {name}"))
-}
-
-/// The folder of all that Orlop's tests keep for this user.
-pub(super) fn cache() -> Result<PathBuf> {
-    let folder = match (std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME")) {
-        (Some(cache), _) if !cache.is_empty() => PathBuf::from(cache),
-        (_, Some(home)) => Path::new(&home).join(".cache"),
-        _ => anyhow::bail!("neither XDG_CACHE_HOME nor HOME is set: they name the cache"),
-    };
-    Ok(folder.join("orlop"))
 }
 
 impl Recipe {

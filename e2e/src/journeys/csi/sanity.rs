@@ -6,10 +6,11 @@
 
 use super::claim::{Caller, MIB, text};
 use super::{MINUTE, Victim, nothing_left, unhurried};
+use crate::cache::cache;
 use crate::cluster::Cluster;
 use crate::journey::{Trip, need};
 use crate::process::Outcome;
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, ensure};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -162,8 +163,7 @@ fn script(path: &Path, lines: &str) -> Result<String> {
 
 /// The judge of this version, built once into the cache.
 fn judge(trip: &Trip) -> Result<PathBuf> {
-    let home = std::env::var_os("HOME").context("HOME is not set: it names the cache")?;
-    let cache = Path::new(&home).join(".cache/orlop/go");
+    let cache = cache()?.join("go");
     let folder = cache.join("bin").join(format!("csi-sanity-{JUDGE_VERSION}"));
     let program = folder.join("csi-sanity");
     if program.is_file() {
