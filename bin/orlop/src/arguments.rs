@@ -111,6 +111,14 @@ Examples:
   orlop volume attach data
   orlop volume attach data --node node-2
   orlop volume attach data --node node-2 --read-only";
+const VOLUME_RECOVER_HELP: &str = "\
+The store was restored, or had lost the record of the volume, and what it has now is what a copy had kept.
+Such a volume opens by itself when all its copies have answered. Say this only if one of them is gone for
+good: writes that only the copies which did not answer have are lost.
+Without --yes it says which these are, and changes nothing.
+
+Example:
+  orlop volume recover data --yes";
 const VOLUME_KEY_EXAMPLES: &str = "\
 Examples:
   orlop volume key data --secret ./secret --host \"$(cat /etc/nvme/hostnqn)\"
@@ -375,6 +383,9 @@ pub(crate) enum Volume {
     /// Makes a volume larger.
     #[command(after_help = "Example:\n  orlop volume resize data --size 2GiB")]
     Resize(VolumeResize),
+    /// Opens a volume whose record is from a copy, without the copies that do not answer: what only these have is lost.
+    #[command(after_help = VOLUME_RECOVER_HELP)]
+    Recover(VolumeRecover),
 }
 
 /// Verbs of `orlop support`.
@@ -521,6 +532,20 @@ pub(crate) struct VolumeResize {
     /// Its new size, larger than before.
     #[arg(long)]
     pub(crate) size: ByteCount,
+    #[command(flatten)]
+    pub(crate) api: Api,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// Options of `orlop volume recover`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct VolumeRecover {
+    /// The volume.
+    pub(crate) name: String,
+    /// Do it.
+    #[arg(long)]
+    pub(crate) yes: bool,
     #[command(flatten)]
     pub(crate) api: Api,
     #[command(flatten)]

@@ -108,6 +108,7 @@ async fn volume(verb: Volume) -> Outcome {
         Volume::Detach(arguments) => volume::detach(&arguments).await,
         Volume::Key(arguments) => volume::key(&arguments).await,
         Volume::Resize(arguments) => volume::resize(&arguments).await,
+        Volume::Recover(arguments) => volume::recover(&arguments).await,
     }
 }
 

@@ -216,6 +216,12 @@ impl Client {
         self.send(Method::POST, &path, None, Some(encode(wish)?)).await
     }
 
+    /// Lets a volume open without the members that do not answer, whose record is from a copy.
+    pub async fn recover_volume(&self, name: &str) -> Result<VolumeView, Error> {
+        let path = format!("{}/recover", path("volume", name)?);
+        self.send(Method::POST, &path, None, None).await
+    }
+
     /// What is at `path`, such as `/metrics`, as it is.
     pub async fn text(&self, path: &str) -> Result<String, Error> {
         let bytes = self.exchange(Method::GET, path, None, None).await?;

@@ -9,6 +9,7 @@ mod live;
 mod metrics;
 mod nodes;
 mod problem;
+mod recovery;
 mod removal;
 mod requests;
 mod volumes;
@@ -182,6 +183,7 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(volumes::attach_volume))
         .routes(routes!(volumes::detach_volume))
         .routes(routes!(volumes::resize_volume))
+        .routes(routes!(recovery::recover_volume))
         .routes(routes!(metrics::show))
         .routes(routes!(metrics::healthz))
 }

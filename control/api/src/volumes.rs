@@ -498,11 +498,11 @@ fn settled(name: &str, (seen, as_wished): (Option<VolumeView>, bool)) -> Result<
     Ok(answer(if as_wished { StatusCode::OK } else { StatusCode::ACCEPTED }, &seen))
 }
 
-fn answer(status: StatusCode, view: &VolumeView) -> Response {
+pub(crate) fn answer(status: StatusCode, view: &VolumeView) -> Response {
     (status, etag_header(view.revision), Json(view)).into_response()
 }
 
-fn object(name: &str) -> String {
+pub(crate) fn object(name: &str) -> String {
     format!("volume {name:?}")
 }
 

@@ -5,19 +5,21 @@
 //! do. The store is the view itself, with revisions; the manager may plan on a view that is old. And whatever it plans
 //! from what it was told of changes is what a look at everything would have planned.
 
+mod end;
 mod harm;
 
 use crate::{
-    Action, Config, Objects, Observed, Planner, Told, View, plan,
+    Action, Config, Objects, Observed, Planner, Recovery, Told, View, plan,
     testing::{GIB, Scene},
 };
 use harm::{
-    domains, is_of_its_class, keeps_copies_apart, keeps_good_copies, keeps_zones_apart, respects_operators,
+    is_of_its_class, keeps_copies_apart, keeps_good_copies, keeps_zones_apart, recovers_the_latest,
+    respects_operators,
 };
 use model::{
     Attach, DiskClass, Generation, MemberIntent, MemberRecord, MemberState, NexusState, NodeState, Object,
-    Owner, Pool, PoolState, ReplicaReport, ReplicaState, Scheduling, Stored, VolumeIntent, VolumeRecord,
-    VolumeStatus, topology::ZONE_KEY,
+    Owner, Pool, PoolState, ReplicaReport, ReplicaState, Scheduling, Settled, Stored, VolumeIntent,
+    VolumeRecord, VolumeStatus, topology::ZONE_KEY,
 };
 use proptest::prelude::*;
 use std::{
@@ -123,6 +125,10 @@ struct World {
     replicas: BTreeSet<(u128, Uuid)>,
     /// Of each replica that was ever made, its volume and its pool.
     homes: BTreeMap<Uuid, (Uuid, Uuid)>,
+    /// What each replica keeps of its volume's record.
+    copies: BTreeMap<Uuid, VolumeRecord>,
+    /// The last record of each volume by which anybody may have written.
+    settled: BTreeMap<Uuid, Option<Settled>>,
     lost: Vec<VolumeRecord>,
     /// Pools whose disk is not in its node.
     gone: BTreeSet<Uuid>,
@@ -158,6 +164,8 @@ impl World {
             nexuses: BTreeMap::new(),
             replicas: BTreeSet::new(),
             homes: BTreeMap::new(),
+            copies: BTreeMap::new(),
+            settled: BTreeMap::new(),
             lost: Vec::new(),
             gone: BTreeSet::new(),
             recorded: BTreeSet::new(),
@@ -273,10 +281,12 @@ impl World {
     }
 
     fn restore_records(&mut self) {
-        for value in std::mem::take(&mut self.lost) {
+        // Of two the later one; and none in the place of what was made again.
+        for value in std::mem::take(&mut self.lost).into_iter().rev() {
             self.revision += 1;
+            let revision = self.revision;
             if self.scene.view.volumes.values().any(|volume| volume.value.uuid == value.volume) {
-                self.scene.view.records.insert(value.key(), Stored { revision: self.revision, value });
+                self.scene.view.records.entry(value.key()).or_insert(Stored { revision, value });
             }
         }
     }
@@ -330,6 +340,9 @@ impl World {
         assert_eq!(actions, whole, "a look at everything finds something else");
         self.planner.check(view, &self.observed);
         for action in &actions {
+            if let Action::RecoverRecord(recovery) = action {
+                recovers_the_latest(view, recovery);
+            }
             if let Action::Volume(volume) = action {
                 keeps_copies_apart(view, &volume.value);
                 respects_operators(view, &volume.value);
@@ -386,6 +399,17 @@ impl World {
                 if let Entry::Vacant(place) = view.records.entry(record.key()) {
                     assert!(self.recorded.insert(record.volume), "a record is made a second time");
                     place.insert(Stored { revision, value: record.clone() });
+                }
+            }
+            Action::RecoverRecord(Recovery { volume, record, replaces }) => {
+                // As `run` does: the volume is looked at in the store.
+                let known = view.volumes.get(volume).map(|known| &known.value);
+                let is_so = known.is_some_and(|known| known.uuid == record.volume && !known.intent.deleting);
+                let there = view.record(record.volume);
+                if is_so && there.map(|there| there.revision) == *replaces {
+                    let is_marked = there.is_none_or(|there| there.value.unconfirmed);
+                    assert!(is_marked && record.unconfirmed, "a record is made again as if it were the last");
+                    view.records.insert(record.key(), Stored { revision, value: record.clone() });
                 }
             }
             Action::EmptyRecord(record) => {
@@ -450,7 +474,7 @@ impl World {
             };
             let mine = self.nexuses.get(&volume.uuid).filter(|(home, _)| *home == node).copied();
             let next = match mine {
-                Some((_, epoch)) if epoch != record.epoch => {
+                Some((_, epoch)) if epoch != record.epoch || record.owner.is_none() => {
                     self.nexuses.remove(&volume.uuid);
                     continue;
                 }
@@ -472,26 +496,29 @@ impl World {
     /// Makes what is `New`, destroys what is `Removed`, and reports.
     fn keep_replicas(&mut self, node: u128, name: &str) -> bool {
         let records = self.scene.view.records.values().map(|record| &record.value);
-        let named = records.flat_map(|record| record.members.iter().map(|member| (record.volume, member)));
-        let named: Vec<(Uuid, MemberRecord)> = named
+        let named = records.flat_map(|record| record.members.iter().map(move |member| (record, member)));
+        let named: Vec<(Uuid, bool, MemberRecord)> = named
             .filter(|(_, member)| member.node == name)
-            .map(|(volume, member)| (volume, member.clone()))
+            .map(|(record, member)| (record.volume, record.unconfirmed, member.clone()))
             .collect();
         let volume_of: BTreeMap<Uuid, Uuid> =
-            named.iter().map(|(volume, member)| (member.replica, *volume)).collect();
+            named.iter().map(|(volume, _, member)| (member.replica, *volume)).collect();
         let mut changed = false;
-        for (_, member) in &named {
+        for (_, unconfirmed, member) in &named {
             let gone = self.gone.contains(&member.pool);
             let here = self.replicas.contains(&(node, member.replica)) && !gone;
             let state = match member.state {
-                MemberState::Removed if gone => ReplicaState::Destroyed,
-                MemberState::New if !gone => {
+                MemberState::Removed if !here => ReplicaState::Destroyed,
+                // A record that is to be confirmed is no order.
+                MemberState::New if !gone && !unconfirmed => {
+                    assert!(!self.forgotten.contains(&member.replica), "a replica is made a second time");
                     self.replicas.insert((node, member.replica));
                     changed |= !here;
                     ReplicaState::Present
                 }
-                MemberState::Removed => {
+                MemberState::Removed if !unconfirmed => {
                     changed |= self.replicas.remove(&(node, member.replica));
+                    self.copies.remove(&member.replica);
                     ReplicaState::Destroyed
                 }
                 _ if here => ReplicaState::Present,
@@ -501,7 +528,8 @@ impl World {
             let message = gone.then(|| "its pool is not on this node any more".to_owned());
             let (replica, volume) = (member.replica, volume_of[&member.replica]);
             self.homes.insert(replica, (volume, pool));
-            self.scene.say(node, ReplicaReport { replica, volume, pool, state, used_bytes: 0, message });
+            let report = ReplicaReport { replica, volume, pool, state, used_bytes: 0, message, record: None };
+            self.scene.say(node, report);
         }
         if let Some(report) = self.scene.view.replicas.get_mut(name) {
             report.value.replicas.retain(|report| volume_of.contains_key(&report.replica));
@@ -510,7 +538,7 @@ impl World {
         changed
     }
 
-    /// What no record names is kept, and reported.
+    /// What no record names is kept, and reported with what it keeps of the record.
     fn say_unnamed(&mut self, node: u128, is_named: impl Fn(Uuid) -> bool) {
         for (_, replica) in
             self.replicas.iter().filter(|(home, replica)| *home == node && !is_named(*replica))
@@ -518,7 +546,9 @@ impl World {
             let (replica, (volume, pool)) = (*replica, self.homes[replica]);
             if !self.gone.contains(&pool) {
                 let (state, message) = (ReplicaState::Present, Some("no record names it".to_owned()));
-                self.scene.say(node, ReplicaReport { replica, volume, pool, state, used_bytes: 0, message });
+                let record = self.copies.get(&replica).cloned().map(Box::new);
+                let report = ReplicaReport { replica, volume, pool, state, used_bytes: 0, message, record };
+                self.scene.say(node, report);
             }
         }
     }
@@ -534,16 +564,28 @@ impl World {
     }
 
     fn open(&mut self, node: u128, name: &str, record: &VolumeRecord) -> Option<VolumeRecord> {
+        // A member knows better: that is written down before anything else (I12).
+        let there = record.members.iter().filter(|member| self.is_there(member));
+        let mut copies = there.filter_map(|member| self.copies.get(&member.replica));
+        if let Some(later) = copies.find(|copy| copy.is_later_than(record)) {
+            return Some(later.clone().recovered(record.epoch, record.version));
+        }
+        let asked = |member: &&MemberRecord| !matches!(member.state, MemberState::New | MemberState::Removed);
+        if record.unconfirmed && !record.members.iter().filter(asked).all(|member| self.is_there(member)) {
+            return None;
+        }
         let fresh = record.members.iter().all(|member| member.state == MemberState::New);
         let source =
             |member: &MemberRecord| self.is_there(member) && (fresh || member.state == MemberState::InSync);
         if !record.members.iter().any(source) {
             return None;
         }
+        let last = self.settled.get(&record.volume).copied().flatten();
+        assert!(record.settled >= last, "opened by a record from before {last:?}: {record:?}");
         let mut next = record.clone();
         next.version += 1;
         next.epoch += 1;
-        next.clean = false;
+        (next.clean, next.unconfirmed) = (false, false);
         let nexus = self.scene.new_uuid();
         next.owner = Some(Owner { nexus, node: name.to_owned() });
         for member in next.members.iter_mut().filter(|_| fresh) {
@@ -553,7 +595,20 @@ impl World {
         }
         self.nexuses.insert(record.volume, (node, next.epoch));
         self.report_nexus(&next, NexusState::Serving);
-        Some(next)
+        Some(self.settle(next))
+    }
+
+    /// What a nexus that has opened writes is in the store, and on the members that are in sync, before anybody acts on it.
+    fn settle(&mut self, mut next: VolumeRecord) -> VolumeRecord {
+        next.settled = Some(Settled { epoch: next.epoch, version: next.version });
+        let in_sync = |member: &&MemberRecord| member.state == MemberState::InSync && self.is_there(member);
+        let replicas: Vec<Uuid> = next.members.iter().filter(in_sync).map(|member| member.replica).collect();
+        // By one that no copy takes part in nothing is acknowledged.
+        if !replicas.is_empty() {
+            self.settled.insert(next.volume, next.settled);
+        }
+        self.copies.extend(replicas.into_iter().map(|replica| (replica, next.clone())));
+        next
     }
 
     fn close(&mut self, record: &VolumeRecord) -> VolumeRecord {
@@ -561,7 +616,12 @@ impl World {
         self.report_nexus(record, NexusState::Closed);
         let all_flushed =
             record.members.iter().all(|member| member.state != MemberState::InSync || self.is_there(member));
-        VolumeRecord { version: record.version + 1, owner: None, clean: all_flushed, ..record.clone() }
+        self.settle(VolumeRecord {
+            version: record.version + 1,
+            owner: None,
+            clean: all_flushed,
+            ..record.clone()
+        })
     }
 
     /// Adopts, forgets, lets go, rebuilds and grows, one second's worth.
@@ -614,7 +674,7 @@ impl World {
             return None;
         }
         next.version += 1;
-        Some(next)
+        Some(self.settle(next))
     }
 
     /// I2 and I4: every copy that is away misses a write, unless it is the last one.
@@ -623,16 +683,18 @@ impl World {
             let Some(stored) = self.scene.view.record(volume).cloned() else { continue };
             let mut next = stored.value;
             let here = |member: &MemberRecord| member.state == MemberState::InSync && self.is_there(member);
-            if next.epoch != self.nexuses[&volume].1 || !next.members.iter().any(here) {
+            let owns = next.epoch == self.nexuses[&volume].1 && next.owner.is_some();
+            if !owns || !next.members.iter().any(here) {
                 continue;
             }
+            next.version += 1;
             for member in &mut next.members {
                 if member.state == MemberState::InSync && !self.is_there(member) {
                     member.state = STALE;
                 }
             }
             self.revision += 1;
-            let stored = Stored { revision: self.revision, value: next };
+            let stored = Stored { revision: self.revision, value: self.settle(next) };
             self.scene.view.records.insert(stored.value.key(), stored);
         }
     }
@@ -656,103 +718,6 @@ impl World {
             message: None,
         };
         self.scene.view.statuses.insert(status.key(), Stored { revision: self.revision, value: status });
-    }
-
-    // The end.
-
-    /// All is well from now on: the manager makes it so, and comes to rest.
-    fn ends_well(&mut self, nodes: u128) {
-        self.restore_records();
-        self.up = (1..=nodes).collect();
-        (1..=nodes).for_each(|node| self.restore_disks(node));
-        (1..=nodes).for_each(|node| self.set_free(node, 4 * GIB));
-        let mut quiet = 0;
-        for _ in 0..400 {
-            quiet = if self.second() { 0 } else { quiet + 1 };
-            // Longer than a lease, and long enough for a copy to be given up.
-            if quiet > 70 {
-                break;
-            }
-        }
-        assert!(quiet > 70, "the manager never comes to rest");
-        self.is_as_wished();
-        self.forgets_what_is_gone();
-    }
-
-    /// Whoever opens a volume drops from its record what was destroyed: it has its copies, and nothing else.
-    fn forgets_what_is_gone(&mut self) {
-        (0..3).for_each(|volume| self.step(&Step::Attach(volume, 1)));
-        self.step(&Step::Run(10));
-        let recorded = |volume: &&model::Volume| self.recorded.contains(&volume.uuid);
-        for volume in self.scene.view.volumes.values().map(|volume| &volume.value).filter(recorded) {
-            let record = &self.scene.view.record(volume.uuid).unwrap().value;
-            let wished = volume.intent.members.iter().map(|member| member.replica);
-            let named = record.members.iter().map(|member| member.replica);
-            assert_eq!(named.collect::<BTreeSet<_>>(), wished.collect::<BTreeSet<_>>(), "{record:?}");
-            assert!(volume.intent.forget.is_empty(), "the wish has gone, too: {volume:?}");
-        }
-    }
-
-    fn is_as_wished(&self) {
-        for volume in self.scene.view.volumes.values().map(|volume| &volume.value) {
-            assert!(!volume.intent.deleting, "{} is never deleted", volume.name);
-            let copies = usize::try_from(volume.spec.copies).unwrap();
-            if !self.recorded.contains(&volume.uuid) {
-                assert!(volume.message.is_some() && copies > self.places(volume), "{volume:?}");
-                continue;
-            }
-            let record = &self.scene.view.record(volume.uuid).unwrap().value;
-            let wanted: BTreeSet<Uuid> = volume.intent.members.iter().map(|member| member.replica).collect();
-            let got: BTreeSet<Uuid> = record.members.iter().map(|member| member.replica).collect();
-            let nodes: BTreeSet<&str> =
-                volume.intent.members.iter().map(|member| member.node.as_str()).collect();
-            assert!(wanted.is_subset(&got), "{volume:?} {record:?}");
-            let apart = domains(&self.scene.view, volume, &volume.intent.members).len() == copies;
-            assert!(wanted.len() == copies || !apart && wanted.len() > copies, "{volume:?}");
-            assert!(apart || volume.spec.spread.is_some() && volume.message.is_some(), "{volume:?}");
-            assert_eq!(nodes.len(), wanted.len(), "two copies on one node: {volume:?}");
-            for member in &record.members {
-                let state =
-                    if wanted.contains(&member.replica) { MemberState::InSync } else { MemberState::Removed };
-                assert_eq!(member.state, state, "{record:?}");
-            }
-            assert_eq!(record.size_bytes, volume.spec.size_bytes);
-            let owner = record.owner.as_ref().map(|owner| &owner.node);
-            let attach = volume.intent.attach.as_ref().map(|attach| &attach.node);
-            let is_read = !volume.intent.readers.is_empty();
-            // Readers find a nexus, wherever it is; nobody else has one who has no device.
-            assert!(if is_read { owner.is_some() } else { owner == attach }, "{volume:?} {record:?}");
-            assert!(record.clean || owner.is_some());
-            self.has_left(volume, &nodes);
-        }
-    }
-
-    /// A node that is evacuated has no copy that could be elsewhere, no zone has two if there is another one, and the
-    /// volume says why it is so at all.
-    fn has_left(&self, volume: &model::Volume, nodes: &BTreeSet<&str>) {
-        let view = &self.scene.view;
-        let leaves = |node: &str| view.scheduling(node) == Scheduling::Evacuated;
-        let (go, stay): (Vec<_>, Vec<_>) =
-            volume.intent.members.iter().cloned().partition(|member| leaves(&member.node));
-        let taken = domains(view, volume, &stay);
-        let missing = !go.is_empty() || u32::try_from(taken.len()) != Ok(volume.spec.copies);
-        assert_eq!(volume.message.is_some(), missing, "{volume:?}");
-        let spread = volume.spec.spread.as_deref();
-        let is_place = |node: &&String| {
-            let domain = view.domain(spread, node);
-            view.scheduling(node) == Scheduling::Enabled
-                && domain.is_some_and(|domain| !taken.contains(&(true, domain)))
-        };
-        let elsewhere = view.nodes.keys().filter(|node| !nodes.contains(node.as_str())).any(|n| is_place(&n));
-        assert!(!(missing && elsewhere), "a copy does not leave: {volume:?}");
-    }
-
-    /// How many copies of the volume can be apart on nodes that take something new.
-    fn places(&self, volume: &model::Volume) -> usize {
-        let view = &self.scene.view;
-        let open = view.nodes.keys().filter(|node| view.scheduling(node) == Scheduling::Enabled);
-        let spread = volume.spec.spread.as_deref();
-        open.filter_map(|node| view.domain(spread, node)).collect::<BTreeSet<_>>().len()
     }
 }
 

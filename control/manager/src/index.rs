@@ -196,10 +196,15 @@ pub(crate) fn reported_of(view: &View) -> Reported {
     reported
 }
 
+/// What nodes have said something of: the replicas of the volume, each with its node, in order.
+pub(crate) fn told_of(reported: &Reported, volume: Uuid) -> impl Iterator<Item = (&str, Uuid)> {
+    let of_volume = reported.range((volume, String::new(), Uuid::nil())..);
+    of_volume.take_while(move |(of, ..)| *of == volume).map(|(_, node, replica)| (node.as_str(), *replica))
+}
+
 /// The nodes that have said something of a replica of the volume, in order.
 pub(crate) fn holders(reported: &Reported, volume: Uuid) -> BTreeSet<&str> {
-    let of_volume = reported.range((volume, String::new(), Uuid::nil())..);
-    of_volume.take_while(|(of, ..)| *of == volume).map(|(_, node, _)| node.as_str()).collect()
+    told_of(reported, volume).map(|(node, _)| node).collect()
 }
 
 pub(crate) fn load_of(view: &View) -> Load {

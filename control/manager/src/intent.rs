@@ -17,8 +17,10 @@
 //!    does not name the replica (docs/decisions/0028).
 //! 7. A volume of which a node reports a replica has had a record, for no replica is made without. If there is none now,
 //!    it was lost, and nothing is placed (docs/decisions/0031).
+//! 8. A record that is to be confirmed may be from before, and what was wished may be from before that: until it is
+//!    confirmed the copies that it names are wished, and nothing of them is replaced, given up or forgotten (I12).
 
-use crate::{Copies, NoPlace, View, index::holders, place, plan::Planning};
+use crate::{Copies, NoPlace, View, index::holders, place, plan::Planning, recovery::copies};
 use model::{
     MemberIntent, MemberRecord, MemberState, NexusState, RECORD_MISSING, Rebuild, Scheduling, Volume,
     VolumeIntent, VolumeRecord, topology::domains_text,
@@ -39,14 +41,22 @@ pub(crate) fn wish(planning: &mut Planning<'_>, volume: &Volume) -> Volume {
     wished.intent.recorded |= record.is_some() || !holders.is_empty();
     if record.is_none() && wished.intent.recorded {
         // Nothing that is wished now could make it better.
-        wished.message = Some(record_missing(&holders));
+        let kept = copies(view, planning.reported, volume).map(|(node, _)| node).collect();
+        wished.message = Some(record_missing(&holders, &kept));
         return wished;
     }
-    if let (true, Some(record)) = (wished.intent.members.is_empty(), record) {
+    let unconfirmed = record.is_some_and(|record| record.unconfirmed);
+    if let Some(record) = record.filter(|_| unconfirmed || wished.intent.members.is_empty()) {
         wished.intent.members = named(record);
     }
-    wished.message = members(planning, &mut wished, record);
-    wished.intent.forget = record.map(|record| forgotten(view, &wished.intent, record)).unwrap_or_default();
+    if unconfirmed {
+        // Invariant 8.
+        (wished.message, wished.intent.forget) = (None, Vec::new());
+    } else {
+        wished.message = members(planning, &mut wished, record);
+        let forgotten = record.map(|record| forgotten(view, &wished.intent, record));
+        wished.intent.forget = forgotten.unwrap_or_default();
+    }
     if wished.intent.attach.is_none() {
         let owner = record.and_then(|record| owner(planning, &wished, record));
         if let (Some(owner), true) = (&owner, owner != volume.intent.owner) {
@@ -57,13 +67,17 @@ pub(crate) fn wish(planning: &mut Planning<'_>, volume: &Volume) -> Volume {
     wished
 }
 
-/// What is said of a volume whose record is lost.
-fn record_missing(holders: &BTreeSet<&str>) -> String {
+/// What is said of a volume whose record is lost: of which nodes have told of a replica of it, and which of its record.
+fn record_missing(holders: &BTreeSet<&str>, kept: &BTreeSet<&str>) -> String {
+    let listed = |nodes: &BTreeSet<&str>| nodes.iter().copied().collect::<Vec<_>>().join(", ");
     if holders.is_empty() {
         return format!("{RECORD_MISSING}; no node reports a copy of it");
     }
-    let nodes: Vec<&str> = holders.iter().copied().collect();
-    format!("{RECORD_MISSING}; copies are kept on {}", nodes.join(", "))
+    let found = match kept.len() {
+        0 => String::new(),
+        _ => format!(", and the record is made again from what is kept of it on {}", listed(kept)),
+    };
+    format!("{RECORD_MISSING}; copies are kept on {}{found}", listed(holders))
 }
 
 /// The copies that a record names, as wishes (invariant 3).
@@ -235,7 +249,7 @@ fn owner(planning: &Planning<'_>, volume: &Volume, record: &VolumeRecord) -> Opt
         return None;
     }
     let view = planning.view;
-    let now = record.owner.as_ref().map(|owner| owner.node.as_str());
+    let now = record.owner.as_ref().map(|owner| owner.node.as_str()).or_else(|| served(view, record));
     let stays = volume.intent.owner.as_deref().or(now).filter(|node| view.is_ready(node));
     let leaves = |node: &str| view.scheduling(node) >= Scheduling::Drained;
     if let Some(stays) = stays.filter(|node| !leaves(node)) {
@@ -252,6 +266,12 @@ fn owner(planning: &Planning<'_>, volume: &Volume, record: &VolumeRecord) -> Opt
         (Some(stays), _) => Some(stays.to_owned()),
         (None, best) => best.map(str::to_owned),
     }
+}
+
+/// Where the volume was served when its record was lost: whoever uses its device there would lose it to another node.
+fn served<'a>(view: &'a View, record: &VolumeRecord) -> Option<&'a str> {
+    let status = view.status(record.volume).filter(|_| record.unconfirmed)?;
+    (status.value.state == NexusState::Serving).then_some(status.value.node.as_str())
 }
 
 /// The best node to open the volume on, of those that have a copy or are to have one: where something new may be placed

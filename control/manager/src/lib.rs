@@ -18,6 +18,7 @@ mod observed;
 mod placement;
 mod plan;
 mod planner;
+mod recovery;
 mod run;
 mod since;
 #[cfg(test)]
@@ -30,5 +31,6 @@ pub use observed::Observed;
 pub use placement::{Copies, OVERCOMMIT_DEFAULT, Promised, check_growth, largest, place};
 pub use plan::{Action, Config, plan};
 pub use planner::{Planner, Told};
+pub use recovery::Recovery;
 pub use run::{Manager, Mandate, ensure_cluster, start};
 pub use view::{Objects, View};

@@ -6,7 +6,7 @@
 //!    in one line for each kind of news, at most once in `SUMMARY_INTERVAL`.
 
 use crate::{View, index::Index};
-use model::{ClusterInfo, Health, Kind, Node, NodeState, Pool, PoolState, Volume, health};
+use model::{ClusterInfo, Health, Kind, Node, NodeState, Pool, PoolState, Volume, VolumeRecord, health};
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -47,6 +47,8 @@ pub(crate) struct Chronicle {
     away: BTreeSet<String>,
     pools: BTreeMap<String, PoolState>,
     volumes: BTreeMap<Uuid, Health>,
+    /// Those whose record is from a copy.
+    recovered: BTreeSet<Uuid>,
     budget: Budget,
 }
 
@@ -54,6 +56,7 @@ impl Chronicle {
     /// There is no such volume any more.
     pub(crate) fn forget(&mut self, volume: Uuid) {
         self.volumes.remove(&volume);
+        self.recovered.remove(&volume);
     }
 
     /// Looks at the volumes that have `changed`, and at all nodes and pools.
@@ -120,6 +123,11 @@ impl Chronicle {
         for volume in changed.iter().filter_map(|name| view.volumes.get(name)).map(|found| &found.value) {
             let record = view.record(volume.uuid).map(|record| &record.value);
             let status = view.status(volume.uuid).map(|status| &status.value);
+            match record.filter(|record| record.unconfirmed) {
+                None => drop(self.recovered.remove(&volume.uuid)),
+                Some(record) if self.recovered.insert(volume.uuid) => news.push(of_record(volume, record)),
+                Some(_) => {}
+            }
             let (is, why) = health(volume, record, status, &around);
             let was = self.volumes.get(&volume.uuid).copied();
             match is {
@@ -165,6 +173,22 @@ fn of_pool(pool: &Pool, volumes: usize) -> News {
     let holds = if is_trouble { format!("; copies of volumes in it: {volumes}") } else { String::new() };
     let message = format!("pool {name} of node {node} is {state}{why}{holds}");
     News { kind: Kind::Pool, key: pool.uuid.to_string(), is_trouble, reason, message }
+}
+
+/// Once for each time that a copy takes the place of a record.
+fn of_record(volume: &Volume, record: &VolumeRecord) -> News {
+    let VolumeRecord { epoch, version, .. } = record;
+    let message = format!(
+        "its record was missing from the store, or older than the copies: it is made again from a copy (epoch {epoch}, version \
+         {version}), and counts when all its members have answered"
+    );
+    News {
+        kind: Kind::Volume,
+        key: volume.name.clone(),
+        is_trouble: true,
+        reason: "RecordRecovered",
+        message,
+    }
 }
 
 fn of_volume(volume: &Volume, is: Health, why: Option<String>) -> Option<News> {
@@ -322,6 +346,32 @@ mod tests {
         scene.view.pools.clear();
         let news = look(&mut chronicle, &scene, 2);
         assert!(news[0].contains("Unavailable: no copy that is in sync can be reached"), "{news:?}");
+    }
+
+    #[test]
+    fn a_record_from_a_copy_is_told_once() {
+        let mut scene = Scene::with_nodes(2);
+        scene.recorded("data", 2, &[1, 2], MemberState::InSync);
+        let mut chronicle = Chronicle::default();
+        look(&mut chronicle, &scene, 0);
+        let record = scene.record_mut("data").clone().recovered(7, 30);
+        *scene.record_mut("data") = record;
+        let news = look(&mut chronicle, &scene, 1);
+        assert!(
+            news[0].starts_with("Warning volumes/data RecordRecovered: its record was missing"),
+            "{news:?}"
+        );
+        assert!(news[0].contains("(epoch 7, version 31)"), "{news:?}");
+        assert!(
+            news[1].starts_with("Warning volumes/data Unavailable: its record is from a copy"),
+            "{news:?}"
+        );
+        scene.record_mut("data").version += 1;
+        assert!(look(&mut chronicle, &scene, 2).is_empty(), "it is the same");
+        scene.record_mut("data").unconfirmed = false;
+        assert_eq!(look(&mut chronicle, &scene, 3), ["Normal volumes/data Whole: copies in sync: 2 of 2"]);
+        scene.record_mut("data").unconfirmed = true;
+        assert_eq!(look(&mut chronicle, &scene, 4).len(), 2, "once more");
     }
 
     #[test]

@@ -2,8 +2,10 @@
 //!
 //! Which writes are safe at any time, and why (docs/decisions/0005-what-the-manager-may-write.md):
 //! 1. `NotReady` and everything in `Volume.intent` are wishes: wrong ones cost time, never data.
-//! 2. A record is made once: only if there is none, and never again for a volume that is known to have had one. A replica
-//!    that any node reports says that there was one (docs/decisions/0031).
+//! 2. A record is made from nothing once: only if there is none, and never again for a volume that is known to have had one.
+//!    A replica that any node reports says that there was one. It is made again only from a copy that a replica keeps, the
+//!    latest that is reported, and marked: whoever opens the volume confirms it with all members. In the place of such a
+//!    record comes another one only while it has the mark, and only from a later copy (docs/decisions/0031).
 //! 3. A record is changed only for a volume that is being deleted, and with a new epoch and no owner, so that a nexus
 //!    that still runs is fenced: it can no longer change the record.
 //! 4. An intent that was lost is taken from a record that is the store's latest: one from before may name a replica that was
@@ -12,9 +14,10 @@
 //!    goes only after its record.
 
 use crate::{
-    Observed, Promised, View,
+    Observed, Promised, Recovery, View,
     index::{Load, Reported, load_of, reported_of},
     intent,
+    recovery::recovery,
 };
 use model::{
     MemberRecord, MemberState, NexusState, Node, NodeState, Stored, Volume, VolumeRecord, VolumeStatus,
@@ -54,6 +57,8 @@ pub enum Action {
     RestoreIntent(Stored<Volume>, u64),
     /// A new volume's record, if there is none.
     CreateRecord(VolumeRecord),
+    /// A record that was lost, from a copy of it.
+    RecoverRecord(Recovery),
     /// The record of a volume that is being deleted: fenced, and all its members `Removed`.
     EmptyRecord(Stored<VolumeRecord>),
     /// The record of a volume all of whose replicas are destroyed.
@@ -111,7 +116,8 @@ impl Planning<'_> {
         let wished = intent::wish(self, &volume.value);
         if wished != volume.value {
             let is_lost = volume.value.intent.members.is_empty();
-            let record = self.view.record(volume.value.uuid).filter(|_| is_lost);
+            let record = self.view.record(volume.value.uuid);
+            let record = record.filter(|record| is_lost || record.value.unconfirmed);
             let wished = Stored { revision: volume.revision, value: wished };
             // Invariant 4.
             return Some(match record {
@@ -119,7 +125,8 @@ impl Planning<'_> {
                 None => Action::Volume(wished),
             });
         }
-        self.create_record(&volume.value)
+        let recovery = recovery(self.view, self.reported, &volume.value).map(Action::RecoverRecord);
+        recovery.or_else(|| self.create_record(&volume.value))
     }
 
     fn create_record(&self, volume: &Volume) -> Option<Action> {
@@ -166,7 +173,7 @@ impl Planning<'_> {
     }
 }
 
-/// Invariant 3.
+/// Invariant 3. Nobody has to confirm any more what it was.
 fn emptied(record: &Stored<VolumeRecord>) -> Stored<VolumeRecord> {
     let Stored { revision, value } = record.clone();
     let remove = |member: MemberRecord| MemberRecord { state: MemberState::Removed, ..member };
@@ -175,6 +182,7 @@ fn emptied(record: &Stored<VolumeRecord>) -> Stored<VolumeRecord> {
         epoch: value.epoch + 1,
         owner: None,
         members: value.members.into_iter().map(remove).collect(),
+        unconfirmed: false,
         ..value
     };
     Stored { revision, value }

@@ -3,8 +3,9 @@
 //!
 //! 1. A plan is the one that [`plan()`](crate::plan()) makes of the whole view: every volume for which that has a step is marked.
 //!    What a step depends on is its volume, record and status; the nodes, pools and replicas that these name, and for
-//!    how long they have been absent; where there is no record, the replicas that nodes report of the volume; and, only
-//!    where a copy needs a place, the room that there is anywhere.
+//!    how long they have been absent; where there is no record, or one that is to be confirmed, the replicas that nodes
+//!    report of the volume, and what these keep of its record; and, only where a copy needs a place, the room that there
+//!    is anywhere.
 //! 2. A mark is removed when there is nothing to do for the volume, never because something was tried: a write that was
 //!    refused or lost is planned anew.
 //! 3. A heartbeat marks nothing.
@@ -17,8 +18,14 @@ use crate::{
     news::Chronicle,
     plan::{ACTIONS_MAX, Planning, expire},
 };
-use model::{Node, NodeReplicas, Object, Pool, ReplicaState, Stored, Volume, VolumeRecord, VolumeStatus};
-use std::{collections::BTreeSet, ops::Bound, time::Duration};
+use model::{
+    Node, NodeReplicas, Object, Pool, ReplicaReport, ReplicaState, Stored, Volume, VolumeRecord, VolumeStatus,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+    time::Duration,
+};
 use store::Change;
 use uuid::Uuid;
 
@@ -213,9 +220,13 @@ impl Planner {
     fn replicas_changed(&mut self, old: Option<&NodeReplicas>, new: Option<&NodeReplicas>) {
         let Some(report) = new.or(old) else { return };
         self.changed.replicas.insert(report.node.clone());
-        for volume in self.index.report(old, new) {
-            // Where there is a record it says what there is.
-            if self.view.record(volume).is_none() {
+        let mut volumes = self.index.report(old, new);
+        let (before, now) = (kept(old), kept(new));
+        let other = before.keys().chain(now.keys()).filter(|copy| before.get(*copy) != now.get(*copy));
+        volumes.extend(other.map(|(volume, _)| *volume));
+        for volume in volumes {
+            // Where there is a record it says what there is, if it is no copy itself.
+            if self.view.record(volume).is_none_or(|record| record.value.unconfirmed) {
                 self.agenda.mark(self.index.name(volume));
             }
         }
@@ -364,6 +375,16 @@ fn expired(view: &View, observed: &Observed, config: &Config) -> Vec<Action> {
     silent.iter().filter_map(|node| expire(view.nodes.get(*node)?, observed, config)).collect()
 }
 
+/// The copies of records that are reported, by volume and replica.
+fn kept(report: Option<&NodeReplicas>) -> BTreeMap<(Uuid, Uuid), &VolumeRecord> {
+    let reports = report.into_iter().flat_map(|report| &report.replicas);
+    let kept = reports.filter_map(|report| {
+        let ReplicaReport { volume, replica, record, .. } = report;
+        Some(((*volume, *replica), record.as_deref()?))
+    });
+    kept.collect()
+}
+
 /// What is reported of replicas, other than that they are there; and whether they are destroyed for good.
 fn unusual(report: Option<&NodeReplicas>) -> BTreeSet<(Uuid, ReplicaState, bool)> {
     let reports = report.into_iter().flat_map(|report| &report.replicas);
@@ -375,7 +396,7 @@ fn unusual(report: Option<&NodeReplicas>) -> BTreeSet<(Uuid, ReplicaState, bool)
 mod tests {
     use super::*;
     use crate::testing::{GIB, Scene};
-    use model::{MemberState, ReplicaReport};
+    use model::MemberState;
 
     /// Patient enough that nothing but the pass interval matters.
     fn config() -> Config {
@@ -422,7 +443,8 @@ mod tests {
         let gone = scene.volume_mut("a").intent.members.remove(2);
         let (replica, pool, volume) = (gone.replica, gone.pool, Uuid::from_u128(1));
         let state = ReplicaState::Destroyed;
-        let report = ReplicaReport { replica, volume, pool, state, used_bytes: 0, message: None };
+        let report =
+            ReplicaReport { replica, volume, pool, state, used_bytes: 0, message: None, record: None };
         // Its disk was away when it was to be destroyed.
         scene.say(3, ReplicaReport { message: Some("not on this node any more".into()), ..report.clone() });
         let mut planner = told(&scene);
@@ -448,11 +470,51 @@ mod tests {
         planner.apply(Told::Volumes(Change::Put(waits.clone())));
         assert_eq!(pass(&mut planner, 10), []);
         let (replica, pool, state) = (Uuid::from_u128(99), Uuid::from_u128(22), ReplicaState::Present);
-        scene.say(2, ReplicaReport { replica, volume, pool, state, used_bytes: 0, message: None });
+        scene.say(
+            2,
+            ReplicaReport { replica, volume, pool, state, used_bytes: 0, message: None, record: None },
+        );
         planner.apply(Told::Replicas(Change::Put(scene.view.replicas["n2"].clone())));
         let actions = pass(&mut planner, 20);
         let [Action::Volume(held)] = &actions[..] else { panic!("{actions:?}") };
         assert!(held.value.intent.recorded && held.value.intent.members.is_empty());
+    }
+
+    #[test]
+    fn a_copy_of_the_record_that_is_told_of_late_is_seen() {
+        let mut scene = Scene::with_nodes(3);
+        scene.recorded("a", 3, &[1, 2, 3], MemberState::InSync);
+        let mut record = std::mem::take(&mut scene.view.records).into_values().next().unwrap().value;
+        let (replica, pool, volume) = (record.members[1].replica, Uuid::from_u128(22), record.volume);
+        let state = ReplicaState::Present;
+        let report =
+            ReplicaReport { replica, volume, pool, state, used_bytes: 0, message: None, record: None };
+        scene.say(2, report.clone());
+        let mut planner = told(&scene);
+        planner.apply(Told::Replicas(Change::Put(scene.view.replicas["n2"].clone())));
+        let actions = pass(&mut planner, 0);
+        let [Action::Volume(held)] = &actions[..] else { panic!("{actions:?}") };
+        planner.apply(Told::Volumes(Change::Put(held.clone())));
+        assert_eq!(pass(&mut planner, 10), []);
+
+        let mut told_of = |record: &VolumeRecord, planner: &mut Planner, at| {
+            scene.say(2, ReplicaReport { record: Some(Box::new(record.clone())), ..report.clone() });
+            planner.apply(Told::Replicas(Change::Put(scene.view.replicas["n2"].clone())));
+            pass(planner, at)
+        };
+        let actions = told_of(&record, &mut planner, 20);
+        let [Action::Volume(held)] = &actions[..] else { panic!("{actions:?}") };
+        planner.apply(Told::Volumes(Change::Put(held.clone())));
+        let actions = pass(&mut planner, 30);
+        let [Action::RecoverRecord(made)] = &actions[..] else { panic!("{actions:?}") };
+        planner.apply(Told::Records(Change::Put(Stored { revision: 5, value: made.record.clone() })));
+        let actions = pass(&mut planner, 40);
+        let [Action::RestoreIntent(wished, 5)] = &actions[..] else { panic!("{actions:?}") };
+        planner.apply(Told::Volumes(Change::Put(wished.clone())));
+        assert_eq!(pass(&mut planner, 50), []);
+        record.epoch += 2;
+        let actions = told_of(&record, &mut planner, 60);
+        assert!(matches!(&actions[..], [Action::RecoverRecord(_)]), "a later one: {actions:?}");
     }
 
     #[test]

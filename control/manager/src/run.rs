@@ -6,7 +6,7 @@
 //! 1. No two actions of a pass write the same object, and none needs that another one was done: they are performed side
 //!    by side, for a store may take its time for each.
 
-use crate::{Action, Config, News, Planner, Told, plan::ACTIONS_MAX};
+use crate::{Action, Config, News, Planner, Recovery, Told, plan::ACTIONS_MAX};
 use futures_util::{StreamExt, stream};
 use model::{ClusterInfo, Object, Stored, Volume, VolumeRecord, VolumeStatus};
 use std::{collections::VecDeque, time::Duration};
@@ -217,6 +217,7 @@ async fn perform(client: &Client, mandate: &Mandate, action: &Action) -> Result<
             client.create(record).await?;
             tracing::info!(volume = %record.volume, "record made");
         }
+        Action::RecoverRecord(recovery) => recover_record(client, mandate, recovery).await?,
         Action::EmptyRecord(Stored { revision, value }) => {
             client.replace(value, *revision).await?;
             tracing::info!(volume = %value.volume, epoch = value.epoch, "fenced; its replicas are to be destroyed");
@@ -247,6 +248,28 @@ async fn restore_intent(
     Ok(())
 }
 
+/// The volume is looked at in the store itself: what is being deleted has no record made again.
+async fn recover_record(client: &Client, mandate: &Mandate, recovery: &Recovery) -> Result<()> {
+    let Recovery { volume, record, replaces } = recovery;
+    let known = client.get::<Volume>(volume).await?.map(|known| known.value);
+    if !known.is_some_and(|known| known.uuid == record.volume && !known.intent.deleting) {
+        return Ok(());
+    }
+    mandate.ensure()?;
+    match replaces {
+        None => client.create(record).await?,
+        Some(revision) => client.replace(record, *revision).await?,
+    };
+    let VolumeRecord { epoch, version, .. } = record;
+    tracing::warn!(
+        volume,
+        epoch,
+        version,
+        "record made again from a copy; all its members have to confirm it"
+    );
+    Ok(())
+}
+
 /// What is left is looked for in the store itself: the view may not know of it yet, and a volume outlives its record.
 async fn delete_volume(client: &Client, mandate: &Mandate, volume: &Stored<Volume>) -> Result<()> {
     let key = volume.value.uuid.to_string();
@@ -268,6 +291,35 @@ mod tests {
     use super::*;
     use crate::testing::Scene;
     use model::MemberState;
+
+    #[tokio::test]
+    async fn a_record_is_made_again_of_a_volume_that_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let client = Client::new(store::Embedded::open(&folder.path().join("store.redb")).unwrap());
+        let mut scene = Scene::with_nodes(1);
+        scene.recorded("a", 1, &[1], MemberState::InSync);
+        let record = scene.record_mut("a").clone().recovered(7, 30);
+        let key = record.key();
+        let mut volume = scene.volume_mut("a").clone();
+        let recover = async |record: &VolumeRecord, replaces| {
+            let recovery = Recovery { volume: "a".into(), record: record.clone(), replaces };
+            let done = perform(&client, &Mandate::default(), &Action::RecoverRecord(recovery)).await.is_ok();
+            (done, client.get::<VolumeRecord>(&key).await.unwrap())
+        };
+        assert_eq!(recover(&record, None).await, (true, None), "there is no such volume");
+        volume.intent.deleting = true;
+        let revision = client.create(&volume).await.unwrap();
+        assert_eq!(recover(&record, None).await, (true, None), "it is being deleted");
+        volume.intent.deleting = false;
+        client.replace(&volume, revision).await.unwrap();
+        let (_, made) = recover(&record, None).await;
+        let made = made.unwrap();
+        assert_eq!(made.value, record);
+        let next = VolumeRecord { version: record.version + 1, ..record };
+        assert_eq!(recover(&next, None).await, (false, Some(made.clone())), "there is one");
+        let (done, last) = recover(&next, Some(made.revision)).await;
+        assert_eq!((done, last.map(|last| last.value)), (true, Some(next)));
+    }
 
     #[tokio::test]
     async fn an_intent_is_made_again_from_the_latest_record_only() {

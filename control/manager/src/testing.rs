@@ -129,7 +129,10 @@ impl Scene {
     /// What node `nI` says of a replica in its pool.
     pub(crate) fn report(&mut self, index: u128, replica: Uuid, state: ReplicaState) {
         let (pool, volume) = (Uuid::from_u128(20 + index), Uuid::from_u128(1));
-        self.say(index, ReplicaReport { replica, volume, pool, state, used_bytes: 0, message: None });
+        self.say(
+            index,
+            ReplicaReport { replica, volume, pool, state, used_bytes: 0, message: None, record: None },
+        );
     }
 
     /// What node `nI` says of a replica.

@@ -192,6 +192,7 @@ pub fn explain(
     let (state, message) = facts
         .deleting()
         .or_else(|| facts.pending())
+        .or_else(|| facts.unconfirmed())
         .or_else(|| facts.attachment())
         .or_else(|| facts.reading())
         .or_else(|| facts.creating())
@@ -251,6 +252,22 @@ impl Facts<'_> {
             return Some((VolumeState::Stalled, Some(why.unwrap_or_else(|| RECORD_MISSING.into()))));
         }
         Some((VolumeState::Pending, why.or_else(|| Some("waits for the manager to place it".into()))))
+    }
+
+    /// The volume is not open, whatever anybody says who was there before.
+    fn unconfirmed(&self) -> Option<Answer> {
+        let record = self.record.filter(|record| record.unconfirmed)?;
+        let opening = self.status.filter(|status| status.state == NexusState::Opening);
+        let said = opening.and_then(|status| status.message.clone());
+        Some((VolumeState::Stalled, Some(said.unwrap_or_else(|| self.why_unconfirmed(record)))))
+    }
+
+    fn why_unconfirmed(&self, record: &VolumeRecord) -> String {
+        let asked = |member: &&MemberRecord| !matches!(member.state, MemberState::New | MemberState::Removed);
+        let away = record.members.iter().filter(asked).filter_map(|member| self.around.trouble(member));
+        let away: Vec<String> = away.collect();
+        let why = if away.is_empty() { String::new() } else { format!(": {}", away.join(", ")) };
+        format!("its record is from a copy, and it opens when all its members have answered (I12){why}")
     }
 
     /// What concerns the device: only an answer where that is not as wanted.

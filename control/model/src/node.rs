@@ -4,7 +4,7 @@
 //! wish that it finds.
 
 use crate::{
-    DiskClass,
+    DiskClass, VolumeRecord,
     invalid::{Invalid, check_name, check_node_name, check_uuid},
     object::{Kind, Object},
     topology::check_labels,
@@ -251,6 +251,11 @@ pub struct ReplicaReport {
     pub used_bytes: u64,
     /// Why it is `Missing` or `Failed`, or `Destroyed` without being destroyed, in one line.
     pub message: Option<String>,
+    /// The copy of the volume's record that the replica keeps, while no record names the replica (I12). Not all of them at
+    /// once where there are many.
+    // Absent rather than null: definitions from before do not have the word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<Box<VolumeRecord>>,
 }
 
 impl ReplicaReport {

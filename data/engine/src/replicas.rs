@@ -1,20 +1,34 @@
 //! Makes and destroys the replicas of this node as the records say, and reports which are there, and what it reads.
+//!
+//! 1. A record that is to be confirmed is no order: it may be from before, and nothing is made or destroyed by it (I12).
+
+mod kept;
 
 use crate::{Known, State};
+use kept::Kept;
 use model::{MemberRecord, MemberState, NodeReplicas, ReplicaReport, ReplicaState, VolumeRecord};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use uuid::Uuid;
 
 /// What was last reported.
 #[derive(Default)]
 pub(crate) struct Replicas {
     reported: RefCell<Option<NodeReplicas>>,
+    /// The copies of records that are reported are those of replicas behind this one, then those before it.
+    after: Cell<Uuid>,
+    /// The last that was reported, if there was no room for all.
+    last: Cell<Option<Uuid>>,
 }
 
 impl Replicas {
-    /// Lets all be reported anew at the next look, although it is as before: somebody may have deleted the object.
+    /// Lets all be reported anew at the next look, although it is as before: somebody may have deleted the object. Of the
+    /// copies for which there was no room others are reported.
     pub(crate) fn tell_again(&self) {
         self.reported.take();
+        if let Some(last) = self.last.take() {
+            self.after.set(last);
+        }
     }
 
     /// Follows the records.
@@ -27,9 +41,13 @@ impl Replicas {
                 reports.push(follow(state, record, member, known).await);
             }
         }
+        let mut copies = Vec::new();
         for (replica, pool, port) in state.pools.ports() {
             if !named.contains(&replica) {
                 let config = port.replica().config();
+                if let Some(bytes) = port.replica().record() {
+                    copies.push(Kept { replica, volume: config.volume, bytes });
+                }
                 let message = "no record names it; it is kept, because absence is never an order".to_owned();
                 let report = ReplicaReport {
                     replica,
@@ -38,11 +56,17 @@ impl Replicas {
                     state: ReplicaState::Present,
                     used_bytes: port.replica().info().used_bytes,
                     message: Some(message),
+                    record: None,
                 };
                 reports.push(report);
             }
         }
         reports.sort_by_key(|report| report.replica);
+        let (mut copies, last) = kept::choose(copies, self.after.get());
+        self.last.set(last);
+        for report in &mut reports {
+            report.record = copies.remove(&report.replica).map(Box::new);
+        }
         let readers = state.reader_reports();
         let report = NodeReplicas { node: state.config.node.clone(), replicas: reports, readers };
         if self.reported.borrow().as_ref() != Some(&report)
@@ -58,6 +82,8 @@ async fn follow(state: &State, record: &VolumeRecord, member: &MemberRecord, kno
     let present = || state.pools.port(member.replica);
     let mut failure = None;
     match member.state {
+        // Invariant 1.
+        MemberState::New | MemberState::Removed if record.unconfirmed => {}
         MemberState::New if present().is_none() && state.pools.has(member.pool) => {
             failure = make(state, record, member, known).await.err();
         }
@@ -100,6 +126,7 @@ async fn follow(state: &State, record: &VolumeRecord, member: &MemberRecord, kno
         state: replica_state,
         used_bytes: port.map_or(0, |port| port.replica().info().used_bytes),
         message: failure.or_else(|| absent.then(note)),
+        record: None,
     }
 }
 
@@ -118,9 +145,10 @@ async fn make(
     state.pools.create(member.pool, member.replica, volume, record.size_bytes).await
 }
 
-/// The record as the store itself has it, if it still says the same of the member (invariants 1 and 4 of the crate).
+/// The record as the store itself has it, if it still says the same of the member (invariants 1 and 4 of the crate) and is
+/// an order at all (invariant 1).
 async fn said(state: &State, record: &VolumeRecord, member: &MemberRecord) -> Option<VolumeRecord> {
     let fresh = state.control.records().read(record.volume).await.ok()?.record;
     let same = |found: &MemberRecord| found.replica == member.replica && found.state == member.state;
-    fresh.members.iter().any(same).then_some(fresh)
+    (!fresh.unconfirmed && fresh.members.iter().any(same)).then_some(fresh)
 }

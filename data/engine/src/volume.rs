@@ -181,7 +181,8 @@ impl Running {
         self.changed.notify();
         while nexus.stopped().is_none() {
             self.follow_wish(state, &nexus).await;
-            if !self.wanted.get() && self.device.path().is_none() {
+            // One that is over is opened anew, but not under whoever has the device: it works until the record changes.
+            if (!self.wanted.get() || is_over(state, &nexus)) && self.device.path().is_none() {
                 break;
             }
             let message = self.device.message().or_else(|| self.readers_wait.borrow().clone());
@@ -337,6 +338,13 @@ impl Running {
 fn wished(wish: &Volume) -> Vec<MemberRecord> {
     let member = |m: &model::MemberIntent| MemberRecord::new(m.replica, m.pool, m.node.clone());
     wish.intent.members.iter().map(member).collect()
+}
+
+/// Whether the volume has a later epoch: the record of this nexus was lost, and was made again since (I12).
+fn is_over(state: &State, nexus: &Nexus) -> bool {
+    let known = state.control.known();
+    let record = known.as_ref().and_then(|known| known.records.get(&nexus.volume().to_string()));
+    record.is_some_and(|record| record.value.epoch > nexus.epoch())
 }
 
 /// The wish by which a nexus changes its record; none if there is no such volume any more. What was told may be from

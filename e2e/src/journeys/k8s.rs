@@ -519,69 +519,67 @@ fn stranger(trip: &Trip, lab: &Lab<'_>, writer: &Writer<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The volume's object is deleted by hand under the pod that writes, and applied again without its status: the data is
-/// there, and no epoch goes back.
+/// The volume's object and its record are deleted by hand under the pod that writes, and applied again without their status:
+/// the record is found on the copies, no epoch goes back, and all data is there.
 fn applied_again(trip: &Trip, lab: &Lab<'_>, writer: &mut Writer<'_>) -> Result<()> {
     let (volume, object) = writer.volume(lab)?;
     let uuid = object["spec"]["uuid"].as_str().context("the volume has no UUID")?;
     let record = format!("volumerecord/{uuid}");
-    let epoch = |lab: &Lab<'_>| -> Result<u64> {
-        let text = lab.kubectl(&["get", &record, "--output=jsonpath={.status.epoch}"], MINUTE)?;
-        text.trim().parse().with_context(|| format!("the epoch is {text:?}"))
-    };
-    let before = epoch(lab)?;
+    let before = epoch(lab, &record)?.context("the volume has no record")?;
     let said = lab.documented(&format!("kubectl delete {volume} 2>&1 && exit 1 || exit 0"))?;
     ensure!(said.contains("orlop volume detach"), "to delete a volume in use is answered {said:?}");
     without_policy(lab, || lab.kubectl(&["delete", &volume], MINUTE).map(drop))?;
     writer.goes_on()?;
-    let (api, kind, name, spec) =
-        (&object["apiVersion"], &object["kind"], &object["metadata"]["name"], &object["spec"]);
-    let again = json!({ "apiVersion": api, "kind": kind, "metadata": { "name": name }, "spec": spec });
-    let kept = without_record(lab, &record, || lab.apply(&again.to_string()).map(drop), &volume)?;
+    let text = lab.kubectl(&["get", &record, "--output=json"], MINUTE)?;
+    without_policy(lab, || lab.kubectl(&["delete", &record], MINUTE).map(drop))?;
+    lab.apply(&without_status(&serde_json::from_str(&text)?).to_string())?;
+    ensure!(epoch(lab, &record)?.is_none(), "a record that was applied without its status is there");
+    lab.apply(&without_status(&object).to_string())?;
+    let begun = Instant::now();
+    let found = loop {
+        if let Some(found) = epoch(lab, &record)? {
+            break found;
+        }
+        let said = lab.kubectl(&["get", &volume, "--output=jsonpath={.status.message}"], MINUTE)?;
+        ensure!(begun.elapsed() < MINUTE, "the record is not made again, and the volume says {said:?}");
+        std::thread::sleep(Duration::from_millis(500));
+    };
+    ensure!(found > before, "epoch {before} went back to {found}");
     // A pod that asks before the volume is whole again waits for its kubelet's patience on top.
     lab.wait_for(&volume, ".status.conditions[?(@.type==\"Placed\")].status", "True", MINUTE)?;
     writer.scale(lab, 0)?;
     writer.scale(lab, 1)?;
     writer.verify(lab)?;
-    let after = epoch(lab)?;
-    ensure!(after >= before, "epoch {before} went back to {after}");
+    let after = epoch(lab, &record)?.context("the record is gone once more")?;
+    ensure!(after > found, "the volume was opened in epoch {found}, and is in {after}");
+    let mark = lab.kubectl(&["get", &record, "--output=jsonpath={.status.unconfirmed}"], MINUTE)?;
+    ensure!(mark.trim().is_empty(), "the volume is open, and its record is still to be confirmed");
     trip.checked(format!(
-        "the Volume was deleted by hand under its pod (refused first), which wrote on, and applied without status, as was its \
-         VolumeRecord: it says that {kept:?}; with the record's status epoch {before} is {after} now, every record is there"
+        "the Volume and its VolumeRecord were deleted by hand under its pod (refused first), which wrote on, and applied \
+         without status: the record was made again from the copies, epoch {before} became {found} and is {after} now, every \
+         record of the pod is there"
     ));
     Ok(())
 }
 
-/// The record is deleted by hand, too, and applied without its status when the volume `is_applied`: nothing is made over
-/// the copies, and the volume says where they are, until the status is restored. What it says.
-fn without_record(
-    lab: &Lab<'_>,
-    record: &str,
-    is_applied: impl FnOnce() -> Result<()>,
-    volume: &str,
-) -> Result<String> {
-    let text = lab.kubectl(&["get", record, "--output=json"], MINUTE)?;
-    let whole: Value = serde_json::from_str(&text)?;
-    let name = &whole["metadata"]["name"];
-    let (api, kind) = (&whole["apiVersion"], &whole["kind"]);
-    let bare = json!({ "apiVersion": api, "kind": kind, "metadata": { "name": name } });
-    without_policy(lab, || lab.kubectl(&["delete", record], MINUTE).map(drop))?;
-    lab.apply(&bare.to_string())?;
-    is_applied()?;
-    let said = || lab.kubectl(&["get", volume, "--output=jsonpath={.status.message}"], MINUTE);
-    let begun = Instant::now();
-    while !said()?.contains("; copies are kept on ") {
-        ensure!(begun.elapsed() < MINUTE, "the volume has no record, and says {:?}", said()?);
-        std::thread::sleep(Duration::from_millis(500));
+/// The epoch of a record; none if there is none.
+fn epoch(lab: &Lab<'_>, record: &str) -> Result<Option<u64>> {
+    let text = lab.kubectl(&["get", record, "--output=jsonpath={.status.epoch}"], MINUTE)?;
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(None);
     }
-    let kept = said()?;
-    let status = lab.kubectl(&["get", record, "--output=jsonpath={.status}"], MINUTE)?;
-    ensure!(status.trim().is_empty(), "a record was made over the copies: {status}");
-    let restored = json!({
-        "apiVersion": api, "kind": kind, "metadata": { "name": name }, "status": &whole["status"],
-    });
-    lab.documented(&format!("kubectl replace --subresource=status --filename - <<'END'\n{restored}\nEND"))?;
-    Ok(kept)
+    text.parse().map(Some).with_context(|| format!("the epoch is {text:?}"))
+}
+
+/// An object as a backup program applies it.
+fn without_status(object: &Value) -> Value {
+    let (api, kind, name) = (&object["apiVersion"], &object["kind"], &object["metadata"]["name"]);
+    let mut bare = json!({ "apiVersion": api, "kind": kind, "metadata": { "name": name } });
+    if !object["spec"].is_null() {
+        bare["spec"] = object["spec"].clone();
+    }
+    bare
 }
 
 /// Does what the chart's admission policy refuses, as in a cluster without it.

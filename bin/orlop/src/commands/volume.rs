@@ -1,6 +1,8 @@
 //! `orlop volume ...`: each verb writes a wish and waits until it has come true, or says why it has not.
 
-use crate::arguments::{Api, VolumeAttach, VolumeCreate, VolumeDetach, VolumeKey, VolumeName, VolumeResize};
+use crate::arguments::{
+    Api, VolumeAttach, VolumeCreate, VolumeDetach, VolumeKey, VolumeName, VolumeRecover, VolumeResize,
+};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::output::{self, Format};
 use crate::secrets;
@@ -154,6 +156,39 @@ pub(crate) async fn resize(arguments: &VolumeResize) -> Outcome {
         return Err(overdue(&volume, "resized"));
     }
     output::show(output.output, &volume, |_| format!("volume {name:?} has {size}"))
+}
+
+/// Runs `orlop volume recover`: the explicit word of somebody who knows that the copies which do not answer are gone.
+pub(crate) async fn recover(arguments: &VolumeRecover) -> Outcome {
+    let VolumeRecover { name, yes, api, output } = arguments;
+    let client = Client::new(&api.api)?;
+    if !yes {
+        let volume = client.volume(name).await?;
+        return Err(Failure::new(what_is_lost(&volume)).kind(Kind::Usage).hint("say --yes to do it"));
+    }
+    let volume = client.recover_volume(name).await?;
+    output::show(output.output, &volume, |_| {
+        format!("volume {name:?} opens with the copies that answer; those that do not are made equal to them")
+    })
+}
+
+fn what_is_lost(volume: &VolumeView) -> String {
+    let VolumeView { name, status, .. } = volume;
+    let away = |member: &&MemberView| {
+        let is_asked = !matches!(member.state, MemberPhase::New | MemberPhase::Removed);
+        is_asked && (!member.present || member.reachable == Some(false))
+    };
+    let nodes: Vec<&str> = status.members.iter().filter(away).map(|member| member.node.as_str()).collect();
+    let away = if nodes.is_empty() {
+        "its copies may all be there, and then it opens by itself".to_owned()
+    } else {
+        format!("its copies on {} are not there", nodes.join(", "))
+    };
+    let why = status.message.as_deref().unwrap_or("nothing is known to be wrong with it");
+    format!(
+        "volume {name:?} ({why}): {away}; writes that only the copies which did not answer have would be lost; nothing \
+         was changed"
+    )
 }
 
 /// When patience ends, the answer is what the volume itself says is missing.

@@ -57,6 +57,14 @@ fn a_command_that_is_refused_changes_no_wish() {
         (&["volume", "detach", "missing"], 4, &["volume \"missing\"", "`orlop volume list`"]),
         (&["volume", "delete", "missing"], 4, &["volume \"missing\"", "`orlop volume list`"]),
         (&["volume", "resize", "missing", "--size", "1GiB"], 4, &["volume \"missing\"", "; "]),
+        (&["volume", "recover", "missing"], 4, &["volume \"missing\"", "`orlop volume list`"]),
+        (&["volume", "recover", "missing", "--yes"], 4, &["volume \"missing\"", "`orlop volume list`"]),
+        (&["volume", "recover", "data"], 2, &["volume \"data\"", "nothing was changed", "--yes"]),
+        (
+            &["volume", "recover", "data", "--yes"],
+            5,
+            &["volume \"data\"", "is not from a copy", "orlop volume get"],
+        ),
         (&["volume", "attach", "data", "--node", "node-9"], 4, &["node \"node-9\"", "`orlop node list`"]),
         (&["volume", "create", "UPPER", "--size", "1MiB"], 1, &["\"UPPER\"", "; "]),
         (

@@ -46,6 +46,7 @@ fn every_command_explains_itself() {
         "preflight",
         "sim",
         "support bundle",
+        "volume recover",
         "wipe",
     ] {
         assert!(names.iter().any(|name| name == expected), "{expected} is missing in {names:?}");

@@ -14,6 +14,7 @@ mod node;
 mod plugin;
 mod preflight;
 mod program;
+mod recover;
 mod replace;
 mod sim;
 mod support;

@@ -79,6 +79,8 @@ fn an_api_that_is_not_there_is_named_with_what_to_do() {
         &["volume", "attach", "data"],
         &["volume", "detach", "data"],
         &["volume", "resize", "data", "--size", "2GiB"],
+        &["volume", "recover", "data"],
+        &["volume", "recover", "data", "--yes"],
     ] {
         let with_api = [arguments, &["--api", &api]].concat();
         refused(&with_api, 3, &["orlop: the API at", &api, "refused", "start one with `orlop dev`"]);

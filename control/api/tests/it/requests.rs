@@ -300,6 +300,46 @@ async fn wishes_become_intent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_record_from_a_copy_is_confirmed_by_the_explicit_word() {
+    let cluster = Cluster::start(3).await;
+    cluster.create("data").await;
+    let recover = async || cluster.ask("POST", "/api/v1/volumes/data/recover", "").await;
+    cluster.ask("POST", "/api/v1/volumes/none/recover", "").await.is_problem(404, "no volume \"none\"");
+    recover().await.is_problem(409, "has no record yet; wait until its copies are made");
+
+    let Stored { revision, mut value } = cluster.client.get::<Volume>("data").await.unwrap().unwrap();
+    value.intent.recorded = true;
+    cluster.client.replace(&value, revision).await.unwrap();
+    recover().await.is_problem(409, "no copy of it was found; start the nodes that have its copies");
+
+    let members = value.intent.members.iter().map(|member| MemberRecord {
+        state: MemberState::InSync,
+        ..MemberRecord::new(member.replica, member.pool, member.node.clone())
+    });
+    let record = VolumeRecord::new(value.uuid, 1 << 30, 4096, members.collect());
+    let revision = cluster.client.create(&record).await.unwrap();
+    recover().await.is_problem(409, "is not from a copy: nothing is to be confirmed");
+
+    let owner = Some(Owner { nexus: Uuid::from_u128(50), node: "n1".into() });
+    let marked = VolumeRecord { owner, ..record.recovered(7, 30) };
+    cluster.client.replace(&marked, revision).await.unwrap();
+    let shown = cluster.ask("GET", "/api/v1/volumes/data", "").await.json();
+    assert_eq!(shown["status"]["state"], "Stalled");
+    let why = shown["status"]["message"].as_str().unwrap();
+    assert!(why.starts_with("its record is from a copy"), "{why}");
+    let stale = cluster.ask_if("POST", "/api/v1/volumes/data/recover", "", Some("\"1\"")).await;
+    stale.is_problem(412, "read the object again");
+    let answer = recover().await;
+    assert_eq!((answer.status, &answer.json()["status"]["state"]), (200, &json!("Available")));
+    let key = value.uuid.to_string();
+    let now = cluster.client.get::<VolumeRecord>(&key).await.unwrap().unwrap().value;
+    let (epoch, version) = (marked.epoch + 1, marked.version + 1);
+    assert_eq!(now, VolumeRecord { epoch, version, owner: None, unconfirmed: false, ..marked });
+    recover().await.is_problem(409, "nothing is to be confirmed");
+    cluster.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_reads_and_who_writes_exclude_each_other() {
     let cluster = Cluster::start(3).await;
     cluster.create("data").await;

@@ -6,8 +6,9 @@ use crate::server::ControlPlane;
 use hyper::{Method, StatusCode};
 use k8s::Severity;
 use model::{
-    Attach, DiskClass, Kind, MemberIntent, Node, NodeReplicas, NodeState, Object, Pool, PoolSpec, PoolState,
-    Scheduling, Volume, VolumeIntent, VolumeSpec, topology::ZONE_KEY,
+    Attach, DiskClass, Kind, MemberIntent, MemberRecord, Node, NodeReplicas, NodeState, Object, Pool,
+    PoolSpec, PoolState, ReplicaReport, ReplicaState, Scheduling, Settled, Volume, VolumeIntent,
+    VolumeRecord, VolumeSpec, topology::ZONE_KEY,
 };
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -28,6 +29,9 @@ pub(crate) const TESTS: &[Test] = &[
         Box::pin(what_is_made_by_hand_is_absent_until_it_is_whole())
     }),
     ("a_volume_that_is_applied_again_is_the_same", || Box::pin(a_volume_that_is_applied_again_is_the_same())),
+    ("a_record_that_is_applied_again_is_made_from_a_copy", || {
+        Box::pin(a_record_that_is_applied_again_is_made_from_a_copy())
+    }),
 ];
 
 const NODES: &str = "/apis/orlop.io/v1alpha1/nodes";
@@ -497,4 +501,44 @@ async fn a_volume_that_is_applied_again_is_the_same() {
     let expected = Volume { intent, ..before.value };
     assert_eq!(again.value, expected, "its UUID leads to its data, which nobody must make anew");
     assert!(again.revision > before.revision);
+}
+
+/// What a backup program does with it, and what the manager and the engines do then (I12).
+async fn a_record_that_is_applied_again_is_made_from_a_copy() {
+    let plane = ControlPlane::installed().await;
+    let client = Client::new(plane.store().await);
+    let member = MemberRecord::new(Uuid::from_u128(8), Uuid::from_u128(9), "n1".into());
+    let record = VolumeRecord {
+        epoch: 7,
+        settled: Some(Settled { epoch: 7, version: 30 }),
+        ..VolumeRecord::new(Uuid::from_u128(7), 1 << 20, 4096, vec![member])
+    };
+    client.create(&record).await.unwrap();
+    let key = record.key();
+    assert_eq!(get::<VolumeRecord>(&client, &key).await, record);
+    let folder = "/apis/orlop.io/v1alpha1/volumerecords";
+    plane.by_hand(Method::DELETE, &format!("{folder}/{key}"), &Value::Null).await;
+    let bare =
+        json!({ "apiVersion": "orlop.io/v1alpha1", "kind": "VolumeRecord", "metadata": { "name": key } });
+    let (status, answer) = plane.by_hand(Method::POST, folder, &bare).await;
+    assert_eq!(status, StatusCode::CREATED, "{answer}");
+    assert_eq!(client.get::<VolumeRecord>(&key).await.unwrap(), None, "it has no status");
+
+    let report = ReplicaReport {
+        replica: Uuid::from_u128(8),
+        volume: record.volume,
+        pool: Uuid::from_u128(9),
+        state: ReplicaState::Present,
+        used_bytes: 0,
+        message: Some("no record names it".into()),
+        record: Some(Box::new(record.clone())),
+    };
+    let report = NodeReplicas { node: "n1".into(), replicas: vec![report], readers: Vec::new() };
+    client.create(&report).await.unwrap();
+    assert_eq!(get::<NodeReplicas>(&client, "n1").await, report, "the definition knows the copy");
+
+    let recovered = record.recovered(8, 30);
+    client.create(&recovered).await.unwrap();
+    assert_eq!(get::<VolumeRecord>(&client, &key).await, recovered);
+    assert_eq!(client.create(&recovered).await.unwrap_err().kind(), ErrorKind::Conflict, "it is there now");
 }

@@ -1,6 +1,6 @@
 //! What no write of the manager may do to the copies of a volume.
 
-use crate::{Config, Observed, View, intent::MAINTENANCE};
+use crate::{Config, Observed, Recovery, View, intent::MAINTENANCE};
 use model::{MemberIntent, MemberState, Scheduling, VolumeRecord};
 use std::collections::BTreeSet;
 
@@ -12,6 +12,25 @@ pub(super) fn keeps_copies_apart(view: &View, after: &model::Volume) {
         let beside = |other: &&MemberIntent| other.node == added.node && *other != added;
         let count = members.iter().filter(beside).all(|other| view.is_gone(other.pool));
         assert!(count, "{added:?} is beside a copy that could count: {after:?}");
+    }
+}
+
+/// A record is made again from the latest copy that anybody reports, above all of them, and to be confirmed.
+pub(super) fn recovers_the_latest(view: &View, recovery: &Recovery) {
+    let Recovery { volume, record, replaces } = recovery;
+    let known = &view.volumes[volume].value;
+    assert!(known.intent.recorded && !known.intent.deleting, "{known:?}");
+    assert!(record.unconfirmed && record.owner.is_none() && !record.clean, "{record:?}");
+    let there = view.record(record.volume);
+    assert_eq!(there.map(|there| there.revision), *replaces);
+    assert!(there.is_none_or(|there| there.value.unconfirmed), "{there:?}");
+    let reports = view.replicas.values().flat_map(|replicas| &replicas.value.replicas);
+    let copies = reports.filter(|report| report.volume == record.volume);
+    let copies: Vec<&VolumeRecord> = copies.filter_map(|report| report.record.as_deref()).collect();
+    assert!(copies.iter().any(|copy| copy.members == record.members), "{record:?}");
+    for copy in copies {
+        assert!(!copy.is_later_than(record), "{copy:?} is later than {record:?}");
+        assert!(copy.epoch < record.epoch && copy.version < record.version, "{record:?}");
     }
 }
 

@@ -3,8 +3,8 @@
 use super::*;
 use crate::testing::Scene;
 use model::{
-    Attach, Generation, MemberIntent, MemberStatus, Pool, PoolState, Rebuild, ReplicaReport, ReplicaState,
-    Scheduling, VolumeIntent,
+    Attach, Generation, MemberIntent, MemberStatus, Object, Pool, PoolState, Rebuild, ReplicaReport,
+    ReplicaState, Scheduling, Settled, VolumeIntent,
 };
 use std::collections::BTreeSet;
 
@@ -88,7 +88,7 @@ fn planned_beside(places: &[u128], state: ReplicaState, message: Option<&str>) -
     let mut scene = Scene::with_nodes(3);
     let volume = scene.volume("a", 3, places).uuid;
     let (replica, pool, message) = (Uuid::from_u128(99), Uuid::from_u128(22), message.map(str::to_owned));
-    scene.say(2, ReplicaReport { replica, volume, pool, state, used_bytes: 0, message });
+    scene.say(2, ReplicaReport { replica, volume, pool, state, used_bytes: 0, message, record: None });
     let actions = plan_after(&scene, 0);
     (scene, actions)
 }
@@ -140,6 +140,148 @@ fn a_record_that_is_back_is_followed_again() {
     scene.view.records = lost;
     let [Action::RestoreIntent(volume, _)] = &plan_after(&scene, 0)[..] else { panic!("it is not followed") };
     assert_eq!((&volume.value.intent.members, &volume.value.message), (&members, &None));
+}
+
+/// What a replica keeps of the record of volume "a": it was settled at this epoch and version, and got these since.
+fn keep(
+    scene: &mut Scene,
+    (node, replica): (u128, u128),
+    settled: (u64, u64),
+    now: (u64, u64),
+) -> VolumeRecord {
+    let volume = scene.volume_mut("a").uuid;
+    let (pool, replica) = (Uuid::from_u128(20 + node), Uuid::from_u128(replica));
+    let member =
+        MemberRecord { state: MemberState::InSync, ..MemberRecord::new(replica, pool, format!("n{node}")) };
+    let record = VolumeRecord {
+        epoch: now.0,
+        version: now.1,
+        settled: Some(Settled { epoch: settled.0, version: settled.1 }),
+        ..VolumeRecord::new(volume, 1 << 30, 4096, vec![member])
+    };
+    let (state, message) = (ReplicaState::Present, Some("no record names it".to_owned()));
+    let kept = Some(Box::new(record.clone()));
+    scene.say(node, ReplicaReport { replica, volume, pool, state, used_bytes: 0, message, record: kept });
+    record
+}
+
+/// A volume that had a record and has none, and is known to.
+fn without_record() -> Scene {
+    let mut scene = Scene::with_nodes(3);
+    scene.volume("a", 1, &[]).intent.recorded = true;
+    scene
+}
+
+#[test]
+fn a_record_that_was_lost_is_made_again_from_the_latest_copy() {
+    let mut scene = without_record();
+    let latest = keep(&mut scene, (1, 91), (7, 30), (7, 30));
+    // It was opened in vain, by a store that was set back.
+    keep(&mut scene, (2, 92), (5, 20), (9, 22));
+    let [Action::Volume(held)] = &plan_after(&scene, 0)[..] else { panic!("it says nothing") };
+    let says = "copies are kept on n1, n2, and the record is made again from what is kept of it on n1, n2";
+    assert!(held.value.message.as_ref().is_some_and(|message| message.ends_with(says)), "{held:?}");
+    assert!(held.value.intent.members.is_empty(), "{held:?}");
+    *scene.volume_mut("a") = held.value.clone();
+    let actions = plan_after(&scene, 0);
+    let [Action::RecoverRecord(Recovery { volume, record, replaces: None })] = &actions[..] else {
+        panic!("{actions:?}")
+    };
+    assert_eq!((volume.as_str(), record), ("a", &latest.recovered(10, 30)));
+    assert_eq!((record.epoch, record.version, record.unconfirmed), (10, 31, true));
+
+    scene.volume_mut("a").intent.deleting = true;
+    let actions = plan_after(&scene, 0);
+    assert!(matches!(&actions[..], [Action::DeleteVolume(_)]), "what goes is not made again: {actions:?}");
+}
+
+#[test]
+fn no_record_is_made_from_what_is_no_copy_of_it() {
+    let table: [(&str, Change); 3] = [
+        ("there is none", |scene, _| scene.view.replicas.clear()),
+        ("of another volume", |scene, _| {
+            let report = &mut scene.view.replicas.get_mut("n1").unwrap().value.replicas[0];
+            report.record.as_mut().unwrap().volume = Uuid::from_u128(1);
+        }),
+        ("destroyed for good", |scene, _| {
+            let report = &mut scene.view.replicas.get_mut("n1").unwrap().value.replicas[0];
+            (report.state, report.message) = (ReplicaState::Destroyed, None);
+        }),
+    ];
+    for (what, change) in table {
+        let mut scene = without_record();
+        let copy = keep(&mut scene, (1, 91), (7, 30), (7, 30));
+        change(&mut scene, &copy.members[0]);
+        let [Action::Volume(held)] = &plan_after(&scene, 0)[..] else { panic!("{what}: it says nothing") };
+        *scene.volume_mut("a") = held.value.clone();
+        assert_eq!(plan_after(&scene, 0), [], "{what}");
+    }
+}
+
+/// A record from a copy, that names `a` on n1, in sync, and what its volume wishes.
+fn to_be_confirmed() -> (Scene, VolumeRecord) {
+    let mut scene = without_record();
+    let record = keep(&mut scene, (1, 91), (7, 30), (7, 30)).recovered(7, 30);
+    scene.view.replicas.clear();
+    scene.view.records.insert(record.key(), Stored { revision: 4, value: record.clone() });
+    let [Action::RestoreIntent(wished, 4)] = &plan_after(&scene, 0)[..] else { panic!("nothing is wished") };
+    assert_eq!(wished.value.intent.owner.as_deref(), Some("n1"), "somebody has to open it");
+    *scene.volume_mut("a") = wished.value.clone();
+    assert_eq!(plan_after(&scene, 0), []);
+    (scene, record)
+}
+
+#[test]
+fn a_later_copy_comes_in_the_place_of_a_record_that_is_to_be_confirmed() {
+    let (mut scene, record) = to_be_confirmed();
+    keep(&mut scene, (2, 92), (7, 29), (7, 29));
+    assert_eq!(plan_after(&scene, 0), [], "an earlier one");
+    let later = keep(&mut scene, (3, 93), (8, 1), (8, 1));
+    let actions = plan_after(&scene, 0);
+    let [Action::RecoverRecord(Recovery { record: next, replaces: Some(4), .. })] = &actions[..] else {
+        panic!("{actions:?}")
+    };
+    assert_eq!((next.version, next), (record.version + 1, &later.recovered(9, record.version)));
+    scene.record_mut("a").unconfirmed = false;
+    assert_eq!(plan_after(&scene, 0), [], "somebody may have written by it");
+}
+
+/// Whoever used its device there has it still.
+#[test]
+fn a_volume_whose_record_was_lost_is_opened_where_it_was() {
+    let mut scene = Scene::with_nodes(3);
+    scene.recorded("a", 3, &[1, 2, 3], MemberState::InSync);
+    scene.nexus("a", "n3", NexusState::Serving);
+    let record = scene.record_mut("a").clone().recovered(8, 0);
+    *scene.record_mut("a") = record;
+    let owner = |scene: &Scene| match &plan_after(scene, 0)[..] {
+        [Action::RestoreIntent(volume, _)] => volume.value.intent.owner.clone(),
+        actions => panic!("{actions:?}"),
+    };
+    assert_eq!(owner(&scene).as_deref(), Some("n3"));
+    scene.node_mut(3).state = NodeState::NotReady;
+    assert_eq!(owner(&scene).as_deref(), Some("n1"), "it is gone with its node");
+}
+
+/// It may be from before, and so may be what is wished.
+#[test]
+fn nothing_is_replaced_or_forgotten_by_a_record_that_is_to_be_confirmed() {
+    let (mut scene, record) = to_be_confirmed();
+    scene.node_mut(1).spec.scheduling = Scheduling::Evacuated;
+    scene.pool_mut(1).state = PoolState::Gone;
+    assert_eq!(wish_after(&scene, 200), "unchanged", "its only copy is lost, and is to leave");
+    let wished = scene.volume_mut("a").intent.members.clone();
+    scene.volume_mut("a").intent.members[0].replica = Uuid::from_u128(99);
+    scene.volume_mut("a").intent.forget = vec![Uuid::from_u128(98)];
+    let actions = plan_after(&scene, 0);
+    let [Action::RestoreIntent(volume, 4)] = &actions[..] else { panic!("{actions:?}") };
+    let VolumeIntent { members, forget, .. } = &volume.value.intent;
+    assert_eq!((members, forget), (&wished, &Vec::new()), "what is wished is from another time");
+
+    scene.volume_mut("a").intent.deleting = true;
+    let actions = plan_after(&scene, 0);
+    let [Action::EmptyRecord(emptied)] = &actions[..] else { panic!("{actions:?}") };
+    assert!(!emptied.value.unconfirmed && emptied.value.epoch > record.epoch, "its user's word is enough");
 }
 
 /// Its object was deleted by hand and made again: its data is not to be copied for that.
@@ -200,7 +342,8 @@ fn what_is_destroyed_for_good_is_to_be_forgotten() {
         ("with its disk", |scene, removed| {
             let (replica, pool, volume) = (removed.replica, removed.pool, Uuid::from_u128(1));
             let (state, message) = (ReplicaState::Destroyed, Some("not on this node any more".to_owned()));
-            scene.say(2, ReplicaReport { replica, volume, pool, state, used_bytes: 0, message });
+            scene
+                .say(2, ReplicaReport { replica, volume, pool, state, used_bytes: 0, message, record: None });
         }),
         ("its pool is gone", |scene, _| scene.pool_mut(2).state = PoolState::Gone),
         ("its pool has failed", |scene, _| scene.pool_mut(2).state = PoolState::Failed),

@@ -183,6 +183,7 @@ fn report(volume: u32, node: u32, copy: u32) -> ReplicaReport {
         state: ReplicaState::Present,
         used_bytes: VOLUME_BYTES / 4,
         message: None,
+        record: None,
     }
 }
 

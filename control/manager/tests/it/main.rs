@@ -95,6 +95,7 @@ async fn a_volume_comes_and_goes() {
         state: ReplicaState::Destroyed,
         used_bytes: 0,
         message: None,
+        record: None,
     };
     client
         .create(&NodeReplicas { node: "n1".into(), replicas: vec![report], readers: Vec::new() })

@@ -47,6 +47,9 @@ pub fn health(
             (false, None) => (Health::Making, None),
         };
     }
+    if let Some((_, why)) = facts.unconfirmed() {
+        return (Health::Unavailable, why);
+    }
     if let Some((_, why)) = facts.attachment().filter(stalled) {
         return (Health::Unavailable, why);
     }
@@ -136,6 +139,16 @@ mod tests {
         );
         let stalled = |scene: &mut Scene| scene.status.as_mut().unwrap().state = NexusState::Stalled;
         check("stalled", stalled, Health::Unavailable, Some("can be reached"));
+        let copied = |scene: &mut Scene| {
+            let record = scene.record.take().unwrap();
+            scene.record = Some(record.recovered(9, 9));
+        };
+        check(
+            "its record is from a copy",
+            copied,
+            Health::Unavailable,
+            Some("all its members have answered"),
+        );
         check("no record", |scene| scene.record = None, Health::Unavailable, Some("record is missing"));
         let unplaced = |scene: &mut Scene| {
             (scene.record, scene.status, scene.volume.intent.recorded) = (None, None, false);

@@ -29,6 +29,7 @@ impl Scene {
             state,
             used_bytes: 0,
             message: None,
+            record: None,
         };
         self.replicas.push(NodeReplicas { node: name(index), replicas: vec![report], readers: Vec::new() });
     }
@@ -186,6 +187,24 @@ fn where_it_lives_has_one_answer() {
             (None, Some(format!("{RECORD_MISSING}; copies are kept on n2")));
     };
     check("and its copies are known", held, Stalled, Some("copies are kept on n2"));
+    let copied = |scene: &mut Scene| scene.record = scene.record.take().map(|record| record.recovered(0, 0));
+    check(
+        "from a copy",
+        copied,
+        Stalled,
+        Some("its record is from a copy, and it opens when all its members"),
+    );
+    let waits = |scene: &mut Scene| {
+        copied(scene);
+        scene.nodes[1].state = NodeState::NotReady;
+    };
+    check("and a member is away", waits, Stalled, Some("have answered (I12): node n2 is NotReady"));
+    let says = |scene: &mut Scene| {
+        scene.record.as_mut().unwrap().unconfirmed = true;
+        let status = scene.status.as_mut().unwrap();
+        (status.state, status.message) = (NexusState::Opening, Some("waiting for n2".into()));
+    };
+    check("and somebody is opening it", says, Stalled, Some("waiting for n2"));
     let waited = |scene: &mut Scene| (scene.record, scene.volume.message) = (None, Some("no place".into()));
     check("and it waited before", waited, Stalled, Some("its record is missing"));
     check(
