@@ -361,7 +361,7 @@ mod tests {
             news[0].starts_with("Warning volumes/data RecordRecovered: its record was missing"),
             "{news:?}"
         );
-        assert!(news[0].contains("(epoch 7, version 31)"), "{news:?}");
+        assert!(news[0].contains("(epoch 8, version 31)"), "{news:?}");
         assert!(
             news[1].starts_with("Warning volumes/data Unavailable: its record is from a copy"),
             "{news:?}"

@@ -52,7 +52,7 @@ pub(crate) fn recovery(view: &View, reported: &Reported, volume: &Volume) -> Opt
     Some(Recovery {
         volume: volume.name.clone(),
         // Invariant 1.
-        record: latest.clone().recovered(epoch + 1, version),
+        record: latest.clone().recovered(epoch, version),
         replaces: known.map(|known| known.revision),
     })
 }

@@ -87,11 +87,12 @@ impl VolumeRecord {
     }
 
     /// What the store is to hold once a member's copy is found to be later than its own record, or it has none: the copy,
-    /// above `epoch` and `version`, and to be confirmed by all members (I12).
+    /// above `epoch` and `version`, and to be confirmed by all members (I12). No nexus has this epoch: one that still runs
+    /// by the record that was lost cannot take this one for its own, and what it knows of members is not forgotten.
     #[must_use]
     pub fn recovered(self, epoch: u64, version: u64) -> Self {
         Self {
-            epoch: self.epoch.max(epoch),
+            epoch: self.epoch.max(epoch) + 1,
             version: self.version.max(version) + 1,
             owner: None,
             clean: false,
@@ -253,7 +254,7 @@ mod tests {
         let climbed = VolumeRecord { epoch: 9, version: 50, ..backup.clone() };
         assert!(kept.is_later_than(&climbed), "nothing was settled since");
         let recovered = kept.clone().recovered(climbed.epoch, climbed.version);
-        assert_eq!((recovered.epoch, recovered.version, recovered.settled), (9, 51, kept.settled));
+        assert_eq!((recovered.epoch, recovered.version, recovered.settled), (10, 51, kept.settled));
         assert!(recovered.unconfirmed && !recovered.clean && !kept.is_later_than(&recovered));
     }
 

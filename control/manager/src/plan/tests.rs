@@ -187,7 +187,7 @@ fn a_record_that_was_lost_is_made_again_from_the_latest_copy() {
     let [Action::RecoverRecord(Recovery { volume, record, replaces: None })] = &actions[..] else {
         panic!("{actions:?}")
     };
-    assert_eq!((volume.as_str(), record), ("a", &latest.recovered(10, 30)));
+    assert_eq!((volume.as_str(), record), ("a", &latest.recovered(9, 30)));
     assert_eq!((record.epoch, record.version, record.unconfirmed), (10, 31, true));
 
     scene.volume_mut("a").intent.deleting = true;
@@ -241,7 +241,7 @@ fn a_later_copy_comes_in_the_place_of_a_record_that_is_to_be_confirmed() {
     let [Action::RecoverRecord(Recovery { record: next, replaces: Some(4), .. })] = &actions[..] else {
         panic!("{actions:?}")
     };
-    assert_eq!((next.version, next), (record.version + 1, &later.recovered(9, record.version)));
+    assert_eq!((next.version, next), (record.version + 1, &later.recovered(8, record.version)));
     scene.record_mut("a").unconfirmed = false;
     assert_eq!(plan_after(&scene, 0), [], "somebody may have written by it");
 }
