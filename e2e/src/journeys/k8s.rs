@@ -548,6 +548,7 @@ fn applied_again(trip: &Trip, lab: &Lab<'_>, writer: &mut Writer<'_>) -> Result<
     // A pod that asks before the volume is whole again waits for its kubelet's patience on top.
     lab.wait_for(&volume, ".status.conditions[?(@.type==\"Placed\")].status", "True", MINUTE)?;
     writer.scale(lab, 0)?;
+    detached(lab, &volume)?;
     writer.scale(lab, 1)?;
     writer.verify(lab)?;
     let after = epoch(lab, &record)?.context("the record is gone once more")?;
@@ -560,6 +561,22 @@ fn applied_again(trip: &Trip, lab: &Lab<'_>, writer: &mut Writer<'_>) -> Result<
          record of the pod is there"
     ));
     Ok(())
+}
+
+/// Waits until the volume is on no node: whoever has its device works on by the record that was lost, and the volume is
+/// opened by the one that was found when the device is free.
+fn detached(lab: &Lab<'_>, volume: &str) -> Result<()> {
+    let name = volume.rsplit('/').next().unwrap_or(volume);
+    let begun = Instant::now();
+    loop {
+        let path = "jsonpath={.items[*].spec.source.persistentVolumeName}";
+        let attached = lab.kubectl(&["get", "volumeattachments", "--output", path], MINUTE)?;
+        if !attached.split_whitespace().any(|attached| attached == name) {
+            return Ok(());
+        }
+        ensure!(begun.elapsed() < MINUTE, "{volume} is still attached");
+        std::thread::sleep(Duration::from_millis(500));
+    }
 }
 
 /// The epoch of a record; none if there is none.
