@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //! I3 (the store first, then every reachable member), I4 (never without a member in sync), I5 (incarnations), I6 (what
-//! members owe each other after an unclean end), I9 (the old owner's lease is waited out), I10 (gaps).
+//! members owe each other after an unclean end), I9 (the old owner's lease is waited out), I10 (gaps), I12 (`confirm`).
 
 use crate::Planted;
 use crate::attend::Connection;

@@ -395,6 +395,8 @@ mod tests {
                 }
                 other => prop_assert!(false, "{:?}", other),
             }
+            let kept = Kept { epoch: a, record: ids[0].to_le_bytes().to_vec() };
+            prop_assert_eq!(decode_kept(encode_kept(&kept).data.as_deref().unwrap()), Some(kept));
             let everything = decode_changed(encode_changed(&Changed::Everything).data.as_deref().unwrap());
             prop_assert!(matches!(everything, Some(Changed::Everything)));
         }

@@ -30,6 +30,12 @@ async fn has_fives(nexus: &Nexus) -> bool {
     data.iter().all(|byte| *byte == 5)
 }
 
+fn all_back(places: &[Rc<Place>]) {
+    for place in places {
+        place.back();
+    }
+}
+
 fn fails(answer: Result<Nexus, OpenError>) -> OpenError {
     match answer {
         Ok(_) => panic!("it was opened"),
@@ -42,9 +48,7 @@ fn who_has_missed_writes_is_not_believed() {
     simulated(20, |world| async move {
         let (places, store, backup) = one_has_missed_a_write(&world).await;
         let last = store.record();
-        for place in &places {
-            place.back();
-        }
+        all_back(&places);
         store.set(backup);
         assert_eq!(fails(try_open(&store, &places).await), OpenError::SetBack);
         let found = store.record();
@@ -75,9 +79,7 @@ fn openings_that_come_to_nothing_do_not_hide_it() {
             assert_eq!(fails(try_open(&store, &places).await), OpenError::NoMemberInSync);
         }
         assert!(store.record().epoch > last.epoch);
-        for place in &places {
-            place.back();
-        }
+        all_back(&places);
         assert_eq!(fails(try_open(&store, &places).await), OpenError::SetBack);
         assert!(has_fives(&open(&store, &places).await).await);
     });
@@ -140,9 +142,7 @@ fn a_volume_that_was_opened_is_not_taken_for_a_new_one() {
         let new = VolumeRecord::new(last.volume, last.size_bytes, last.block_size, members);
         // The engines have tried for a while, and nobody was there.
         store.set(VolumeRecord { epoch: last.epoch + 9, version: last.version + 9, ..new });
-        for place in &places {
-            place.back();
-        }
+        all_back(&places);
         assert_eq!(fails(try_open(&store, &places).await), OpenError::SetBack);
         assert!(has_fives(&open(&store, &places).await).await);
     });
