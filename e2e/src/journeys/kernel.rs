@@ -45,7 +45,7 @@ pub(crate) const INITIATOR: Journey = Journey {
 
 pub(crate) const DEVICE: Journey = Journey {
     name: "nvme",
-    what: "volumes as NVMe/TCP devices of the kernel: engine killed, growth, little memory, moved away, with a secret",
+    what: "volumes as NVMe/TCP devices of the kernel: engine killed, growth, little memory, moved away, secret; else FUSE",
     run: device,
 };
 

@@ -50,6 +50,8 @@ pub struct Attached {
     patience: Patience,
     /// See [`Self::abort`].
     dead: Cell<bool>,
+    /// See [`Self::settle`].
+    settled: Cell<bool>,
 }
 
 /// Whether there is a device of this name. Blocks, shortly.
@@ -63,13 +65,20 @@ pub fn attached(system: &System, run_id: &str) -> Vec<PathBuf> {
     controllers.iter().filter_map(|controller| system.head(controller)).map(|head| head.device.path).collect()
 }
 
-/// Lets the devices of a node that are not connected wait for their engine, which is there and not ready yet: those whose
-/// volume is `wanted`. Counted from when the connection was lost. Blocks, shortly.
-pub fn keep(system: &System, run_id: &str, node: &str, patience: Patience, wanted: impl Fn(Uuid) -> bool) {
-    let lost = system.controllers(|name| name.run_id == run_id && name.node == node && wanted(name.volume));
-    for controller in lost.iter().filter(|controller| !controller.is_live()) {
+/// The volumes whose devices on a node are not connected. Blocks, shortly.
+pub fn lost(system: &System, run_id: &str, node: &str) -> Vec<Uuid> {
+    let of_node = system.controllers(|name| name.run_id == run_id && name.node == node);
+    of_node.iter().filter(|found| !found.is_live()).map(|found| found.name.volume).collect()
+}
+
+/// Lets those of one volume wait for their engine as long as `patience` says, counted from when the connection was lost.
+/// Blocks, shortly.
+pub fn keep(system: &System, run_id: &str, node: &str, volume: Uuid, patience: Patience) {
+    let of_volume =
+        system.controllers(|name| name.run_id == run_id && name.node == node && name.volume == volume);
+    for controller in of_volume.iter().filter(|controller| !controller.is_live()) {
         if let Err(error) = controller.be_patient(patience) {
-            tracing::warn!(volume = %controller.name.volume, %error, "a device waits no longer for its engine than before");
+            tracing::warn!(%volume, %error, "how long a device waits for its engine is as before");
         }
     }
 }
@@ -103,7 +112,8 @@ pub fn cleanup(system: &System, run_id: &str) -> Result<Vec<String>, Error> {
 /// Makes the volume a block device of this machine, or goes on with the one that there is.
 ///
 /// # Errors
-/// `Unsupported` where the kernel does not connect, `Io` when the device does not appear; nothing is left then.
+/// `Unsupported` where the kernel does not connect, `Io` when the device does not appear; what is left of it then is for
+/// [`clear`], once the target does not answer it any more.
 pub async fn attach(config: AttachConfig) -> Result<Attached, Error> {
     let AttachConfig { system, name, size_bytes, patience, continues, .. } = &config;
     let controller = if *continues {
@@ -114,6 +124,12 @@ pub async fn attach(config: AttachConfig) -> Result<Attached, Error> {
     } else {
         connect(&config).await?
     };
+    match controller.hide_keys() {
+        Err(error) if *continues => {
+            tracing::warn!(volume = config.volume_name, %error, "its keys can be read");
+        }
+        hidden => hidden?,
+    }
     let start = rt::now();
     loop {
         let head = system.head(&controller);
@@ -121,10 +137,10 @@ pub async fn attach(config: AttachConfig) -> Result<Attached, Error> {
         let is_whole = |head: &Head| *continues || head.size_bytes().is_ok_and(|size| size == *size_bytes);
         if let Some(head) = head.filter(is_whole) {
             let (system, patience) = (system.clone(), *patience);
-            return Ok(Attached { system, controller, head, patience, dead: Cell::new(false) });
+            let (dead, settled) = (Cell::new(false), Cell::new(!*continues));
+            return Ok(Attached { system, controller, head, patience, dead, settled });
         }
         if start.elapsed() > SHOW_WAIT || !controller.is_there() {
-            isolated(move || controller.delete()).await?;
             let message = format!(
                 "the kernel made no block device of volume {:?} in {} s: `dmesg` says why",
                 config.volume_name,
@@ -182,11 +198,21 @@ impl Attached {
 
     /// Once it is connected again: it waits as long as it was told for the engine after this one.
     pub fn settle(&self) {
-        if self.controller.is_live()
-            && let Err(error) = self.controller.be_patient(self.patience)
-        {
-            tracing::warn!(device = %self.device_path().display(), %error, "a device waits too long for its engine");
+        if !self.controller.is_live() {
+            return;
         }
+        match self.controller.be_patient(self.patience) {
+            Ok(()) => self.settled.set(true),
+            Err(error) => {
+                let device = self.device_path().display();
+                tracing::warn!(%device, %error, "a device waits too long for its engine");
+            }
+        }
+    }
+
+    /// Whether it was seen connected, and has been told how long to wait.
+    pub fn is_settled(&self) -> bool {
+        self.settled.get() || self.dead.get()
     }
 
     /// Lets the kernel see the size that the volume has now.
