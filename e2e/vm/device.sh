@@ -116,7 +116,7 @@ gone() { # from, to, signal: what is mounted at /mnt/v fails, and what comes aft
     [ ! -e /mnt/w/late ]
     umount /mnt/w
     fsck.ext4 -n -f $D >/tmp/fsck 2>&1 || { cat /tmp/fsck; false; }
-    within 45 one
+    within 20 one
 }
 dead() { ! dd if=/dev/zero of=/mnt/v/late bs=4k count=1 conv=fsync 2>/dev/null; }
 one() { [ "$(ls /sys/class/nvme | wc -l)" = 1 ]; }

@@ -18,6 +18,8 @@ const SHOW_WAIT: Duration = Duration::from_secs(30);
 const GROW_WAIT: Duration = Duration::from_secs(5);
 /// How long programs that look at every new device (udev, blkid) may keep it open while it is detached.
 const OPENERS_WAIT: Duration = Duration::from_secs(2);
+/// How long the kernel may take to see that its connection was ended.
+const CUT_OFF_WAIT: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(20);
 
 /// What [`attach()`] is told.
@@ -83,6 +85,16 @@ pub fn keep(system: &System, run_id: &str, node: &str, volume: Uuid, patience: P
     }
 }
 
+/// Removes a controller that its target does not answer any more, once the kernel has seen that it is cut off: otherwise it
+/// says farewell and waits a minute for the answer.
+async fn remove_unserved(controller: Controller) -> Result<(), Error> {
+    let start = rt::now();
+    while controller.is_live() && start.elapsed() < CUT_OFF_WAIT {
+        rt::sleep(POLL).await;
+    }
+    isolated(move || controller.delete()).await
+}
+
 /// Removes what earlier attachments of the volume on this node have left, in use or not: what uses it gets errors.
 ///
 /// # Errors
@@ -91,7 +103,7 @@ pub async fn clear(system: &System, run_id: &str, node: &str, volume: Uuid) -> R
     let left = system.controllers(|name| name.run_id == run_id && name.node == node && name.volume == volume);
     for controller in left {
         tracing::warn!(%volume, controller = controller.instance, "a device of before is removed");
-        isolated(move || controller.delete()).await?;
+        remove_unserved(controller).await?;
     }
     Ok(())
 }
@@ -241,8 +253,7 @@ impl Attached {
     /// What the kernel said.
     pub async fn abort(&self) -> Result<(), Error> {
         self.dead.set(true);
-        let controller = self.controller.clone();
-        isolated(move || controller.delete()).await
+        remove_unserved(self.controller.clone()).await
     }
 
     /// Removes the block device. May be repeated.
