@@ -799,7 +799,7 @@ pub(crate) struct NodeOptions {
     pub(crate) secret: Option<PathBuf>,
     /// By what volumes become block devices of this node: auto is nvme-tcp where the kernel has it, else fuse. Those that
     /// are there stay what they are until they are detached.
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, env = "ORLOP_FRONTEND", value_enum, default_value_t)]
     pub(crate) frontend: Frontend,
     /// A label that says where the node is, such as topology.kubernetes.io/zone=a; may be given several times.
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]

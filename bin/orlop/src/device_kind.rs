@@ -6,9 +6,9 @@ use clap::ValueEnum;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Frontend {
     /// NVMe/TCP where the kernel has it, else FUSE.
+    #[default]
     Auto,
     /// A file over FUSE with a loop device over it.
-    #[default]
     Fuse,
     /// The kernel's NVMe/TCP initiator.
     NvmeTcp,

@@ -61,9 +61,9 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Frontend {
     /// NVMe/TCP where this machine has it, else FUSE.
+    #[default]
     Auto,
     /// A file over FUSE with a loop device over it.
-    #[default]
     Fuse,
     /// The kernel's NVMe/TCP initiator.
     NvmeTcp,

@@ -28,6 +28,8 @@ const RESTART_LIMIT: Duration = Duration::from_secs(20);
 pub(crate) const KEEP: Duration = Duration::from_secs(10);
 /// How much longer they then wait: were this engine to end for good, they would fail after it.
 const KEEP_LIMIT: Duration = Duration::from_secs(300);
+/// For how long devices are made over FUSE after one by NVMe/TCP could not be made: to find that out may take long.
+const FAILED_REST: Duration = Duration::from_secs(600);
 
 /// The second holder of this node's devices, where one is wished.
 pub(crate) fn holder(fuse: &FuseConfig) -> Option<Holder> {
@@ -41,17 +43,36 @@ pub(crate) fn holder(fuse: &FuseConfig) -> Option<Holder> {
     Some(Holder::new(config))
 }
 
-/// Lets the devices of this node that are not connected wait for this engine, which was `begun` then and has not opened
-/// all volumes yet: those of volumes that are `wanted`. The others fail soon.
-pub(crate) async fn keep(
-    config: &Config,
-    begun: rt::Instant,
-    wanted: impl Fn(Uuid) -> bool + Send + 'static,
-) {
+/// Says once what devices are made of, and why not of what would be better.
+pub(crate) async fn say_what_is_made(config: &Config) {
+    let Some(fuse) = &config.fuse else { return };
+    let (frontend, has_secret) = (fuse.frontend, config.secret.is_some());
+    if frontend == Frontend::Fuse {
+        return;
+    }
+    match rt::blocking(move || nvme::usable(&System::default(), has_secret)).await {
+        Ok(found) => tracing::info!(found, "devices are made by NVMe/TCP"),
+        Err((why, remedy)) if frontend == Frontend::Auto => {
+            tracing::info!(why, remedy, "devices are made over FUSE");
+        }
+        Err((why, remedy)) => tracing::warn!(why, remedy, "no devices can be made by NVMe/TCP"),
+    }
+}
+
+/// The volumes whose devices on this node are not connected.
+pub(crate) async fn lost(config: &Config) -> Vec<Uuid> {
+    let Some(fuse) = &config.fuse else { return Vec::new() };
+    let (run_id, node) = (fuse.run_id.clone(), config.node.clone());
+    rt::blocking(move || nvme::lost(&System::default(), &run_id, &node)).await
+}
+
+/// Lets the device of a volume that is not connected wait for this engine, which was `begun` then and has not opened the
+/// volume yet; one that is not `wanted` any more fails soon.
+pub(crate) async fn keep(config: &Config, begun: rt::Instant, volume: Uuid, wanted: bool) {
     let Some(fuse) = &config.fuse else { return };
     let (run_id, node) = (fuse.run_id.clone(), config.node.clone());
-    let patience = Patience(begun.elapsed() + KEEP_LIMIT);
-    rt::blocking(move || nvme::keep(&System::default(), &run_id, &node, patience, wanted)).await;
+    let patience = Patience(if wanted { begun.elapsed() + KEEP_LIMIT } else { RESTART_LIMIT });
+    rt::blocking(move || nvme::keep(&System::default(), &run_id, &node, volume, patience)).await;
 }
 
 /// An attachment that an engine of this node has given.
@@ -114,10 +135,12 @@ fn name(node: &str, fuse: &FuseConfig, volume: Uuid, id: Uuid) -> Name {
 ///
 /// # Errors
 /// Where the one that the operator wants cannot be.
-async fn choose(fuse: &FuseConfig, has_secret: bool) -> Result<By, String> {
-    if fuse.frontend == Frontend::Fuse {
+async fn choose(state: &State, fuse: &FuseConfig) -> Result<By, String> {
+    let has_failed = state.nvme_failed.get().is_some_and(|at| at.elapsed() < FAILED_REST);
+    if fuse.frontend == Frontend::Fuse || (fuse.frontend == Frontend::Auto && has_failed) {
         return Ok(By::Fuse);
     }
+    let has_secret = state.config.secret.is_some();
     match rt::blocking(move || nvme::usable(&System::default(), has_secret)).await {
         Ok(_) => Ok(By::Nvme(rt::random_uuid())),
         Err((why, remedy)) if fuse.frontend == Frontend::NvmeTcp => {
@@ -213,6 +236,14 @@ impl DeviceNode {
         self.attached.borrow().as_ref().map(|_| self.size_bytes.get())
     }
 
+    /// Whether nothing is to be done for it once the kernel is connected.
+    pub(crate) fn is_settled(&self) -> bool {
+        match self.attached.borrow().as_ref() {
+            Some(Made::Nvme { attached, .. }) => attached.is_settled(),
+            _ => true,
+        }
+    }
+
     /// Why it is not as wished.
     pub(crate) fn message(&self) -> Option<String> {
         self.message.borrow().clone()
@@ -262,21 +293,22 @@ impl DeviceNode {
         // A path that reconnects keeps its number (I10); it is one only while nobody else has written.
         let earlier = Earlier::find(&state.config.node, fuse, volume.uuid, &number_file).await;
         let earlier = earlier.filter(|earlier| nexus.is_latest(earlier.number, earlier.epoch));
-        let (by, attachment) = if let Some(earlier) = earlier {
-            (earlier.by, nexus.resume(earlier.number))
-        } else {
-            let by = choose(fuse, state.config.secret.is_some()).await?;
-            (by, nexus.attach().await.map_err(|status| status.to_string())?)
+        let (by, continues) = match earlier {
+            Some(earlier) => (earlier.by, Some(earlier.number)),
+            None => (choose(state, fuse).await?, None),
         };
-        let note = Note {
-            earlier: Earlier { number: attachment.number(), epoch: nexus.epoch(), by },
-            continues: earlier.is_some(),
-            path: number_file.clone(),
-        };
-        let metered = Metered::new(attachment, Rc::clone(meter));
-        let (made, size_bytes) = match by {
-            By::Fuse => make_fuse(state, fuse, volume, metered, &note).await?,
-            By::Nvme(id) => make_nvme(state, fuse, volume, metered, &note, id).await?,
+        let asked = Asked { state, fuse, nexus, meter, volume, number_file: &number_file };
+        let made = asked.make(by, continues).await;
+        let (made, size_bytes) = match (made, by) {
+            // What is new is made by what works; what is there stays what it is.
+            (Err(why), By::Nvme(_))
+                if continues.is_none() && fuse.frontend == Frontend::Auto && nexus.stopped().is_none() =>
+            {
+                state.nvme_failed.set(Some(rt::now()));
+                tracing::warn!(volume = volume.name, why, "no device by NVMe/TCP: it is made over FUSE");
+                asked.make(By::Fuse, None).await?
+            }
+            (made, _) => made?,
         };
         tracing::info!(volume = volume.name, device = made.path(), "volume is attached");
         self.size_bytes.set(size_bytes);
@@ -329,6 +361,37 @@ impl DeviceNode {
                 *self.attached.borrow_mut() = Some(attached);
                 Err(error.to_string())
             }
+        }
+    }
+}
+
+/// A device that is to be made.
+struct Asked<'a> {
+    state: &'a State,
+    fuse: &'a FuseConfig,
+    nexus: &'a Nexus,
+    meter: &'a Rc<Meter>,
+    volume: &'a Volume,
+    number_file: &'a Path,
+}
+
+impl Asked<'_> {
+    /// Makes it, or goes on with the one that is there under the number that it `continues`. The device, and its size.
+    async fn make(&self, by: By, continues: Option<u64>) -> Result<(Made, u64), String> {
+        let Self { state, fuse, nexus, meter, volume, number_file } = *self;
+        let attachment = match continues {
+            Some(number) => nexus.resume(number),
+            None => nexus.attach().await.map_err(|status| status.to_string())?,
+        };
+        let note = Note {
+            earlier: Earlier { number: attachment.number(), epoch: nexus.epoch(), by },
+            continues: continues.is_some(),
+            path: number_file.to_owned(),
+        };
+        let metered = Metered::new(attachment, Rc::clone(meter));
+        match by {
+            By::Fuse => make_fuse(state, fuse, volume, metered, &note).await,
+            By::Nvme(id) => make_nvme(state, fuse, volume, metered, &note, id).await,
         }
     }
 }
@@ -411,11 +474,20 @@ async fn make_nvme(
         size_bytes: attachment.geometry().size().0,
         patience: Patience(RESTART_LIMIT),
         continues: note.continues,
-        system,
+        system: system.clone(),
         name,
     };
-    let admission = state.exports.admit(&config.name, attachment);
-    let attached = nvme::attach(config).await.map_err(said)?;
+    let admission = state.exports.admit(&config.name, config.address.ip(), attachment);
+    let attached = match nvme::attach(config).await {
+        Ok(attached) => attached,
+        Err(error) => {
+            // First: what waits for an answer must not hold up the end.
+            drop(admission);
+            let left = nvme::clear(&system, &fuse.run_id, &state.config.node, volume.uuid);
+            left.await.map_err(said)?;
+            return Err(error.to_string());
+        }
+    };
     // What the kernel knows: the volume may have grown while nobody served it.
     let size_bytes = attached.size_bytes().map_err(said)?;
     Ok((Made::Nvme { attached, admission: RefCell::new(Some(admission)) }, size_bytes))

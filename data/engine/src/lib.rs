@@ -125,6 +125,8 @@ pub(crate) struct State {
     ending: Cell<bool>,
     /// Keeps devices alive while this process is restarted.
     pub(crate) holder: Option<Holder>,
+    /// When a device by NVMe/TCP could not be made although the kernel has what it needs.
+    pub(crate) nvme_failed: Cell<Option<rt::Instant>>,
     /// Where nodes listened when the store was last read.
     addresses: RefCell<BTreeMap<String, SocketAddr>>,
     /// The store knows which of this node's pools this engine runs without: one that is claimed later reports itself.
@@ -143,7 +145,10 @@ impl Engine {
 
     async fn begin(config: Config, control: Rc<dyn Control>) -> Result<Self, Error> {
         // At once: what comes next may take longer than devices wait.
-        device_node::keep(&config, rt::now(), |_| true).await;
+        for volume in device_node::lost(&config).await {
+            device_node::keep(&config, rt::now(), volume, true).await;
+        }
+        device_node::say_what_is_made(&config).await;
         let pools = Pools::open(&config, &*control).await?;
         let exports = Exports::default();
         let (address, target) = target::serve(&config, exports.clone(), &pools).await?;
@@ -161,6 +166,7 @@ impl Engine {
             changed_here: Event::new(),
             tasks: RefCell::new(vec![target]),
             ending: Cell::new(false),
+            nvme_failed: Cell::new(None),
             addresses: RefCell::default(),
             absent_told: Cell::new(false),
         });
@@ -368,14 +374,26 @@ impl State {
         }
     }
 
-    /// Lets devices wait for volumes that are not open here yet.
+    /// Lets devices wait for volumes that are not open here yet, and those of volumes that have moved away fail.
     async fn keep_devices(self: Rc<Self>) {
         let begun = rt::now();
         loop {
             rt::sleep(device_node::KEEP).await;
-            let ours: BTreeSet<Uuid> = self.volumes.borrow().keys().copied().collect();
-            device_node::keep(&self.config, begun, move |volume| ours.contains(&volume)).await;
+            for volume in device_node::lost(&self.config).await {
+                if self.volumes.borrow().contains_key(&volume) {
+                    device_node::keep(&self.config, begun, volume, true).await;
+                } else if self.has_moved(volume).await {
+                    device_node::keep(&self.config, begun, volume, false).await;
+                }
+                // Else it waits as long as this engine has said at its start: that nothing is known is no order.
+            }
         }
+    }
+
+    /// Whether the store itself says that another node has the volume.
+    async fn has_moved(&self, volume: Uuid) -> bool {
+        let known = self.control.records().read(volume).await;
+        known.is_ok_and(|known| known.record.owner.is_some_and(|owner| owner.node != self.config.node))
     }
 
     /// Opens the disks that were named and could not be opened at the start, once they can be. One that hangs holds up

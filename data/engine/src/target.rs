@@ -7,7 +7,7 @@
 //! 2. A reader names the `attachSerial` of its device, and is let in with the one that is wished now: what it remembers is
 //!    of before or after a writer otherwise, also if nobody could tell it so.
 //! 3. A block device is one attachment, whose number its engine has found to be good (I10): only the host with the
-//!    identifier that was drawn for it is let in, and only as long as it is admitted.
+//!    identifier that was drawn for it is let in, from this machine itself, and only as long as it is admitted.
 
 use crate::keys::volume_key;
 use crate::meter::{Meter, Metered};
@@ -25,7 +25,7 @@ use nvmf::{
 use rt::{DmaBuf, DmaBytes, Durability, Task};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use uuid::Uuid;
 
@@ -67,6 +67,8 @@ struct Open {
 /// The attachment of a block device.
 struct Admitted {
     volume: Uuid,
+    /// Of this machine; the kernel comes from where it connects to.
+    address: IpAddr,
     attachment: Metered<Attachment>,
     associations: Vec<AssociationHandle>,
 }
@@ -134,17 +136,23 @@ impl Exports {
     }
 
     /// Lets the kernel of this node in for one block device.
-    pub(crate) fn admit(&self, name: &Name, attachment: Metered<Attachment>) -> Admission {
-        let admitted = Admitted { volume: name.volume, attachment, associations: Vec::new() };
+    pub(crate) fn admit(&self, name: &Name, address: IpAddr, attachment: Metered<Attachment>) -> Admission {
+        let address = address.to_canonical();
+        let admitted = Admitted { volume: name.volume, address, attachment, associations: Vec::new() };
         self.0.borrow_mut().devices.insert(name.id, admitted);
         Admission { exports: self.clone(), id: name.id }
+    }
+
+    fn has_admitted(&self, volume: Uuid, id: Uuid) -> bool {
+        self.0.borrow().devices.get(&id).is_some_and(|admitted| admitted.volume == volume)
     }
 
     /// The attachment of a block device.
     fn device(&self, volume: Uuid, id: Uuid, connect: &ConnectRequest) -> Option<Metered<Attachment>> {
         let mut open = self.0.borrow_mut();
         let admitted = open.devices.get_mut(&id).filter(|admitted| admitted.volume == volume)?;
-        if connect.hostid != id {
+        if connect.hostid != id || connect.peer.to_canonical() != admitted.address {
+            tracing::warn!(%volume, peer = %connect.peer, "somebody else asked for a block device of this node");
             return None;
         }
         admitted.associations.retain(|association| !association.is_over());
@@ -296,7 +304,12 @@ impl Subsystems for Served {
         // Whether there is such a volume is not told to those who cannot prove that they may know.
         let volume = if let Some((volume, _)) = of_reader_nqn(subnqn) {
             volume
-        } else if let Some((volume, _)) = Name::of_subnqn(subnqn) {
+        } else if let Some((volume, id)) = Name::of_subnqn(subnqn) {
+            // Now: Linux repeats a proof after which it is not let in, and waits a minute for the answer. Who asks learns
+            // nothing that can be guessed.
+            if !self.exports.has_admitted(volume, id) {
+                return Err(ConnectError::Busy);
+            }
             volume
         } else {
             self.exports.get(subnqn).ok_or(ConnectError::UnknownSubsystem)?.nexus.volume()

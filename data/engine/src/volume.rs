@@ -190,7 +190,7 @@ impl Running {
             let over = async {
                 nexus.until_stopped().await;
             };
-            let look = if nexus.is_calm() { LOOK_CALM } else { LOOK };
+            let look = if nexus.is_calm() && self.device.is_settled() { LOOK_CALM } else { LOOK };
             rt::race(over, rt::race(self.changed.wait(), rt::sleep(look))).await;
         }
         state.exports.remove(&name);

@@ -1,4 +1,5 @@
-//! The Linux kernel's initiator, in the guest, against Orlop's target on this machine.
+//! The Linux kernel's initiator, in the guest, against Orlop's target on this machine, and against one in the guest that
+//! makes its block devices by it.
 
 use crate::cluster::Cluster;
 use crate::guest::Guest;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 const SCRIPT: &str = include_str!("../../vm/interop.sh");
 const TARGET_SCRIPT: &str = include_str!("../../vm/target.sh");
+const DEVICE_SCRIPT: &str = include_str!("../../vm/device.sh");
 const LIMIT: Duration = Duration::from_secs(600);
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -39,6 +41,12 @@ pub(crate) const INITIATOR: Journey = Journey {
     name: "initiator",
     what: "Orlop's initiator against the Linux kernel's target: every command, with and without digests",
     run: initiator,
+};
+
+pub(crate) const DEVICE: Journey = Journey {
+    name: "nvme",
+    what: "volumes as NVMe/TCP devices of the kernel: engine killed, growth, little memory, moved away, secret; else FUSE",
+    run: device,
 };
 
 /// Nothing of Orlop takes part: what was found once holds until the guest or the script is another.
@@ -166,6 +174,23 @@ fn initiator(trip: &Trip) -> Result<()> {
     }
     let kernel = guest.versions()?.lines().next().unwrap_or_default().to_owned();
     trip.checked(format!("{kernel}: no complaint; {verdict}"));
+    Ok(())
+}
+
+/// A node with its volumes, all in the guest, whose kernel has an initiator.
+fn device(trip: &Trip) -> Result<()> {
+    let shared = trip.folder.join("vm");
+    fs::create_dir_all(&shared)?;
+    // The guest's C library is newer than this machine's.
+    fs::copy(trip.orlop()?, shared.join("orlop")).context("share the program with the guest")?;
+    let guest = Guest::ready()?;
+    let verdict = guest.run(&shared, DEVICE_SCRIPT, LIMIT)?;
+    for line in verdict.output.lines() {
+        println!("    {line}");
+    }
+    ensure!(verdict.code == 0, "a device by NVMe/TCP: exit code {}", verdict.code);
+    ensure!(verdict.output.lines().any(|line| line == "device: ok"), "the script ended early");
+    trip.checked(format!("{}: {verdict}", guest.versions()?.lines().next().unwrap_or_default()));
     Ok(())
 }
 

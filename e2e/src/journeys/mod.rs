@@ -56,6 +56,7 @@ pub(crate) const BESIDE: &[Journey] = &[
     kernel::INTEROP,
     kernel::INITIATOR,
     kernel::VOLUME,
+    kernel::DEVICE,
     harness::ETCD,
     harness::KUBERNETES_STORE,
     etcd::CLUSTER,

@@ -33,7 +33,7 @@ use crate::{
 use api::client::Client;
 use device::Attached;
 use model::limits;
-use mounts::{Mounts, block_device};
+use mounts::{Mount, Mounts, block_device};
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
@@ -246,8 +246,12 @@ fn usage(attached: Attached, path: &Path) -> Result<(Vec<VolumeUsage>, Option<St
     }
     let mounts =
         Mounts::read().map_err(|error| Status::internal(format!("cannot read the mounts: {error}")))?;
-    let mount = mounts.at(path).filter(|mount| mount.is_of(device.number));
-    let mount = mount.ok_or_else(|| Status::not_found(not_there))?;
+    let mount = mounts.at(path);
+    if mount.is_some_and(Mount::is_dead) {
+        return Ok((Vec::new(), Some("its device is gone, and another was made: end the pod".to_owned())));
+    }
+    let mount =
+        mount.filter(|mount| mount.is_of(device.number)).ok_or_else(|| Status::not_found(not_there))?;
     let found = rustix::fs::statvfs(path)
         .map_err(|error| Status::internal(format!("cannot look at {}: {error}", path.display())))?;
     let used = |unit: Unit, scale: u64, total: u64, free: u64, available: u64| {

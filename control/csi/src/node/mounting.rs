@@ -1,7 +1,9 @@
 //! The steps of a node, each of them whole or repeatable: stage, publish and their opposites, growing.
 //!
 //! 1. Before something is done the table of mounts says whether it is done already.
-//! 2. What is mounted at a path and is not of this volume is never touched by stage, publish or expand.
+//! 2. What is mounted at a path and is not of this volume is never touched by stage, publish or expand; but what is left at
+//!    a staging path of a device that is gone for good is taken away: the kubelet stages once, and the volume has another
+//!    device by now.
 //! 3. Nothing below a mount point is ever removed: only the mount, and the empty folder or file under it.
 
 use super::{
@@ -33,7 +35,7 @@ fn other_there(path: &Path, mount: &Mount) -> Status {
 /// Mounts the file system of the device at `staging`, made first if there is none. A block device is used as it is.
 pub(super) fn stage(device: &Device, staging: &Path, access: &Access) -> Result<(), Status> {
     let Kind::Mount { filesystem: wanted, flags, mkfs_options } = &access.kind else { return Ok(()) };
-    let mounts = mounts()?;
+    let mounts = without_dead(mounts()?, staging)?;
     let is_wanted = |mount: &Mount| wanted.is_none_or(|wanted| wanted.name() == mount.filesystem);
     if let Some(there) = mounts.at(staging) {
         let ours = there.is_of(device.number) && is_wanted(there);
@@ -69,6 +71,16 @@ pub(super) fn stage(device: &Device, staging: &Path, access: &Access) -> Result<
     })
 }
 
+/// The mounts when none at a path is dead.
+fn without_dead(mounts: Mounts, path: &Path) -> Result<Mounts, Status> {
+    if !mounts.at(path).is_some_and(Mount::is_dead) {
+        return Ok(mounts);
+    }
+    tracing::warn!(path = %path.display(), "what is mounted there is of a device that is gone: it is taken away");
+    take_away(path)?;
+    self::mounts()
+}
+
 /// Shows the staged file system, or the device, at `target`.
 pub(super) fn publish(
     device: &Device,
@@ -77,7 +89,12 @@ pub(super) fn publish(
     access: &Access,
     read_only: bool,
 ) -> Result<(), Status> {
-    let mounts = mounts()?;
+    let mut mounts = mounts()?;
+    // Nobody stages it again while a pod is there that has it.
+    if matches!(access.kind, Kind::Mount { .. }) && mounts.at(staging).is_some_and(Mount::is_dead) {
+        stage(device, staging, access)?;
+        mounts = self::mounts()?;
+    }
     if access.single_writer {
         let elsewhere = mounts.of(device.number).find(|mount| {
             [staging, target]

@@ -31,6 +31,19 @@ impl Mount {
         self.device == device || self.source.starts_with("/dev") && block_device(&self.source) == Some(number)
     }
 
+    /// Whether its device is none any more and never will be: one of the kernel's initiator, which gave it up, or which lost
+    /// it because another node has the volume, leaves its mounts behind, on which all I/O fails.
+    pub(crate) fn is_dead(&self) -> bool {
+        let (major, minor) = self.device;
+        self.is_dead_without(Path::new(&format!("/sys/dev/block/{major}:{minor}")))
+    }
+
+    fn is_dead_without(&self, sysfs: &Path) -> bool {
+        // A number of a btrfs is none of a device: what was mounted is looked at instead.
+        let is_nvme = self.source.to_str().is_some_and(|source| source.starts_with("/dev/nvme"));
+        is_nvme && !sysfs.exists() && block_device(&self.source).is_none()
+    }
+
     /// Whether nobody may write here.
     pub(crate) fn is_read_only(&self) -> bool {
         has_option(&self.options, "ro")
@@ -134,6 +147,16 @@ mod tests {
         {
             assert_eq!(parse(odd), None);
         }
+    }
+
+    #[test]
+    fn a_mount_whose_device_is_gone_is_dead() {
+        let gone = Path::new("/no/such/device");
+        let of =
+            |source: &str| parse(format!("40 22 259:3 / /mnt rw - ext4 {source} rw").as_bytes()).unwrap();
+        assert!(of("/dev/nvme77n7").is_dead_without(gone));
+        assert!(!of("/dev/nvme77n7").is_dead_without(Path::new("/sys")), "the kernel has it");
+        assert!(!of("/dev/loop3").is_dead_without(gone), "a loop device has its number for ever");
     }
 
     #[test]

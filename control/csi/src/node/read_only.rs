@@ -59,9 +59,11 @@ pub(super) fn over(device: &Path) -> Result<Vec<PathBuf>, Status> {
     let lies_under = fs::metadata(device).map_err(|error| failed("look at", device, error))?;
     let (inode, number) = (lies_under.st_ino(), lies_under.st_dev());
     let wanted = format!("{inode} {}:{}", rustix::fs::major(number), rustix::fs::minor(number));
-    let Some(name) = name_of(lies_under.st_rdev()) else { return Ok(Vec::new()) };
+    let name = name_of(lies_under.st_rdev());
     let mut found = Vec::new();
-    for candidate in candidates(&name).map_err(|error| failed("read", Path::new("/sys/block"), error))? {
+    for candidate in
+        candidates(name.as_deref()).map_err(|error| failed("read", Path::new("/sys/block"), error))?
+    {
         let words = ["losetup", "--list", "--noheadings", "--output", "BACK-INO,BACK-MAJ:MIN"];
         // One that has gone since is not there.
         let Ok(said) = tool::ask(&words_of(&words, &candidate), PACKAGE) else { continue };
@@ -125,15 +127,17 @@ fn name_of(number: u64) -> Option<String> {
     Some(link.file_name()?.to_str()?.to_owned())
 }
 
-/// Loop devices that are read only and lie over something that is called like the device. What they lie over is told as
-/// a path, which a container that has ended has taken its mounts from; so more than its name is looked at later, and only
-/// these are opened for that.
-fn candidates(name: &str) -> io::Result<Vec<PathBuf>> {
+/// Loop devices that are read only and lie over something that is called like the device; one that has no name any more, as
+/// a device that the kernel's initiator gave up under its users, may be what any of those that are gone was. What they lie over
+/// is told as a path, which a container that has ended has taken its mounts from; so more than its name is looked at later,
+/// and only these are opened for that.
+fn candidates(name: Option<&str>) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/sys/block")?.flatten() {
         let read = |attribute: &str| fs::read_to_string(entry.path().join(attribute)).unwrap_or_default();
         let under = read("loop/backing_file");
-        if lies_over(&under, name) && read("ro").trim() == "1" {
+        let is_gone = |name: &str| !Path::new("/sys/block").join(name).exists();
+        if lies_over(&under, name, is_gone) && read("ro").trim() == "1" {
             found.push(Path::new("/dev").join(entry.file_name()));
         }
     }
@@ -141,11 +145,14 @@ fn candidates(name: &str) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Whether what the kernel says of the file under a loop device may be the device of this name.
-fn lies_over(backing: &str, name: &str) -> bool {
+/// Whether what the kernel says of the file under a loop device may be the device of this name, or one that is gone.
+fn lies_over(backing: &str, name: Option<&str>, is_gone: impl Fn(&str) -> bool) -> bool {
     let path = backing.trim_end_matches('\n');
     let path = Path::new(path.strip_suffix(" (deleted)").unwrap_or(path));
-    path.file_name().is_some_and(|last| last == name)
+    path.file_name().and_then(|last| last.to_str()).is_some_and(|last| match name {
+        Some(name) => last == name,
+        None => last.starts_with("nvme") && is_gone(last),
+    })
 }
 
 fn words_of(words: &[&str], device: &Path) -> Vec<String> {

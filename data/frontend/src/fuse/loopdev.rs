@@ -12,12 +12,15 @@ use crate::users::BlockDevice;
 use crate::{Error, ErrorKind};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use std::ffi::OsStr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use zerocopy::{FromZeros, Immutable, IntoBytes, KnownLayout};
 
 /// Major number of loop devices.
 const LOOP_MAJOR: u32 = 7;
+/// Where the kubelet binds raw block volumes.
+const KUBELET_FOLDER: &str = "/volumeDevices/";
 /// Another program may take the free device first; then the next is tried.
 const TRIES: usize = 32;
 
@@ -111,6 +114,12 @@ impl Backing {
     /// Whether it may be a file that a front-end serves: its mark says whether it is.
     fn may_be_ours(&self) -> bool {
         self.0.as_ref().is_none_or(|path| path.file_name().is_some_and(|name| name == FILE_NAME))
+    }
+
+    /// Whether it may be the block device called `name`, also where the kubelet has bound it.
+    fn may_be_device(&self, name: &OsStr) -> bool {
+        let Some(path) = &self.0 else { return false };
+        path.file_name() == Some(name) || path.to_string_lossy().contains(KUBELET_FOLDER)
     }
 
     /// Whether it may be the volume that is served in the folder `dir`: not at another place, nor another volume. Where its
@@ -361,6 +370,21 @@ pub(crate) fn bound() -> Vec<LoopDevice> {
     loops
 }
 
+/// The loop devices over a block device, such as the kubelet's over a raw block volume. Like the others, only those that may
+/// be so are opened.
+pub(crate) fn over(device: &BlockDevice) -> Vec<PathBuf> {
+    let Some(name) = device.path.file_name() else { return Vec::new() };
+    let wanted = rustix::fs::makedev(device.number.0, device.number.1);
+    let is_over = |found: &LoopDevice| {
+        let mut info = LoopInfo::new_zeroed();
+        let opened = found.open(OFlags::RDONLY);
+        let told = opened.and_then(|fd| ioctl_struct(as_fd(&fd), LOOP_GET_STATUS64, &mut info));
+        told.is_ok() && info.rdevice == wanted
+    };
+    let may_be = |found: &LoopDevice| found.backing().is_some_and(|backing| backing.may_be_device(name));
+    bound().into_iter().filter(may_be).filter(is_over).map(LoopDevice::path).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -395,6 +419,15 @@ mod tests {
             let backing = Backing::read(text);
             assert_eq!((backing.may_be_ours(), backing.may_be_in(dir)), (ours, here), "{text:?}");
             assert_eq!(backing.is_in(dir), here && text.starts_with("/data/"), "{text:?}");
+        }
+        for (text, may_be) in [
+            ("/dev/nvme1n1\n", true),
+            ("/nvme1n1 (deleted)\n", true),
+            ("/dev/nvme1n10\n", false),
+            ("/var/lib/kubelet/plugins/kubernetes.io/csi/volumeDevices/pvc-1/dev/0193\n", true),
+            ("/data/volume\n", false),
+        ] {
+            assert_eq!(Backing::read(text).may_be_device(OsStr::new("nvme1n1")), may_be, "{text:?}");
         }
         assert!(Backing(None).may_be_ours() && Backing(None).may_be_in(dir), "what is not shown");
         assert!(!Backing(None).is_in(dir));

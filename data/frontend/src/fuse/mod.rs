@@ -20,7 +20,7 @@ mod abi;
 mod attach;
 mod cleanup;
 pub mod holder;
-mod loopdev;
+pub(crate) mod loopdev;
 mod mark;
 mod mount;
 mod overlap;

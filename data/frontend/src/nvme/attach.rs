@@ -18,6 +18,8 @@ const SHOW_WAIT: Duration = Duration::from_secs(30);
 const GROW_WAIT: Duration = Duration::from_secs(5);
 /// How long programs that look at every new device (udev, blkid) may keep it open while it is detached.
 const OPENERS_WAIT: Duration = Duration::from_secs(2);
+/// How long the kernel may take to see that its connection was ended.
+const CUT_OFF_WAIT: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(20);
 
 /// What [`attach()`] is told.
@@ -50,6 +52,8 @@ pub struct Attached {
     patience: Patience,
     /// See [`Self::abort`].
     dead: Cell<bool>,
+    /// See [`Self::settle`].
+    settled: Cell<bool>,
 }
 
 /// Whether there is a device of this name. Blocks, shortly.
@@ -63,15 +67,32 @@ pub fn attached(system: &System, run_id: &str) -> Vec<PathBuf> {
     controllers.iter().filter_map(|controller| system.head(controller)).map(|head| head.device.path).collect()
 }
 
-/// Lets the devices of a node that are not connected wait for their engine, which is there and not ready yet: those whose
-/// volume is `wanted`. Counted from when the connection was lost. Blocks, shortly.
-pub fn keep(system: &System, run_id: &str, node: &str, patience: Patience, wanted: impl Fn(Uuid) -> bool) {
-    let lost = system.controllers(|name| name.run_id == run_id && name.node == node && wanted(name.volume));
-    for controller in lost.iter().filter(|controller| !controller.is_live()) {
+/// The volumes whose devices on a node are not connected. Blocks, shortly.
+pub fn lost(system: &System, run_id: &str, node: &str) -> Vec<Uuid> {
+    let of_node = system.controllers(|name| name.run_id == run_id && name.node == node);
+    of_node.iter().filter(|found| !found.is_live()).map(|found| found.name.volume).collect()
+}
+
+/// Lets those of one volume wait for their engine as long as `patience` says, counted from when the connection was lost.
+/// Blocks, shortly.
+pub fn keep(system: &System, run_id: &str, node: &str, volume: Uuid, patience: Patience) {
+    let of_volume =
+        system.controllers(|name| name.run_id == run_id && name.node == node && name.volume == volume);
+    for controller in of_volume.iter().filter(|controller| !controller.is_live()) {
         if let Err(error) = controller.be_patient(patience) {
-            tracing::warn!(volume = %controller.name.volume, %error, "a device waits no longer for its engine than before");
+            tracing::warn!(%volume, %error, "how long a device waits for its engine is as before");
         }
     }
+}
+
+/// Removes a controller that its target does not answer any more, once the kernel has seen that it is cut off: otherwise it
+/// says farewell and waits a minute for the answer.
+async fn remove_unserved(controller: Controller) -> Result<(), Error> {
+    let start = rt::now();
+    while controller.is_live() && start.elapsed() < CUT_OFF_WAIT {
+        rt::sleep(POLL).await;
+    }
+    isolated(move || controller.delete()).await
 }
 
 /// Removes what earlier attachments of the volume on this node have left, in use or not: what uses it gets errors.
@@ -82,7 +103,7 @@ pub async fn clear(system: &System, run_id: &str, node: &str, volume: Uuid) -> R
     let left = system.controllers(|name| name.run_id == run_id && name.node == node && name.volume == volume);
     for controller in left {
         tracing::warn!(%volume, controller = controller.instance, "a device of before is removed");
-        isolated(move || controller.delete()).await?;
+        remove_unserved(controller).await?;
     }
     Ok(())
 }
@@ -103,7 +124,8 @@ pub fn cleanup(system: &System, run_id: &str) -> Result<Vec<String>, Error> {
 /// Makes the volume a block device of this machine, or goes on with the one that there is.
 ///
 /// # Errors
-/// `Unsupported` where the kernel does not connect, `Io` when the device does not appear; nothing is left then.
+/// `Unsupported` where the kernel does not connect, `Io` when the device does not appear; what is left of it then is for
+/// [`clear`], once the target does not answer it any more.
 pub async fn attach(config: AttachConfig) -> Result<Attached, Error> {
     let AttachConfig { system, name, size_bytes, patience, continues, .. } = &config;
     let controller = if *continues {
@@ -114,6 +136,12 @@ pub async fn attach(config: AttachConfig) -> Result<Attached, Error> {
     } else {
         connect(&config).await?
     };
+    match controller.hide_keys() {
+        Err(error) if *continues => {
+            tracing::warn!(volume = config.volume_name, %error, "its keys can be read");
+        }
+        hidden => hidden?,
+    }
     let start = rt::now();
     loop {
         let head = system.head(&controller);
@@ -121,10 +149,10 @@ pub async fn attach(config: AttachConfig) -> Result<Attached, Error> {
         let is_whole = |head: &Head| *continues || head.size_bytes().is_ok_and(|size| size == *size_bytes);
         if let Some(head) = head.filter(is_whole) {
             let (system, patience) = (system.clone(), *patience);
-            return Ok(Attached { system, controller, head, patience, dead: Cell::new(false) });
+            let (dead, settled) = (Cell::new(false), Cell::new(!*continues));
+            return Ok(Attached { system, controller, head, patience, dead, settled });
         }
         if start.elapsed() > SHOW_WAIT || !controller.is_there() {
-            isolated(move || controller.delete()).await?;
             let message = format!(
                 "the kernel made no block device of volume {:?} in {} s: `dmesg` says why",
                 config.volume_name,
@@ -182,11 +210,21 @@ impl Attached {
 
     /// Once it is connected again: it waits as long as it was told for the engine after this one.
     pub fn settle(&self) {
-        if self.controller.is_live()
-            && let Err(error) = self.controller.be_patient(self.patience)
-        {
-            tracing::warn!(device = %self.device_path().display(), %error, "a device waits too long for its engine");
+        if !self.controller.is_live() {
+            return;
         }
+        match self.controller.be_patient(self.patience) {
+            Ok(()) => self.settled.set(true),
+            Err(error) => {
+                let device = self.device_path().display();
+                tracing::warn!(%device, %error, "a device waits too long for its engine");
+            }
+        }
+    }
+
+    /// Whether it was seen connected, and has been told how long to wait.
+    pub fn is_settled(&self) -> bool {
+        self.settled.get() || self.dead.get()
     }
 
     /// Lets the kernel see the size that the volume has now.
@@ -215,8 +253,7 @@ impl Attached {
     /// What the kernel said.
     pub async fn abort(&self) -> Result<(), Error> {
         self.dead.set(true);
-        let controller = self.controller.clone();
-        isolated(move || controller.delete()).await
+        remove_unserved(self.controller.clone()).await
     }
 
     /// Removes the block device. May be repeated.

@@ -14,14 +14,16 @@
 //! 2. A name carries the run that made it, and nothing without that is ever touched.
 //! 3. What may do I/O on the device runs on threads that share no descriptor with the engine (`isolated.rs`): its
 //!    death must not wait for its own I/O.
-//! 4. Only with the kernel's native multipath: without it I/O that waits fails after a few time-outs.
+//! 4. Only with the kernel's native multipath: without it I/O that waits fails after a few time-outs. And only in the
+//!    network of the machine itself, from where the kernel connects again.
+//! 5. The keys that the kernel was given are root's to read, as soon as it has them.
 
 mod attach;
 mod name;
 mod options;
 mod sysfs;
 
-pub use attach::{AttachConfig, Attached, attach, attached, cleanup, clear, has_device, keep};
+pub use attach::{AttachConfig, Attached, attach, attached, cleanup, clear, has_device, keep, lost};
 pub use name::Name;
 pub use options::usable;
 pub use sysfs::System;

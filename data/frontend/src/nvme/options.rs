@@ -98,6 +98,14 @@ pub fn usable(system: &System, with_key: bool) -> Result<String, (String, String
         let remedy = "use a kernel with CONFIG_NVME_MULTIPATH, and do not switch nvme_core.multipath off";
         return problem("without native multipath I/O that waits would fail".into(), remedy);
     }
+    if !system.is_in_own_network() {
+        // It connects from where the engine is, but again from the machine's own network.
+        let remedy = "give the container the network of its machine (`hostNetwork: true`)";
+        return problem(
+            "the kernel would not find this engine again: it is in a network of its own".into(),
+            remedy,
+        );
+    }
     let missing = missing(&said, with_key);
     if missing.is_empty() {
         return Ok("nvme-tcp is loaded, with native multipath".into());
@@ -175,6 +183,8 @@ mod tests {
         write("sys/module/nvme_core/parameters/multipath", "N\n");
         assert!(why(&system).0.contains("multipath"), "{:?}", why(&system));
         write("sys/module/nvme_core/parameters/multipath", "Y\n");
+        assert!(why(&system).1.contains("hostNetwork"), "{:?}", why(&system));
+        write("proc/sys/net/core/netdev_budget", "300\n");
         usable(&system, true).unwrap();
         write("dev/nvme-fabrics", SAID.split(",dhchap").next().unwrap());
         usable(&system, false).unwrap();

@@ -12,6 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
@@ -70,6 +71,11 @@ impl System {
     /// Whether the kernel has a module, loaded or built in.
     pub(super) fn has_module(&self, name: &str) -> bool {
         self.root.join("sys/module").join(name).exists()
+    }
+
+    /// Whether this process is in the network of the machine itself. There are settings that no other network shows.
+    pub(super) fn is_in_own_network(&self) -> bool {
+        self.proc().join("sys/net/core/netdev_budget").exists()
     }
 
     /// Whether the kernel joins paths by itself.
@@ -168,6 +174,21 @@ impl Controller {
         }
     }
 
+    /// Keeps the keys from everybody but root: the kernel shows them to all, in every container that has `/sys`.
+    pub(super) fn hide_keys(&self) -> Result<(), Error> {
+        for attribute in ["dhchap_secret", "dhchap_ctrl_secret"] {
+            let path = self.folder.join(attribute);
+            match fs::set_permissions(&path, fs::Permissions::from_mode(0o600)) {
+                // Without keys it may not be there.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::os(format_args!("cannot hide {}", path.display()), error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Lets the kernel look at the namespace again.
     pub(super) fn rescan(&self) -> Result<(), Error> {
         self.write("rescan_controller", "1")
@@ -213,6 +234,7 @@ impl Head {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{keep, lost};
     use super::*;
     use std::time::Duration;
 
@@ -230,6 +252,7 @@ mod tests {
         write(controller.join("state"), "live\n");
         write(controller.join("ctrl_loss_tmo"), "20\n");
         write(controller.join("delete_controller"), "");
+        write(controller.join("dhchap_secret"), "DHHC-1:01:x:\n");
         write(controller.join("rescan_controller"), "");
         fs::create_dir_all(controller.join(format!("nvme3c{instance}n1"))).unwrap();
         write(head.join("uuid"), &format!("{}\n", name.id));
@@ -291,6 +314,9 @@ mod tests {
         controller.delete().unwrap();
         assert!(read("ctrl_loss_tmo").starts_with("600"), "{}", read("ctrl_loss_tmo"));
         assert_eq!((read("rescan_controller"), read("delete_controller")), ("1".into(), "1".into()));
+        controller.hide_keys().unwrap();
+        let secret = fs::metadata(controller.folder.join("dhchap_secret")).unwrap();
+        assert_eq!(secret.permissions().mode() & 0o777, 0o600);
         fs::remove_file(controller.folder.join("rescan_controller")).unwrap();
         assert!(controller.rescan().unwrap_err().to_string().contains("rescan_controller"));
         // Another one has its number by now.
@@ -298,5 +324,27 @@ mod tests {
         fs::write(controller.folder.join("delete_controller"), "").unwrap();
         controller.delete().unwrap();
         assert!(!controller.is_there() && read("delete_controller").is_empty());
+    }
+
+    #[test]
+    fn only_lost_devices_of_the_node_wait_as_long_as_is_said() {
+        let root = tempfile::tempdir().unwrap();
+        let system = System::at(root.path());
+        let of = |instance: u32, attribute: &str| {
+            root.path().join(format!("sys/class/nvme/nvme{instance}/{attribute}"))
+        };
+        plant(root.path(), 1, &name(8));
+        plant(root.path(), 2, &name(9));
+        plant(root.path(), 3, &Name { node: "n2".into(), ..name(7) });
+        for instance in [2, 3] {
+            fs::write(of(instance, "state"), "connecting\n").unwrap();
+        }
+        let volume = name(9).volume;
+        assert_eq!(lost(&system, "run", "n1"), [volume]);
+        assert!(lost(&system, "other", "n1").is_empty());
+        keep(&system, "run", "n1", volume, Patience(Duration::from_secs(300)));
+        keep(&system, "run", "n1", Uuid::nil(), Patience(Duration::from_secs(400)));
+        let told = [1, 2, 3].map(|instance| fs::read_to_string(of(instance, "ctrl_loss_tmo")).unwrap());
+        assert_eq!(told.each_ref().map(|told| told.starts_with("300")), [false, true, false], "{told:?}");
     }
 }

@@ -23,7 +23,21 @@ fn what_lies_under_is_known_by_its_name_first() {
         ("/\n", false),
         ("", false),
     ] {
-        assert_eq!(lies_over(backing, "loop3"), wanted, "{backing:?}");
+        assert_eq!(lies_over(backing, Some("loop3"), |_| false), wanted, "{backing:?}");
+    }
+}
+
+#[test]
+fn what_lies_over_a_device_that_is_gone_is_found() {
+    let is_gone = |name: &str| name == "nvme1n1";
+    for (backing, wanted) in [
+        ("/dev/nvme1n1\n", true),
+        ("/nvme1n1 (deleted)\n", true),
+        ("/dev/nvme0n1\n", false),
+        ("/var/lib/image.raw\n", false),
+        ("", false),
+    ] {
+        assert_eq!(lies_over(backing, None, is_gone), wanted, "{backing:?}");
     }
 }
 
