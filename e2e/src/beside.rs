@@ -19,7 +19,11 @@ impl Beside {
     pub(crate) fn start(orlop: &Path, journeys: &[Journey]) -> Result<Self> {
         // setpriv: it dies with this run, and its guard cleans up after it.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL"]).arg(std::env::current_exe()?).arg("--orlop").arg(orlop);
+        command
+            .args(["--pdeathsig", "KILL"])
+            .arg(std::env::current_exe()?)
+            .args(["--beside", "--orlop"])
+            .arg(orlop);
         command.args(journeys.iter().map(|journey| journey.name));
         let mut child = command
             .stdin(Stdio::null())

@@ -3,7 +3,8 @@
 //! 1. Everything that a run makes carries its id: the folder's name, and through it mounts, loops and command lines;
 //!    the environment of its processes; the names of namespaces and cgroups, and through them what runs in containers
 //!    and the loops over what only containers see. Nothing without the id is touched, but for loops that were made while
-//!    the run lasted and whose file's mount is gone: they are of no use to anybody.
+//!    the run lasted and whose file's mount is gone: whose they were cannot be seen any more. Of a run and the one beside
+//!    it they belong to the first, which ends last.
 //! 2. The guard is a process of its own that holds one end of a pipe: it acts when the harness ends, however it ends.
 //! 3. Whoever holds something is ended before what it holds: processes, FUSE connections, file systems, loops, FUSE
 //!    mounts, namespaces, cgroups, the folder.
@@ -21,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// The file of the run's folder with the loops that were dead when it began.
+/// The file of the run's folder with the loops that were dead when it began; one that is beside another run has none.
 const DEAD_BEFORE: &str = "loops-of-before";
 /// What the kernel calls the file below a device of Orlop when its mount is gone.
 const DEAD: &str = "/volume";
@@ -147,13 +148,15 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    /// Makes the run's folder and starts its guard.
-    pub(crate) fn start(id: &RunId) -> Result<Self> {
+    /// Makes the run's folder and starts its guard. A run beside another one leaves what has died to that.
+    pub(crate) fn start(id: &RunId, is_beside: bool) -> Result<Self> {
         use std::os::unix::process::CommandExt;
         fs::create_dir(id.folder()).with_context(|| format!("create {}", id.folder().display()))?;
-        let before: Vec<String> = dead_loops().map(|one| one.device.display().to_string()).collect();
-        fs::write(id.folder().join(DEAD_BEFORE), before.join("\n"))
-            .context("write down the loops of before")?;
+        if !is_beside {
+            let before: Vec<String> = dead_loops().map(|one| one.device.display().to_string()).collect();
+            fs::write(id.folder().join(DEAD_BEFORE), before.join("\n"))
+                .context("write down the loops of before")?;
+        }
         // A process group of its own: Ctrl-C ends the harness and leaves the guard to do its work.
         let child = Command::new(std::env::current_exe()?)
             .args(["guard", &id.0])
@@ -247,6 +250,15 @@ struct Loop {
     file: String,
 }
 
+impl Loop {
+    /// Whether its file's mount is gone, and was not yet when there were those of `before`; they are not known to a run
+    /// beside another one.
+    fn has_died_since(&self, before: Option<&str>) -> bool {
+        let was_dead = |before: &str| before.lines().any(|line| Path::new(line) == self.device);
+        self.file == DEAD && before.is_some_and(|before| !was_dead(before))
+    }
+}
+
 /// Loop devices whose file carries the id, or is in a file system that only this run's processes have mounted, or is
 /// one of these devices, or has died since the run began; those on top first.
 fn loops(id: &RunId, processes: &[(Process, String)]) -> Vec<PathBuf> {
@@ -254,15 +266,11 @@ fn loops(id: &RunId, processes: &[(Process, String)]) -> Vec<PathBuf> {
     let theirs: BTreeSet<String> =
         processes.iter().flat_map(|(process, _)| file_systems(&process.pid.to_string())).collect();
     let before = fs::read_to_string(id.folder().join(DEAD_BEFORE)).ok();
-    let is_new = |device: &Path| {
-        let before = before.as_ref().map(|before| before.lines().any(|line| Path::new(line) == device));
-        before == Some(false)
-    };
     let is_known = |candidate: &Loop| {
         let file_system = &candidate.place.0;
         candidate.file.contains(&id.0)
             || (theirs.contains(file_system) && !ours.contains(file_system))
-            || (candidate.file == DEAD && is_new(&candidate.device))
+            || candidate.has_died_since(before.as_deref())
     };
     let (mut found, mut rest): (Vec<Loop>, Vec<Loop>) = all_loops().into_iter().partition(is_known);
     // The kubelet puts a loop of its own over each device that a pod gets.
@@ -351,5 +359,17 @@ mod tests {
         assert_eq!((found.place, found.file.as_str()), (("0:42".to_owned(), 2), "/a file"));
         // One whose file is of a namespace that is gone.
         assert_eq!(parse_loop("/dev/loop0   /volume").unwrap().file, "/volume");
+    }
+
+    /// A node of the run beside had lost power, and its loop was taken for a leftover.
+    #[test]
+    fn what_has_died_belongs_to_the_first_of_two_runs() {
+        let of = |line: &str| parse_loop(line).unwrap();
+        let dead = of("/dev/loop2 0:57 2 /volume");
+        assert!(dead.has_died_since(Some("")));
+        assert!(dead.has_died_since(Some("/dev/loop20\n/dev/loop1")));
+        assert!(!dead.has_died_since(Some("/dev/loop1\n/dev/loop2")), "it was dead before");
+        assert!(!dead.has_died_since(None), "a run beside another one");
+        assert!(!of("/dev/loop2 0:57 2 /var/lib/volume").has_died_since(Some("")), "it is alive");
     }
 }

@@ -33,6 +33,9 @@ struct Arguments {
     /// The release build of `orlop`; `cargo xtask e2e` makes it and names it in ORLOP.
     #[arg(long, env = "ORLOP", default_value = "target/release/orlop")]
     orlop: PathBuf,
+    /// It runs beside another run, which ends after it.
+    #[arg(long, hide = true)]
+    beside: bool,
     /// The journeys to run; all of them if none is named.
     names: Vec<String>,
 }
@@ -75,7 +78,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         Some(Extra::Guard { id }) => guard::guard(&RunId(id.clone())),
         Some(Extra::Plant) => {
             let id = RunId::random()?;
-            let _guard = Guard::start(&id)?;
+            let _guard = Guard::start(&id, true)?;
             journeys::plant(&id)?;
             Ok(true)
         }
@@ -85,12 +88,12 @@ fn run(arguments: &Arguments) -> Result<bool> {
             }
             Ok(true)
         }
-        None => travel(&arguments.names, &std::path::absolute(&arguments.orlop)?),
+        None => travel(&arguments.names, &std::path::absolute(&arguments.orlop)?, arguments.beside),
     }
 }
 
 /// Runs the journeys, one after the other; `true` when all passed and nothing was left.
-fn travel(names: &[String], orlop: &Path) -> Result<bool> {
+fn travel(names: &[String], orlop: &Path, is_beside: bool) -> Result<bool> {
     ensure!(rustix::process::geteuid().is_root(), "the journeys mount, kill and install: run them as root");
     let mut chosen: Vec<&Journey> = Vec::new();
     for name in names {
@@ -107,7 +110,7 @@ fn travel(names: &[String], orlop: &Path) -> Result<bool> {
         beside = Some(Beside::start(orlop, journeys::BESIDE)?);
     }
     let id = RunId::random()?;
-    let guard = Guard::start(&id)?;
+    let guard = Guard::start(&id, is_beside)?;
     let begun = Instant::now();
     let (mut passed, mut failed) = (0, 0);
     for journey in chosen {
@@ -130,14 +133,15 @@ fn travel(names: &[String], orlop: &Path) -> Result<bool> {
             }
         }
     }
-    if !guard.finish()? {
-        failed += 1;
-        println!("leftovers: FAILED: something stayed until the guard removed it");
-    }
     if let Some(beside) = beside {
         let (also_passed, also_failed) = beside.end()?;
         passed += also_passed;
         failed += also_failed;
+    }
+    // After those beside: what dies of theirs is left to this one.
+    if !guard.finish()? {
+        failed += 1;
+        println!("leftovers: FAILED: something stayed until the guard removed it");
     }
     let verdict = if failed == 0 { "ok" } else { "FAILED" };
     println!(
@@ -194,7 +198,7 @@ fn programs(names: &[String]) -> Result<bool> {
 /// Runs `what` with a folder that is guarded like a journey's.
 fn in_folder(what: impl FnOnce(&Path) -> Result<bool>) -> Result<bool> {
     let id = RunId::random()?;
-    let guard = Guard::start(&id)?;
+    let guard = Guard::start(&id, false)?;
     let done = what(&id.folder());
     guard.finish()?;
     done

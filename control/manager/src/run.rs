@@ -290,7 +290,7 @@ async fn delete_volume(client: &Client, mandate: &Mandate, volume: &Stored<Volum
 mod tests {
     use super::*;
     use crate::testing::Scene;
-    use model::MemberState;
+    use model::{MemberState, NodeState};
 
     #[tokio::test]
     async fn a_record_is_made_again_of_a_volume_that_is_there() {
@@ -338,6 +338,78 @@ mod tests {
             let action = Action::RestoreIntent(volume.clone(), seen);
             perform(&client, &Mandate::default(), &action).await.unwrap();
             assert_eq!(client.get::<Volume>("a").await.unwrap().unwrap().value.intent, *intent);
+        }
+    }
+
+    /// One action of each kind, each on an object of its own, in a store that has them.
+    async fn actions(client: &Client) -> Vec<Action> {
+        let mut scene = Scene::with_nodes(2);
+        for name in ["a", "c", "d", "e", "f", "g"] {
+            scene.recorded(name, 2, &[1, 2], MemberState::InSync);
+        }
+        let mut wished = Vec::new();
+        for name in ["a", "b", "c", "d"] {
+            let volume = if name == "b" { scene.volume(name, 1, &[1]) } else { scene.volume_mut(name) };
+            let revision = client.create(volume).await.unwrap();
+            wished
+                .push(Stored { revision, value: Volume { message: Some("other".into()), ..volume.clone() } });
+        }
+        let mut records = Vec::new();
+        for name in ["c", "d", "e", "f"] {
+            let record = scene.record_mut(name);
+            let revision = client.create(record).await.unwrap();
+            records.push(Stored { revision, value: record.clone().recovered(7, 30) });
+        }
+        let mut node = scene.node_mut(1).clone();
+        let revision = client.create(&node).await.unwrap();
+        node.state = NodeState::NotReady;
+        let Ok([told, removed, restored, _]) = <[_; 4]>::try_from(wished) else { unreachable!() };
+        let Ok([latest, earlier, full, empty]) = <[_; 4]>::try_from(records) else { unreachable!() };
+        let recovery =
+            Recovery { volume: "d".into(), record: earlier.value, replaces: Some(earlier.revision) };
+        vec![
+            Action::RestoreIntent(restored, latest.revision),
+            Action::RecoverRecord(recovery),
+            Action::DeleteVolume(removed),
+            Action::Node(Stored { revision, value: node }),
+            Action::Volume(told),
+            Action::CreateRecord(scene.record_mut("g").clone()),
+            Action::EmptyRecord(full),
+            Action::DeleteRecord(empty),
+        ]
+    }
+
+    #[tokio::test]
+    async fn who_leads_no_more_writes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let client = Client::new(store::Embedded::open(&folder.path().join("store.redb")).unwrap());
+        let actions = actions(&client).await;
+        let (until, told) = watch::channel(Instant::now());
+        let manages = Manages {
+            client: client.clone(),
+            config: Config::default(),
+            mandate: Mandate::until(told),
+            news: None,
+        };
+        let content = async || {
+            let (nodes, volumes) = (client.list::<model::Node>().await, client.list::<Volume>().await);
+            (nodes.unwrap(), volumes.unwrap(), client.list::<VolumeRecord>().await.unwrap())
+        };
+        let before = content().await;
+        for action in actions.clone() {
+            manages.try_action(action).await;
+        }
+        // These look before they write, and it may be stopped in between.
+        for action in &actions[..3] {
+            let refused = perform(&client, &manages.mandate, action).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Unavailable, "{action:?}");
+        }
+        assert_eq!(content().await, before);
+        until.send_replace(Instant::now() + Duration::from_secs(3600));
+        for action in actions {
+            let (seen, what) = (content().await, format!("{action:?}"));
+            manages.try_action(action).await;
+            assert_ne!(content().await, seen, "{what} changes nothing");
         }
     }
 }

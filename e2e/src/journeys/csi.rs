@@ -286,6 +286,13 @@ fn killed(trip: &Trip) -> Result<()> {
         kills.all, kills.in_mkfs
     ));
     ensure!(kills.all >= KILLED_ROUNDS && kills.in_mkfs > 0, "{kills:?}: nothing was tried");
+    for filesystem in [Some("xfs"), Some("btrfs"), None] {
+        let name = filesystem.unwrap_or("raw");
+        after_each_step(&Claim::new(trip, &caller, name, filesystem)?, node, &victim)?;
+        trip.checked(format!(
+            "{name}: the plugin was killed after each step, growing too, and each was repeated"
+        ));
+    }
     nothing_left(trip, &cluster)?;
     cluster.stop()
 }
@@ -322,6 +329,37 @@ fn kill_until(victim: &Victim<'_>, stop: &AtomicBool, random: &mut Random, kills
                 .with_context(|| format!("{line} outlives its plugin"))?;
         }
     }
+}
+
+/// One pod's life: the plugin is killed after each step, and the next one is asked for the same again.
+fn after_each_step(claim: &Claim<'_>, node: &str, victim: &Victim<'_>) -> Result<()> {
+    let (small, large) = (320 * MIB, 400 * MIB);
+    let step = |what: &str, request: &dyn Fn() -> Result<(), Status>| {
+        for time in ["at first", "again"] {
+            let plugin = victim.start_and_wait()?;
+            request().map_err(|status| anyhow!("{}: {what} {time}: {status:?}", claim.name))?;
+            ensure!(plugin.process.signal(Signal::KILL), "the plugin ended by itself: {}", plugin.output());
+            plugin.process.wait_end(MINUTE)?;
+        }
+        Ok(())
+    };
+    let grown = || {
+        let total = claim.total_bytes(node)?;
+        // A file system keeps some of its device for itself.
+        let is_grown = if claim.filesystem.is_some() { total > small } else { total == large };
+        if is_grown { Ok(()) } else { Err(Status::internal(format!("it has {total} bytes"))) }
+    };
+    step("create", &|| claim.create(node, small))?;
+    step("attach", &|| claim.attach(node))?;
+    step("stage", &|| claim.stage(node))?;
+    step("publish", &|| claim.publish(node))?;
+    step("grow the volume", &|| claim.expand_in_controller(node, large))?;
+    step("grow on the node", &|| claim.expand_on_node(node, large))?;
+    step("look at its size", &grown)?;
+    step("unpublish", &|| claim.unpublish(node))?;
+    step("unstage", &|| claim.unstage(node))?;
+    step("detach", &|| claim.detach(node))?;
+    step("delete", &|| claim.delete(node))
 }
 
 /// One pod's life, each step repeated until it is done, as an orchestrator does it.

@@ -22,8 +22,8 @@ const NODES: [&str; 3] = ["node-1.lab", "node-2.lab", "node-3.lab"];
 /// The files in /var/lib/orlop that are pools: the README's, and the one of `places`.
 const DISKS: [&str; 2] = ["disk", places::DISK];
 /// How often the writer's node dies, or stands still, and nobody says so.
-const KILLS: usize = 5;
-const STANDSTILLS: usize = 2;
+const KILLS: usize = 7;
+const STANDSTILLS: usize = 3;
 /// How long the pod may take to be elsewhere then.
 const FAILOVER: Duration = Duration::from_secs(30);
 /// How long the API server stands still under I/O.
@@ -163,7 +163,7 @@ fn failover(trip: &Trip, lab: &mut Lab<'_>, writer: &mut Writer<'_>) -> Result<(
     let mut took = vec![writer.survives_its_node(trip, lab, Word::Orlop)?];
     bystander.stays(trip, lab)?;
     for round in 1..KILLS + STANDSTILLS {
-        took.push(if round % 4 == 3 {
+        took.push(if round % 3 == 2 {
             writer.survives_a_standstill(trip, lab, Word::Orlop)?
         } else {
             writer.survives_its_node(trip, lab, Word::Orlop)?

@@ -194,23 +194,31 @@ impl<'a> Claim<'a> {
     }
 
     pub(super) fn expand(&self, node: &str, bytes: i64) -> Result<(), Status> {
-        let capacity_range = Some(CapacityRange { required_bytes: bytes, limit_bytes: 0 });
-        let in_controller = ControllerExpandVolumeRequest {
+        self.expand_in_controller(node, bytes)?;
+        self.expand_on_node(node, bytes)
+    }
+
+    pub(super) fn expand_in_controller(&self, node: &str, bytes: i64) -> Result<(), Status> {
+        let request = ControllerExpandVolumeRequest {
             volume_id: self.name.clone(),
-            capacity_range,
+            capacity_range: Some(CapacityRange { required_bytes: bytes, limit_bytes: 0 }),
             volume_capability: Some(self.capability()),
             ..Default::default()
         };
-        let on_node = NodeExpandVolumeRequest {
+        self.caller.call(node, |mut plugin| async move {
+            plugin.controller.controller_expand_volume(request).await.map(drop)
+        })
+    }
+
+    pub(super) fn expand_on_node(&self, node: &str, bytes: i64) -> Result<(), Status> {
+        let request = NodeExpandVolumeRequest {
             volume_id: self.name.clone(),
             volume_path: text(&self.target(node)),
-            capacity_range,
+            capacity_range: Some(CapacityRange { required_bytes: bytes, limit_bytes: 0 }),
             ..Default::default()
         };
-        self.caller.call(node, |mut plugin| async move {
-            plugin.controller.controller_expand_volume(in_controller).await?;
-            plugin.node.node_expand_volume(on_node).await.map(drop)
-        })
+        self.caller
+            .call(node, |mut plugin| async move { plugin.node.node_expand_volume(request).await.map(drop) })
     }
 
     /// The size that a pod sees.
