@@ -10,6 +10,7 @@ mod mounts;
 mod options;
 mod read_only;
 mod tool;
+mod twin;
 
 use crate::{
     TOPOLOGY_KEY,

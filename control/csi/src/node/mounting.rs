@@ -4,12 +4,14 @@
 //! 2. What is mounted at a path and is not of this volume is never touched by stage, publish or expand; but what is left at
 //!    a staging path of a device that is gone for good is taken away: the kubelet stages once, and the volume has another
 //!    device by now.
-//! 3. Nothing below a mount point is ever removed: only the mount, and the empty folder or file under it.
+//! 3. A file system that is mounted from one device is not mounted from another (`twin`).
+//! 4. Nothing below a mount point is ever removed: only the mount, and the empty folder or file under it.
 
 use super::{
     device::Device,
     mounts::{Mount, Mounts, block_device},
     options, read_only, tool,
+    twin::{Kernel, Twins},
 };
 use crate::{
     capability::{Access, Kind},
@@ -48,27 +50,84 @@ pub(super) fn stage(device: &Device, staging: &Path, access: &Access) -> Result<
         None if is_read_only => device.find(*wanted)?.name().to_owned(),
         None => device.prepare(*wanted, mkfs_options)?.name().to_owned(),
     };
+    // Kernels of old would show the other device at this path; those of today would let the two go apart.
+    if filesystem == Filesystem::Btrfs.name() {
+        refuse_twins(device, Filesystem::Btrfs)?;
+    }
+    mount_filesystem(device, staging, &filesystem, access, flags)
+}
+
+/// Mounts a device that is ready for it.
+fn mount_filesystem(
+    device: &Device,
+    staging: &Path,
+    filesystem: &str,
+    access: &Access,
+    flags: &[String],
+) -> Result<(), Status> {
     fs::create_dir_all(staging).map_err(|error| failed("make", staging, error))?;
+    let is_read_only = read_only::is_read_only(device.number);
     let (mut mount_flags, data) = options::split(flags.iter().map(String::as_str));
     let read_only = access.read_only || is_read_only || mount_flags.contains(MountFlags::RDONLY);
     mount_flags.set(MountFlags::RDONLY, read_only);
     let data =
         CString::new(data).map_err(|_| crate::refusal::invalid("a mount flag contains a zero byte"))?;
     let (path, volume) = (&device.of.path, &device.of.volume);
-    mount(path, staging, filesystem.as_str(), mount_flags, data.as_c_str()).map_err(|error| {
-        let (device, data) = (path.display(), data.to_string_lossy());
-        let why = io::Error::from(error);
-        // Without its journal a file system is what nobody has ever seen; with it somebody would have to write.
-        if is_read_only && matches!(why.kind(), io::ErrorKind::ReadOnlyFilesystem) {
-            return Status::failed_precondition(format!(
-                "volume {volume:?}: its {filesystem} was not unmounted in order, and who only reads cannot replay the \
-                 journal: mount it once with a ReadWriteOnce claim"
-            ));
-        }
-        let what =
-            format!("cannot mount {device} as {filesystem} on {} ({data:?}): {why}", staging.display());
-        if why.raw_os_error() == Some(22) { Status::invalid_argument(what) } else { Status::internal(what) }
-    })
+    let Err(error) = mount(path, staging, filesystem, mount_flags, data.as_c_str()) else { return Ok(()) };
+    let why = io::Error::from(error);
+    // Without its journal a file system is what nobody has ever seen; with it somebody would have to write.
+    if is_read_only && matches!(why.kind(), io::ErrorKind::ReadOnlyFilesystem) {
+        return Err(Status::failed_precondition(format!(
+            "volume {volume:?}: its {filesystem} was not unmounted in order, and who only reads cannot replay the \
+             journal: mount it once with a ReadWriteOnce claim"
+        )));
+    }
+    let (shown, data) = (path.display(), data.to_string_lossy());
+    let what = format!("cannot mount {shown} as {filesystem} on {} ({data:?}): {why}", staging.display());
+    if error != rustix::io::Errno::INVAL {
+        return Err(Status::internal(what));
+    }
+    // That is all that xfs says of a UUID that is mounted already.
+    if filesystem == Filesystem::Xfs.name() {
+        refuse_twins(device, Filesystem::Xfs)?;
+    }
+    Err(Status::invalid_argument(what))
+}
+
+/// Refuses a device whose file system is mounted from another one: it waits until that is gone.
+fn refuse_twins(device: &Device, filesystem: Filesystem) -> Result<(), Status> {
+    let (path, volume, filesystem_name) = (&device.of.path, &device.of.volume, filesystem.name());
+    let own = read_only::name_of(device.number);
+    let own = own.ok_or_else(|| failed("find in /sys", path, io::Error::from(io::ErrorKind::NotFound)))?;
+    let found = Kernel::of_machine().twins(filesystem, &own);
+    let Some(Twins { devices, is_certain }) = found.map_err(|error| failed("compare", path, error))? else {
+        return Ok(());
+    };
+    let mounts = mounts()?;
+    let places: Vec<String> = devices
+        .iter()
+        .map(|name| {
+            let there = Path::new("/dev").join(name);
+            let at = mounts.of_path(&there).map(|mount| format!("mounted at {}", mount.point.display()));
+            let at = at.unwrap_or_else(|| "mounted where this plugin does not see it".to_owned());
+            format!("{} ({at})", there.display())
+        })
+        .collect();
+    let places = if places.is_empty() { "a device that is gone".to_owned() } else { places.join(", ") };
+    Err(Status::unavailable(if is_certain {
+        format!(
+            "volume {volume:?}: its {filesystem_name} is mounted on this machine already, from {places}; it is mounted from \
+             {} when that mount is gone",
+            path.display()
+        )
+    } else {
+        format!(
+            "volume {volume:?}: the kernel refuses its {filesystem_name}: either by its mount options, or because it is \
+             mounted on this machine already, from {places}, which does not answer; it is mounted from {} when that \
+             mount is gone",
+            path.display()
+        )
+    }))
 }
 
 /// The mounts when none at a path is dead.

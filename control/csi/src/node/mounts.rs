@@ -89,6 +89,12 @@ impl Mounts {
     pub(crate) fn of(&self, number: u64) -> impl Iterator<Item = &Mount> {
         self.0.iter().filter(move |mount| mount.is_of(number))
     }
+
+    /// A mount of the device at this path, which may be gone.
+    pub(crate) fn of_path(&self, path: &Path) -> Option<&Mount> {
+        let number = block_device(path);
+        self.0.iter().find(|mount| mount.source == path || number.is_some_and(|number| mount.is_of(number)))
+    }
 }
 
 /// One line of `/proc/self/mountinfo` (proc(5)); none if it is not one.

@@ -122,7 +122,7 @@ fn sysfs(number: u64) -> String {
 }
 
 /// The kernel's name of a block device, such as `loop3`.
-fn name_of(number: u64) -> Option<String> {
+pub(super) fn name_of(number: u64) -> Option<String> {
     let link = fs::read_link(sysfs(number)).ok()?;
     Some(link.file_name()?.to_str()?.to_owned())
 }
