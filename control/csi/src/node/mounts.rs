@@ -51,7 +51,8 @@ impl Mount {
 
     /// Whether the file system itself is read only, which it turns after an error.
     pub(crate) fn is_read_only_inside(&self) -> bool {
-        has_option(&self.super_options, "ro")
+        // ext4 says the other two since Linux 6.15, and stays "rw".
+        ["ro", "emergency_ro", "shutdown"].iter().any(|option| has_option(&self.super_options, option))
     }
 }
 
@@ -147,6 +148,12 @@ mod tests {
         assert!(mount.is_of(rustix::fs::makedev(7, 3)) && !mount.is_of(rustix::fs::makedev(7, 4)));
         assert!(!mount.is_read_only() && mount.is_read_only_inside());
         assert_eq!((mount.filesystem.as_str(), mount.options.as_str()), ("ext4", "rw,noatime"));
+        for (options, is_read_only) in
+            [("rw", false), ("rw,errors=remount-ro", false), ("rw,emergency_ro", true), ("rw,shutdown", true)]
+        {
+            let mount = parse(format!("40 22 7:3 / /mnt rw - ext4 /dev/loop3 {options}").as_bytes()).unwrap();
+            assert_eq!(mount.is_read_only_inside(), is_read_only, "{options}");
+        }
         assert!(parse(b"41 22 0:50 / /x rw - tmpfs tmpfs rw").is_some(), "without any fields between");
         for odd in
             [&b""[..], b"x", b"41 22 0:50 / /x rw", b"41 22 0:50 / /x rw - tmpfs", b"41 22 0 / /x rw - a b c"]
