@@ -127,9 +127,11 @@ impl Device {
                 )));
             }
         };
-        // 1: errors were corrected; 2: and the machine should restart if it was mounted, which it was not.
-        let check = filesystem.check(path).map(|words| tool::run(&words, 2, filesystem.package()));
-        check.unwrap_or(Ok(()))?;
+        if let Some(words) = filesystem.check(path) {
+            // 1: errors were corrected; 2: and the machine should restart if it was mounted, which it was not.
+            tool::run(&words, 2, filesystem.package())
+                .map_err(|status| self.not_whole(filesystem, status))?;
+        }
         // A pod that could not grow while it was mounted finds its room now.
         if filesystem == Filesystem::Ext4 && self.can_grow()? {
             for words in filesystem.grow_unmounted(path) {
@@ -137,6 +139,21 @@ impl Device {
             }
         }
         Ok(filesystem)
+    }
+
+    /// What the check of a file system said, with what to do where it says that it repairs no more by itself.
+    fn not_whole(&self, filesystem: Filesystem, status: Status) -> Status {
+        let Attached { volume, path, .. } = &self.of;
+        if !status.message().contains("(exit status: 4)") {
+            return status;
+        }
+        Status::failed_precondition(format!(
+            "volume {volume:?}: its {} is damaged beyond what is repaired without asking; it is not mounted: have it published \
+             as a block device and run e2fsck -f on that (here it is {}): {}",
+            filesystem.name(),
+            path.display(),
+            status.message()
+        ))
     }
 
     /// The file system on a device that refuses writes: as its last writer has left it. Nothing is made, checked or grown.
