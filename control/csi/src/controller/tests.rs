@@ -187,6 +187,30 @@ fn a_reader_has_a_device_of_its_own() {
 }
 
 #[test]
+fn who_should_look_at_a_volume_is_told_and_why() {
+    let mut view = made(&request("pvc-1"));
+    for (state, is_abnormal) in [
+        (VolumeState::Pending, true),
+        (VolumeState::Creating, false),
+        (VolumeState::Available, false),
+        (VolumeState::Attaching, false),
+        (VolumeState::Attached, false),
+        (VolumeState::Detaching, false),
+        (VolumeState::Degraded, true),
+        (VolumeState::Stalled, true),
+        (VolumeState::Deleting, false),
+    ] {
+        for (why, wanted) in [(None, state.to_string()), (Some("n1 is away"), format!("{state}: n1 is away"))]
+        {
+            (view.status.state, view.status.message) = (state, why.map(str::to_owned));
+            let VolumeCondition { abnormal, message } = condition(&view);
+            assert_eq!((abnormal, message), (is_abnormal, wanted));
+        }
+    }
+    assert_eq!(VolumeState::ALL.len(), 9, "all of them");
+}
+
+#[test]
 fn codes_say_whether_to_try_again() {
     let error = |kind, problem: &str| client::Error {
         kind,

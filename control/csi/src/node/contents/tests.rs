@@ -94,6 +94,33 @@ fn file_systems_are_recognized_and_leave_the_mark() {
 }
 
 #[test]
+fn the_smallest_are_what_the_programs_make() {
+    let temp = tempfile::tempdir().unwrap();
+    for filesystem in [Filesystem::Xfs, Filesystem::Btrfs] {
+        let made = |bytes: u64| {
+            let path = temp.path().join(format!("{}-{bytes}", filesystem.name()));
+            File::create_new(&path).unwrap().set_len(SIZE).unwrap();
+            let words =
+                filesystem.make(&path, bytes + RESERVED_BYTES, &crate::filesystem::MkfsOptions::default());
+            let made = Command::new(&words[0])
+                .args(&words[1..])
+                .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+                .output();
+            made.map(|made| (made.status.success(), String::from_utf8_lossy(&made.stderr).into_owned()))
+        };
+        let Ok((is_made, said)) = made(filesystem.min_bytes()) else {
+            println!("mkfs.{} is not installed: not tried", filesystem.name());
+            continue;
+        };
+        assert!(is_made, "{said}");
+        // Sizes are whole MiB.
+        let (is_made, said) = made(filesystem.min_bytes() - STEP).unwrap();
+        let is_too_small = ["larger than 300MB", "too small"].iter().any(|words| said.contains(words));
+        assert!(!is_made && is_too_small, "{filesystem:?}: {said}");
+    }
+}
+
+#[test]
 fn an_xfs_in_progress_is_none() {
     let device = device();
     device.write_all_at(b"XFSB", 0).unwrap();
