@@ -6,11 +6,13 @@ use csi::client::{Plugin, Status};
 use csi::v1::volume_capability::access_mode::Mode;
 use csi::v1::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 use csi::v1::{
-    CapacityRange, ControllerExpandVolumeRequest, ControllerPublishVolumeRequest,
-    ControllerUnpublishVolumeRequest, CreateVolumeRequest, DeleteVolumeRequest, NodeExpandVolumeRequest,
-    NodeGetVolumeStatsRequest, NodePublishVolumeRequest, NodeStageVolumeRequest, NodeUnpublishVolumeRequest,
-    NodeUnstageVolumeRequest, VolumeCapability,
+    CapacityRange, ControllerExpandVolumeRequest, ControllerGetVolumeRequest, ControllerPublishVolumeRequest,
+    ControllerUnpublishVolumeRequest, CreateVolumeRequest, DeleteVolumeRequest, ListVolumesRequest,
+    NodeExpandVolumeRequest, NodeGetVolumeStatsRequest, NodeGetVolumeStatsResponse, NodePublishVolumeRequest,
+    NodeStageVolumeRequest, NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest, Volume, VolumeCapability,
+    VolumeCondition,
 };
+use std::collections::HashMap;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -70,6 +72,10 @@ pub(super) struct Claim<'a> {
     /// None: a block device.
     pub(super) filesystem: Option<&'static str>,
     pub(super) mode: Mode,
+    /// Those of its class.
+    pub(super) parameters: &'static [(&'static str, &'static str)],
+    /// What the nodes are told, by the answer to `create_volume`.
+    pub(super) context: HashMap<String, String>,
 }
 
 impl<'a> Claim<'a> {
@@ -81,7 +87,15 @@ impl<'a> Claim<'a> {
     ) -> Result<Self> {
         let folder = trip.folder.join(name);
         std::fs::create_dir_all(&folder)?;
-        Ok(Self { caller, folder, name: name.to_owned(), filesystem, mode: Mode::SingleNodeWriter })
+        Ok(Self {
+            caller,
+            folder,
+            name: name.to_owned(),
+            filesystem,
+            mode: Mode::SingleNodeWriter,
+            parameters: &[("copies", "2")],
+            context: HashMap::new(),
+        })
     }
 
     pub(super) fn staging(&self, node: &str) -> PathBuf {
@@ -105,15 +119,22 @@ impl<'a> Claim<'a> {
     }
 
     pub(super) fn create(&self, node: &str, bytes: i64) -> Result<(), Status> {
+        self.create_volume(node, bytes).map(drop)
+    }
+
+    pub(super) fn create_volume(&self, node: &str, bytes: i64) -> Result<Volume, Status> {
+        let words = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
         let request = CreateVolumeRequest {
             name: self.name.clone(),
             capacity_range: Some(CapacityRange { required_bytes: bytes, limit_bytes: 0 }),
             volume_capabilities: vec![self.capability()],
-            parameters: [("copies".to_owned(), "2".to_owned())].into(),
+            parameters: self.parameters.iter().map(words).collect(),
             ..Default::default()
         };
-        self.caller
-            .call(node, |mut plugin| async move { plugin.controller.create_volume(request).await.map(drop) })
+        let answer = self.caller.call(node, |mut plugin| async move {
+            Ok(plugin.controller.create_volume(request).await?.into_inner())
+        })?;
+        answer.volume.ok_or_else(|| Status::internal("no volume"))
     }
 
     pub(super) fn delete(&self, node: &str) -> Result<(), Status> {
@@ -150,6 +171,7 @@ impl<'a> Claim<'a> {
             volume_id: self.name.clone(),
             staging_target_path: text(&self.staging(node)),
             volume_capability: Some(self.capability()),
+            volume_context: self.context.clone(),
             ..Default::default()
         };
         self.caller
@@ -223,15 +245,39 @@ impl<'a> Claim<'a> {
 
     /// The size that a pod sees.
     pub(super) fn total_bytes(&self, node: &str) -> Result<i64, Status> {
+        let usage = self.stats(node)?.usage;
+        usage.first().map(|usage| usage.total).ok_or_else(|| Status::internal("no usage"))
+    }
+
+    /// What its node says of its condition.
+    pub(super) fn condition_on_node(&self, node: &str) -> Result<VolumeCondition, Status> {
+        self.stats(node)?.volume_condition.ok_or_else(|| Status::internal("no condition"))
+    }
+
+    /// What a controller says of its condition, asked for it alone and for all.
+    pub(super) fn conditions(&self, node: &str) -> Result<[VolumeCondition; 2], Status> {
+        let name = self.name.clone();
+        self.caller.call(node, |mut plugin| async move {
+            let request = ControllerGetVolumeRequest { volume_id: name.clone() };
+            let alone = plugin.controller.controller_get_volume(request).await?.into_inner();
+            let list = plugin.controller.list_volumes(ListVolumesRequest::default()).await?.into_inner();
+            let is_it = |volume: Option<&Volume>| volume.is_some_and(|volume| volume.volume_id == name);
+            let listed = list.entries.into_iter().find(|entry| is_it(entry.volume.as_ref()));
+            let alone = alone.status.and_then(|status| status.volume_condition);
+            let listed = listed.and_then(|entry| entry.status?.volume_condition);
+            alone.zip(listed).map(<[_; 2]>::from).ok_or_else(|| Status::internal("no condition"))
+        })
+    }
+
+    fn stats(&self, node: &str) -> Result<NodeGetVolumeStatsResponse, Status> {
         let request = NodeGetVolumeStatsRequest {
             volume_id: self.name.clone(),
             volume_path: text(&self.target(node)),
             ..Default::default()
         };
-        let stats = self.caller.call(node, |mut plugin| async move {
+        self.caller.call(node, |mut plugin| async move {
             Ok(plugin.node.node_get_volume_stats(request).await?.into_inner())
-        })?;
-        stats.usage.first().map(|usage| usage.total).ok_or_else(|| Status::internal("no usage"))
+        })
     }
 
     /// From the claim to the pod.
