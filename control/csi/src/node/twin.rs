@@ -110,12 +110,11 @@ fn read_uuid(device: &Path, filesystem: Filesystem) -> io::Result<[u8; 16]> {
 
 /// As the kernel names a folder by it.
 fn hyphenated(uuid: [u8; 16]) -> String {
-    let digits = format!("{:032x}", u128::from_be_bytes(uuid));
-    let (a, rest) = digits.split_at(8);
-    let (b, rest) = rest.split_at(4);
-    let (c, rest) = rest.split_at(4);
-    let (d, e) = rest.split_at(4);
-    [a, b, c, d, e].join("-")
+    let mut text = format!("{:032x}", u128::from_be_bytes(uuid));
+    for at in [20, 16, 12, 8] {
+        text.insert(at, '-');
+    }
+    text
 }
 
 fn names(folder: &Path) -> io::Result<Vec<String>> {

@@ -45,12 +45,37 @@ fn lost(trip: &Trip, claim: &Claim<'_>, cluster: &Cluster<'_>) -> Result<()> {
     persist("stage", || claim.stage(THERE))?;
     claim.publish(THERE)?;
     ensure!(sum(THERE)? == wanted, "{name}: the file is another one on {THERE}");
+    copied(trip, claim)?;
     claim.down(THERE)?;
     cluster.ready(MINUTE)?;
     persist("delete", || claim.delete(THERE))?;
     trip.checked(format!(
         "{name}: {HERE} stood still under it; {THERE} named the old mount, waited for it, and has the same file"
     ));
+    Ok(())
+}
+
+/// A copy of the device is mounted, on a device that answers.
+fn copied(trip: &Trip, claim: &Claim<'_>) -> Result<()> {
+    let (name, target) = (&claim.name, text(&claim.target(THERE)));
+    let device =
+        trip.sh(&format!("findmnt --noheadings --output SOURCE {target}"), MINUTE)?.trim().to_owned();
+    claim.unpublish(THERE)?;
+    claim.unstage(THERE)?;
+    let line = format!(
+        "dd if={device} of={name}.copy bs=1M conv=sparse status=none; mkdir {name}.mount; \
+         losetup --find --show {name}.copy"
+    );
+    let copy = trip.sh(&line, MINUTE)?.trim().to_owned();
+    trip.sh(&format!("mount {copy} {name}.mount"), MINUTE)?;
+    let place = trip.folder.join(format!("{name}.mount"));
+    let wanted = format!("is mounted on this machine already, from {copy} (mounted at {})", place.display());
+    let outcome = refused(claim.stage(THERE), Code::Unavailable, &wanted);
+    trip.sh(&format!("umount {name}.mount; losetup --detach {copy}"), MINUTE)?;
+    outcome?;
+    claim.stage(THERE)?;
+    claim.publish(THERE)?;
+    trip.checked(format!("{name}: not mounted beside a copy of its device, which is named"));
     Ok(())
 }
 

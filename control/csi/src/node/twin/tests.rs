@@ -42,8 +42,8 @@ impl Tree {
     }
 }
 
-fn twins(devices: &[&str], is_certain: bool) -> Option<Twins> {
-    Some(Twins { devices: devices.iter().map(|name| (*name).to_owned()).collect(), is_certain })
+fn twins(devices: &[&str], is_certain: bool) -> Twins {
+    Twins { devices: devices.iter().map(|name| (*name).to_owned()).collect(), is_certain }
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn an_xfs_that_is_mounted_from_another_device_is_found() {
     }
     assert_eq!(tree.twins(Filesystem::Xfs), None, "itself, and others");
     tree.mounted("xfs/loop3");
-    assert_eq!(tree.twins(Filesystem::Xfs), twins(&["loop3"], true));
+    assert_eq!(tree.twins(Filesystem::Xfs), Some(twins(&["loop3"], true)));
     assert_eq!(tree.twins(Filesystem::Ext4), None);
 }
 
@@ -75,9 +75,9 @@ fn a_device_that_does_not_answer_may_be_the_one() {
     mknodat(CWD, tree.path("dev/hung"), FileType::Fifo, Mode::RWXU, 0).unwrap();
     fs::create_dir_all(tree.path("sys/class/block/hung")).unwrap();
     fs::write(tree.path("sys/class/block/hung/inflight"), "0 0").unwrap();
-    assert_eq!(tree.twins(Filesystem::Xfs), twins(&["loop3"], true), "one is certain");
+    assert_eq!(tree.twins(Filesystem::Xfs), Some(twins(&["loop3"], true)), "one is certain");
     fs::write(tree.path("sys/class/block/loop3/inflight"), "       0        4\n").unwrap();
-    assert_eq!(tree.twins(Filesystem::Xfs), twins(&["hung", "loop3", "nvme0n1"], false));
+    assert_eq!(tree.twins(Filesystem::Xfs), Some(twins(&["hung", "loop3", "nvme0n1"], false)));
 }
 
 #[test]
@@ -88,9 +88,9 @@ fn a_btrfs_that_is_mounted_from_another_device_is_found() {
     tree.mounted("btrfs/07070707-0707-0707-0707-070707070707/devices/loop2");
     assert_eq!(tree.twins(Filesystem::Btrfs), None);
     tree.mounted(folder);
-    assert_eq!(tree.twins(Filesystem::Btrfs), twins(&[], true), "its device is gone");
+    assert_eq!(tree.twins(Filesystem::Btrfs), Some(twins(&[], true)), "its device is gone");
     tree.mounted(&format!("{folder}/loop3"));
-    assert_eq!(tree.twins(Filesystem::Btrfs), twins(&["loop3"], true));
+    assert_eq!(tree.twins(Filesystem::Btrfs), Some(twins(&["loop3"], true)));
     tree.mounted(&format!("{folder}/loop1"));
     assert_eq!(tree.twins(Filesystem::Btrfs), None, "itself");
 }
