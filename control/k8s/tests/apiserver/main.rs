@@ -11,6 +11,7 @@
 #[path = "../../../store/tests/it/conformance.rs"]
 mod conformance;
 mod extender;
+mod failover;
 mod faults;
 mod leaders;
 mod objects;
@@ -55,7 +56,8 @@ fn main() -> ExitCode {
 fn run_tests(filter: &str) -> ExitCode {
     let mut failed = Vec::new();
     let mut passed = 0;
-    let tests = faults::TESTS.iter().chain(objects::TESTS).chain(leaders::TESTS).chain(extender::TESTS);
+    let tests =
+    let tests = tests.into_iter().flatten();
     for (name, test) in tests.filter(|(name, _)| name.contains(filter)) {
         print!("test {name} ... ");
         drop(std::io::Write::flush(&mut std::io::stdout()));
