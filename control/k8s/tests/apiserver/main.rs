@@ -15,6 +15,7 @@ mod failover;
 mod faults;
 mod leaders;
 mod objects;
+mod printed;
 #[path = "../../../store/tests/it/proxy.rs"]
 mod proxy;
 mod server;
@@ -57,6 +58,7 @@ fn run_tests(filter: &str) -> ExitCode {
     let mut failed = Vec::new();
     let mut passed = 0;
     let tests =
+        [faults::TESTS, objects::TESTS, printed::TESTS, leaders::TESTS, failover::TESTS, extender::TESTS];
     let tests = tests.into_iter().flatten();
     for (name, test) in tests.filter(|(name, _)| name.contains(filter)) {
         print!("test {name} ... ");
