@@ -270,17 +270,17 @@ mod tests {
     }
 
     /// A claim's volume of Orlop, as the plugin makes it with this parameter of its class.
-    fn ours(parameter: Option<&str>) -> Option<v1::CSIPersistentVolumeSource> {
+    fn ours(parameter: Option<&str>) -> v1::CSIPersistentVolumeSource {
         let mut source = json!({ "driver": "csi.orlop.io", "volumeHandle": "data" });
         if let Some(word) = parameter {
             source["volumeAttributes"] = json!({ "failover": word, "other": "automatic" });
         }
-        Some(serde_json::from_value(source).unwrap())
+        serde_json::from_value(source).unwrap()
     }
 
     #[test]
     fn a_class_has_opted_in_by_its_own_word_only() {
-        let automatic = |parameter| is_automatic(&ours(parameter).unwrap());
+        let automatic = |parameter| is_automatic(&ours(parameter));
         assert!(automatic(Some("automatic")));
         for parameter in [None, Some("manual"), Some(""), Some("true"), Some("Automatic")] {
             assert!(!automatic(parameter), "{parameter:?}");
@@ -288,7 +288,7 @@ mod tests {
     }
 
     /// A pod with these volumes and this metadata.
-    fn pod(volumes: Value, mut metadata: Value) -> v1::Pod {
+    fn pod(volumes: &Value, mut metadata: Value) -> v1::Pod {
         metadata["name"] = "pod".into();
         let spec = json!({ "containers": [], "volumes": volumes });
         serde_json::from_value(json!({ "metadata": metadata, "spec": spec })).unwrap()
@@ -299,7 +299,7 @@ mod tests {
         let claim = || json!({ "name": "a", "persistentVolumeClaim": { "claimName": "a" } });
         let annotated = |word: &str| json!({ "annotations": { "orlop.io/failover": word } });
         let (one, two) = (json!([claim()]), json!([claim(), { "name": "b", "ephemeral": {} }]));
-        let (automatic, manual) = (|| ours(Some("automatic")), || ours(None));
+        let (automatic, manual) = (|| Some(ours(Some("automatic"))), || Some(ours(None)));
         let bound = json!({ "ownerReferences": [{
             "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "uid": "u",
         }] });
@@ -335,7 +335,7 @@ mod tests {
             ("on every node", &one, bound, vec![automatic()], false),
             ("on every node, whatever it says", &one, bound_and_annotated, vec![automatic()], false),
         ] {
-            assert_eq!(has_opted_in(&pod(volumes.clone(), metadata), &claimed), opted_in, "{what}");
+            assert_eq!(has_opted_in(&pod(volumes, metadata), &claimed), opted_in, "{what}");
         }
     }
 }
