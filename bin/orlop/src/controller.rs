@@ -8,7 +8,7 @@
 use crate::arguments::Controller;
 use crate::failure::{Failure, Kind, OrFail, Outcome};
 use crate::{process, stores};
-use k8s::{Election, Extender, Failover, FailoverConfig, Kubernetes, Severity, Term};
+use k8s::{Election, Extender, Failover, FailoverConfig, Kubernetes, Right, Severity, Term};
 use manager::{Mandate, News};
 use std::path::Path;
 use std::time::Duration;
@@ -52,7 +52,8 @@ async fn serve(arguments: &Controller) -> Outcome {
     match leader.election(arguments)? {
         None => {
             let manager = leader.manager(config(arguments), Mandate::default());
-            let adoption = leader.kubernetes.clone().map(|kubernetes| tokio::spawn(adopt(kubernetes)));
+            let kubernetes = leader.kubernetes.clone();
+            let adoption = kubernetes.map(|kubernetes| tokio::spawn(adopt(kubernetes, Right::default())));
             terminate.recv().await;
             adoption.inspect(JoinHandle::abort);
             manager.stop().await;
@@ -159,9 +160,10 @@ impl Leader {
     }
 
     fn lead(&self, term: &Term) -> Leading {
-        let adoption = self.kubernetes.clone().map(|kubernetes| tokio::spawn(adopt(kubernetes)));
+        let kubernetes = self.kubernetes.clone();
+        let adoption = kubernetes.map(|kubernetes| tokio::spawn(adopt(kubernetes, term.right())));
         let failover = self.kubernetes.clone().zip(self.failover).map(|(kubernetes, config)| {
-            tokio::spawn(Failover::new(kubernetes, self.client.clone(), config, term.until()).run())
+            tokio::spawn(Failover::new(kubernetes, self.client.clone(), config, term.right()).run())
         });
         Leading(adoption.into_iter().chain(failover).collect())
     }
@@ -202,10 +204,10 @@ async fn tell(kubernetes: Kubernetes, mut news: mpsc::Receiver<News>) {
     }
 }
 
-/// Makes volumes whole that people have applied.
-async fn adopt(kubernetes: Kubernetes) {
+/// Makes volumes whole that people have applied, while this process has the right to.
+async fn adopt(kubernetes: Kubernetes, right: Right) {
     loop {
-        match kubernetes.adopt().await {
+        match kubernetes.adopt(&right).await {
             Ok(names) if names.is_empty() => {}
             Ok(names) => tracing::info!(volumes = names.join(" "), "volumes that were applied are there"),
             Err(error) => tracing::warn!(%error, "volumes that were applied are looked for again"),

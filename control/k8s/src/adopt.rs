@@ -5,8 +5,10 @@
 //!    UUID is the last that a creation writes: if there is none now, it was lost, and is not made again as if nothing had
 //!    been (docs/decisions/0031).
 //! 2. No creation is disturbed: it is done, or has ended, when its object has not changed for longer than any takes.
+//! 3. The right to decide is asked before every write, which is long after the list.
 
 use crate::{
+    election::Right,
     kubernetes::{Kubernetes, folder},
     object::{Object, Parts, UUID},
 };
@@ -21,8 +23,12 @@ use uuid::Uuid;
 const STILL: Duration = OPERATION_TIMEOUT.saturating_add(Duration::from_secs(1));
 
 impl Kubernetes {
-    /// Makes volumes present that have no UUID or no status, and answers their names. Takes some seconds if there are any.
-    pub async fn adopt(&self) -> Result<Vec<String>> {
+    /// Makes volumes present that have no UUID or no status, and answers their names, while this process has
+    /// the right to. Takes some seconds if there are any.
+    ///
+    /// # Errors
+    /// As the store's; `Unavailable` if the right has ended, too.
+    pub async fn adopt(&self, right: &Right) -> Result<Vec<String>> {
         let volumes = self.server.list(&folder(Kind::Volume), Instant::now() + OPERATION_TIMEOUT).await?;
         let absent: Vec<_> =
             volumes.items.into_iter().filter(|object| !object.is_present(Kind::Volume)).collect();
@@ -32,7 +38,7 @@ impl Kubernetes {
         }
         let mut adopted = Vec::new();
         for object in absent {
-            match self.adopt_one(&object).await {
+            match self.adopt_one(&object, right).await {
                 Ok(_) => adopted.push(object.metadata.name),
                 Err(error) if error.kind() == ErrorKind::Conflict => {}
                 Err(error) if error.kind() == ErrorKind::Invalid => {
@@ -44,7 +50,7 @@ impl Kubernetes {
         Ok(adopted)
     }
 
-    async fn adopt_one(&self, object: &Object) -> Result<u64> {
+    async fn adopt_one(&self, object: &Object, right: &Right) -> Result<u64> {
         let name = &object.metadata.name;
         let invalid = |cause: String| {
             Error::new(ErrorKind::Invalid, format!("{}/{name} is not well formed: {cause}", Kind::Volume))
@@ -64,6 +70,6 @@ impl Kubernetes {
         volume.validate().map_err(|cause| invalid(cause.to_string()))?;
         let value = serde_json::to_value(&volume).map_err(|cause| invalid(cause.to_string()))?;
         let parts = Parts::of(Kind::Volume, name, value)?;
-        self.complete(Kind::Volume, object, &parts, Instant::now() + OPERATION_TIMEOUT).await
+        self.complete(Kind::Volume, object, &parts, (Instant::now() + OPERATION_TIMEOUT, right)).await
     }
 }

@@ -1,4 +1,4 @@
-//! `status.conditions` of nodes, pools, volumes and statuses of volumes: what `kubectl wait --for=condition=Ready` and
+//! `status.conditions` of nodes, pools, disks, volumes and statuses of volumes: what `kubectl wait --for=condition=Ready` and
 //! every dashboard understand.
 //!
 //! 1. They follow from the other fields of the object they are in, whoever writes its status; nothing is ever decided by
@@ -10,17 +10,19 @@
 use crate::event::shortened;
 use k8s_openapi::jiff::{Timestamp, Unit};
 use model::{
-    Kind, MemberPhase, MemberStatus, NexusState, NodeState, PoolState, RECORD_MISSING, VolumeIntent,
+    DiskState, Kind, MemberPhase, MemberStatus, NexusState, NodeState, PoolState, RECORD_MISSING,
+    VolumeIntent,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
+use uuid::Uuid;
 
 /// The field of the status.
 pub(crate) const CONDITIONS: &str = "conditions";
 
 /// Whether objects of this kind have them.
 pub(crate) const fn has_conditions(kind: Kind) -> bool {
-    matches!(kind, Kind::Node | Kind::Pool | Kind::Volume | Kind::VolumeStatus)
+    matches!(kind, Kind::Node | Kind::Pool | Kind::Volume | Kind::VolumeStatus | Kind::Disk)
 }
 
 /// What a person is told of a status.
@@ -43,6 +45,7 @@ pub(crate) fn conditions(
     let told = match kind {
         Kind::Node => vec![node(field(status, "state")?)],
         Kind::Pool => vec![pool(field(status, "state")?, message())],
+        Kind::Disk => vec![usable(field(status, "state")?, field(status, "pool").flatten(), message())],
         Kind::Volume => vec![placed(field(spec?, "copies")?, &field(status, "intent")?, message())],
         Kind::VolumeStatus => {
             vec![serving(field(status, "state")?, message()), in_sync(&field::<Vec<_>>(status, "members")?)]
@@ -93,6 +96,18 @@ fn pool(state: PoolState, message: Option<String>) -> Condition {
     };
     let message = message.unwrap_or_else(|| otherwise.into());
     Condition { r#type: READY, is: state == PoolState::Online, reason, message }
+}
+
+/// Whether the disk is a pool of its node, or can become one: nothing about whether that pool is open.
+fn usable(state: DiskState, pool: Option<Uuid>, message: Option<String>) -> Condition {
+    let (is, reason, otherwise) = match (state, pool) {
+        (DiskState::Available, _) => (true, "Available", "it is blank, and can become a pool".to_owned()),
+        (DiskState::Pool, Some(pool)) => (true, "Pool", format!("it is the pool {pool}")),
+        (DiskState::Pool, None) => (true, "Pool", "it is a pool".to_owned()),
+        (DiskState::InUse, _) => (false, "InUse", "it carries something, or is used".to_owned()),
+        (DiskState::Missing, _) => (false, "Missing", "its node does not find it any more".to_owned()),
+    };
+    Condition { r#type: "Usable", is, reason, message: message.unwrap_or(otherwise) }
 }
 
 /// Whether each copy of the volume has a place where it may stay: nothing about what is there yet.
@@ -181,7 +196,6 @@ pub(crate) fn schema() -> Value {
 mod tests {
     use super::*;
     use model::MemberIntent;
-    use uuid::Uuid;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -225,6 +239,30 @@ mod tests {
         assert_eq!((&gone[0]["status"], &gone[0]["reason"]), (&json!("False"), &json!("Gone")));
         let since = &gone[0]["lastTransitionTime"];
         assert_eq!(*since, "1970-01-01T00:01:00Z", "it was not ready before, either");
+    }
+
+    #[test]
+    fn a_disk_is_usable_or_says_why_not() {
+        let pool = "00000000-0000-0000-0000-000000000009";
+        let of = |status: Value, before: Option<&Value>, second: i64| of(Kind::Disk, status, before, second);
+        let free = of(json!({ "state": "Available", "pool": null, "message": null }), None, 60);
+        assert_eq!(said(&free), "Usable=True Available: it is blank, and can become a pool");
+        let unwanted =
+            json!({ "state": "Available", "pool": null, "message": "no selector of its node takes it: HDD" });
+        let unwanted = of(unwanted, Some(&free), 61);
+        assert_eq!(said(&unwanted), "Usable=True Available: no selector of its node takes it: HDD");
+        let taken = of(json!({ "state": "Pool", "pool": pool, "message": null }), Some(&unwanted), 62);
+        assert_eq!(said(&taken), format!("Usable=True Pool: it is the pool {pool}"));
+        assert_eq!(taken[0]["lastTransitionTime"], "1970-01-01T00:01:00Z", "it was usable before");
+        let missing = json!({ "state": "Missing", "pool": pool, "message": "/dev/sda of node n1 is not there any more" });
+        let missing = of(missing, Some(&taken), 63);
+        assert_eq!(said(&missing), "Usable=False Missing: /dev/sda of node n1 is not there any more");
+        assert_eq!(missing[0]["lastTransitionTime"], "1970-01-01T00:01:03Z");
+        let mounted = json!({ "state": "InUse", "pool": null, "message": "/dev/sda carries ext4: blank it" });
+        let mounted = of(mounted, Some(&missing), 64);
+        assert_eq!(said(&mounted), "Usable=False InUse: /dev/sda carries ext4: blank it");
+        let mute = of(json!({ "state": "Missing" }), None, 60);
+        assert_eq!(said(&mute), "Usable=False Missing: its node does not find it any more");
     }
 
     #[test]
@@ -303,7 +341,9 @@ mod tests {
         let unknown = json!({ "state": "Asleep" });
         assert_eq!(conditions(Kind::Node, (None, unknown.as_object().unwrap()), None, at(0)), None);
         assert_eq!(conditions(Kind::Volume, (Some(&Map::new()), &Map::new()), None, at(0)), None);
-        assert_eq!(conditions(Kind::Disk, (None, &Map::new()), None, at(0)), None);
+        for kind in [Kind::Disk, Kind::VolumeRecord, Kind::NodeReplicas, Kind::Cluster] {
+            assert_eq!(conditions(kind, (None, &Map::new()), None, at(0)), None, "{kind}");
+        }
         // What somebody has written there by hand is no time of ours.
         let before = json!({ "type": "Ready" });
         let ready = of(Kind::Node, json!({ "state": "Ready" }), Some(&before), 60);

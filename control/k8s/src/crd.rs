@@ -147,7 +147,7 @@ fn crd(kind: Kind) -> Value {
         Kind::VolumeRecord => report(schema_of::<VolumeRecord>(), "self.status.volume"),
         Kind::VolumeStatus => report(with_conditions(schema_of::<VolumeStatus>()), "self.status.volume"),
         Kind::NodeReplicas => report(schema_of::<NodeReplicas>(), "self.status.node"),
-        Kind::Disk => report(schema_of::<Disk>(), "self.status.name"),
+        Kind::Disk => report(with_conditions(schema_of::<Disk>()), "self.status.name"),
     };
     let name = name(kind);
     json!({

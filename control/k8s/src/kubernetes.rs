@@ -14,6 +14,7 @@
 use crate::{
     GROUP, VERSION,
     condition::has_conditions,
+    election::Right,
     object::{Object, Parts, has_wish},
     server::{Server, Verb, WRITE},
 };
@@ -112,16 +113,17 @@ impl Kubernetes {
         };
         // None: it has just been deleted.
         let begun = begun.ok_or_else(|| Error::conflict(kind, key))?;
-        self.complete(kind, &begun, parts, deadline).await
+        // Who creates needs none: that is the API, and a node of its own reports.
+        self.complete(kind, &begun, parts, (deadline, &Right::default())).await
     }
 
-    /// Makes an object present that is not (invariant 2).
+    /// Makes an object present that is not (invariant 2), by requests before the deadline and with the right.
     pub(crate) async fn complete(
         &self,
         kind: Kind,
         begun: &Object,
         parts: &Parts,
-        deadline: Instant,
+        (deadline, right): (Instant, &Right),
     ) -> Result<u64> {
         let key = &begun.metadata.name;
         let conflict = |error: Error| match error.kind() {
@@ -132,6 +134,7 @@ impl Kubernetes {
             return Err(Error::conflict(kind, key));
         }
         let revision = begun.revision()?;
+        right.ensure()?;
         // What is wished of a node that is not there yet stays: its engine knows nothing of it.
         if kind != Kind::Volume || begun.has_spec(parts) {
             return self.put_status(kind, key, parts, (revision, None), deadline).await.map_err(conflict);
@@ -143,6 +146,7 @@ impl Kubernetes {
         let written = self.put_status(kind, key, parts, (revision, None), deadline).await;
         // It is still absent, whatever became of this.
         let revision = written.map_err(as_question).map_err(conflict)?;
+        right.ensure()?;
         self.put_spec(kind, key, parts, revision, deadline).await.map_err(conflict)
     }
 

@@ -17,8 +17,8 @@
 //!    one has been there.
 //! 3. Every write is a compare-and-swap of the `resourceVersion`. We rely on it being the number that etcd gives, which
 //!    grows and is never given twice; one that is no number is `Corrupt`.
-//! 4. `status.conditions` of nodes, pools, volumes and statuses of volumes is for those who know nothing of Orlop: it
-//!    follows from the value when that is written, and is no part of it when it is read (`condition`).
+//! 4. `status.conditions` of nodes, pools, disks, volumes and statuses of volumes is for those who know nothing of Orlop:
+//!    it follows from the value when that is written, and is no part of it when it is read (`condition`).
 //! 5. Nothing is dropped without a word: a field that the definitions in the cluster do not know refuses the write.
 //!    So the definitions are updated before the programs.
 
@@ -39,7 +39,7 @@ mod topology;
 mod watch;
 
 pub use crd::{GROUP, VERSION, crds};
-pub use election::{Election, Term};
+pub use election::{Election, Right, Term};
 pub use event::Severity;
 pub use extender::Extender;
 pub use failover::{Config as FailoverConfig, Failover};

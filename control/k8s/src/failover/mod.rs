@@ -6,12 +6,13 @@
 //! 1. All that it knows is in Kubernetes and in the records: another leader goes on where this one ended.
 //! 2. Liveness is judged by this process's own clock, and only while it looked; a wrong guess costs a pod its place,
 //!    never data: epochs fence the volumes.
-//! 3. The right to decide is asked before every write.
+//! 3. The right to decide is asked before every write, and after what is asked for it.
 //! 4. Not more than a share of the nodes is given up at a time: if more are away, it is rather this side that is cut off.
 
 mod plan;
 mod scene;
 
+use crate::election::Right;
 use crate::event::Severity;
 use crate::kubernetes::Kubernetes;
 use crate::server::Verb;
@@ -23,8 +24,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use store::{Client, Error, ErrorKind, OPERATION_TIMEOUT, Result, Watch};
-use tokio::sync::watch;
+use store::{Client, ErrorKind, OPERATION_TIMEOUT, Result, Watch};
 use tokio::time::{Instant, sleep_until};
 
 /// On a node from which volumes were taken: nothing is scheduled there until it is back and has let go of them.
@@ -53,7 +53,7 @@ pub struct Failover {
     kubernetes: Kubernetes,
     client: Client,
     config: Config,
-    until: watch::Receiver<Instant>,
+    right: Right,
     nodes: BTreeMap<String, Stored<Node>>,
     /// Since when each node that is `NotReady` was seen so.
     away: BTreeMap<String, Instant>,
@@ -69,15 +69,10 @@ impl Kubernetes {
 }
 
 impl Failover {
-    /// Begins to look; `until` is how long this process may decide, as it is known by now.
-    pub fn new(
-        kubernetes: Kubernetes,
-        client: Client,
-        config: Config,
-        until: watch::Receiver<Instant>,
-    ) -> Self {
+    /// Begins to look; writes only with the right.
+    pub fn new(kubernetes: Kubernetes, client: Client, config: Config, right: Right) -> Self {
         let (nodes, away, marked) = Default::default();
-        Self { kubernetes, client, config, until, nodes, away, marked }
+        Self { kubernetes, client, config, right, nodes, away, marked }
     }
 
     /// Looks until the store is closed, or it is dropped.
@@ -131,9 +126,7 @@ impl Failover {
 
     /// Whether one more node may be given up (invariant 4).
     fn may_mark(&self) -> bool {
-        let given_up: BTreeSet<&String> = self.away.keys().chain(&self.marked).collect();
-        let share = usize::try_from(self.config.share_percent).unwrap_or(100);
-        given_up.len() <= (self.nodes.len() * share / 100).max(1)
+        plan::may_mark(self.nodes.len(), self.away.keys().chain(&self.marked), self.config.share_percent)
     }
 
     /// One look at each node that concerns us; whether something is under way.
@@ -177,9 +170,7 @@ impl Failover {
 
     async fn perform(&mut self, node: &mut v1::Node, name: &str, step: &Step) -> Result<()> {
         // Invariant 3.
-        if Instant::now() >= *self.until.borrow() {
-            return Err(Error::new(ErrorKind::Unavailable, "this process does not lead any more"));
-        }
+        self.right.ensure()?;
         match step {
             Step::Mark => {
                 self.marked.insert(name.to_owned());
@@ -233,6 +224,7 @@ impl Failover {
         if wished == found.value {
             return Ok(());
         }
+        self.right.ensure()?;
         self.client.replace(&wished, found.revision).await?;
         tracing::warn!(volume, node, "is taken from a node that is lost");
         Ok(())

@@ -91,6 +91,18 @@ pub(super) struct Plan {
     pub(super) busy: bool,
 }
 
+/// Whether no more are given up than a share of all nodes, or one: those that are away, among them the one that is judged,
+/// and those that are marked. One that is both counts once.
+pub(super) fn may_mark<'a>(
+    nodes: usize,
+    given_up: impl Iterator<Item = &'a String>,
+    share_percent: u32,
+) -> bool {
+    let given_up: BTreeSet<&String> = given_up.collect();
+    let share = usize::try_from(share_percent).unwrap_or(100);
+    given_up.len() <= (nodes * share / 100).max(1)
+}
+
 /// The next steps; `may_mark` says whether one more node may be given up.
 pub(super) fn plan(scene: &Scene, may_mark: bool) -> Plan {
     let lost = scene.presence == Presence::Lost;
@@ -239,5 +251,42 @@ mod tests {
         let mut scene = lost(vec![ending.clone()]);
         scene.marked = true;
         assert_eq!(steps(&scene), [Step::Suspend, free(&ending, true)]);
+    }
+
+    #[test]
+    fn no_more_than_a_share_of_the_nodes_is_given_up_and_one_always() {
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        // How many nodes there are, which are away, which are marked, and the share.
+        for (nodes, away, marked, share_percent, may) in [
+            (1, &["a"][..], &[][..], 34, true),
+            (1, &["a"], &[], 0, true),
+            (1, &["a"], &["a"], 0, true),
+            (3, &["a"], &[], 34, true),
+            (3, &["a", "b"], &[], 34, false),
+            (3, &["a", "b"], &[], 67, true),
+            (3, &["a", "b", "c"], &[], 67, false),
+            (3, &["a", "b", "c"], &[], 100, true),
+            // Share 0 is one at a time, of however many.
+            (100, &["a"], &[], 0, true),
+            (100, &["a", "b"], &[], 0, false),
+            // What is not a whole node is none.
+            (10, &["a", "b"], &[], 20, true),
+            (10, &["a", "b"], &[], 19, false),
+            (10, &["a", "b", "c"], &[], 29, false),
+            (10, &["a", "b", "c"], &[], 30, true),
+            // Marked ones count while they are, though they are back; twice the same does not.
+            (3, &["a"], &["b"], 34, false),
+            (3, &["a"], &["a"], 34, true),
+            (10, &["a"], &["b", "c"], 20, false),
+            (10, &["a", "b"], &["a", "b"], 20, true),
+            (10, &["a"], &["b"], 20, true),
+            // Those of which the store knows nothing any more.
+            (0, &[], &["a"], 34, true),
+            (0, &["a"], &["b"], 100, false),
+        ] {
+            let (away, marked) = (names(away), names(marked));
+            let found = may_mark(nodes, away.iter().chain(&marked), share_percent);
+            assert_eq!(found, may, "of {nodes}: away {away:?}, marked {marked:?}, {share_percent} %");
+        }
     }
 }

@@ -93,32 +93,44 @@ async fn pod_of(kubernetes: &Kubernetes, client: &Client, pod: &v1::Pod, node: &
     if matches!(phase, Some("Succeeded" | "Failed")) {
         return Ok(None);
     }
-    let (mut volumes, mut by_class) = (Vec::new(), true);
-    for volume in spec.volumes.iter().flatten() {
-        let Some(claim) = claim_of(name, volume) else {
-            by_class &= holds_nothing_shared(volume);
-            continue;
-        };
-        let Some(source) = source_of(kubernetes, namespace, &claim).await? else {
-            by_class = false;
-            continue;
-        };
-        by_class &= is_automatic(&source);
+    let mut claimed = Vec::new();
+    for claim in spec.volumes.iter().flatten().filter_map(|volume| claim_of(name, volume)) {
+        claimed.push(source_of(kubernetes, namespace, &claim).await?);
+    }
+    let (opted_in, bound) = (has_opted_in(pod, &claimed), is_bound(pod));
+    let mut volumes = Vec::new();
+    for source in claimed.into_iter().flatten() {
         let place = place_of(client, &source.volume_handle, node).await?;
         volumes.push(Used { volume: source.volume_handle, place });
     }
-    let annotation = meta.annotations.as_ref().and_then(|all| all.get(ANNOTATION)).map(String::as_str);
-    // One on every node has nowhere else to be.
-    let bound = meta.owner_references.iter().flatten().any(|owner| owner.kind == "DaemonSet");
     Ok(Some(Pod {
         namespace: namespace.clone(),
         name: name.clone(),
         uid: uid.clone(),
-        // Invariant 1.
-        opted_in: !bound && annotation.map_or(by_class && !volumes.is_empty(), |word| word == AUTOMATIC),
+        opted_in,
         ending: !bound && meta.deletion_timestamp.is_some(),
         volumes,
     }))
+}
+
+/// One on every node has nowhere else to be.
+fn is_bound(pod: &v1::Pod) -> bool {
+    pod.metadata.owner_references.iter().flatten().any(|owner| owner.kind == "DaemonSet")
+}
+
+/// Whether the pod says that fencing its volumes of Orlop is enough (invariant 1); `claimed` is what of Orlop each of its
+/// claims stands for.
+fn has_opted_in(pod: &v1::Pod, claimed: &[Option<v1::CSIPersistentVolumeSource>]) -> bool {
+    let by_class = || {
+        let spec = pod.spec.as_ref();
+        let volumes = spec.and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
+        let mut others = volumes.iter().filter(|volume| claim_of("", volume).is_none());
+        // Invariant 2.
+        let automatic = |source: &Option<_>| source.as_ref().is_some_and(is_automatic);
+        !claimed.is_empty() && claimed.iter().all(automatic) && others.all(holds_nothing_shared)
+    };
+    let annotation = pod.metadata.annotations.as_ref().and_then(|all| all.get(ANNOTATION));
+    !is_bound(pod) && annotation.map_or_else(by_class, |word| word == AUTOMATIC)
 }
 
 /// Whether it is of the node or read only: nothing that another pod elsewhere could write at the same time.
@@ -255,5 +267,75 @@ mod tests {
         };
         assert!(holds_nothing_shared(&volume(json!({ "emptyDir": {} }))));
         assert!(!holds_nothing_shared(&volume(json!({ "nfs": { "server": "s", "path": "/" } }))));
+    }
+
+    /// A claim's volume of Orlop, as the plugin makes it with this parameter of its class.
+    fn ours(parameter: Option<&str>) -> v1::CSIPersistentVolumeSource {
+        let mut source = json!({ "driver": "csi.orlop.io", "volumeHandle": "data" });
+        if let Some(word) = parameter {
+            source["volumeAttributes"] = json!({ "failover": word, "other": "automatic" });
+        }
+        serde_json::from_value(source).unwrap()
+    }
+
+    #[test]
+    fn a_class_has_opted_in_by_its_own_word_only() {
+        let automatic = |parameter| is_automatic(&ours(parameter));
+        assert!(automatic(Some("automatic")));
+        for parameter in [None, Some("manual"), Some(""), Some("true"), Some("Automatic")] {
+            assert!(!automatic(parameter), "{parameter:?}");
+        }
+    }
+
+    /// A pod with these volumes and this metadata.
+    fn pod(volumes: &Value, mut metadata: Value) -> v1::Pod {
+        metadata["name"] = "pod".into();
+        let spec = json!({ "containers": [], "volumes": volumes });
+        serde_json::from_value(json!({ "metadata": metadata, "spec": spec })).unwrap()
+    }
+
+    #[test]
+    fn a_pod_opts_in_by_its_own_word_or_else_by_all_its_classes() {
+        let claim = || json!({ "name": "a", "persistentVolumeClaim": { "claimName": "a" } });
+        let annotated = |word: &str| json!({ "annotations": { "orlop.io/failover": word } });
+        let (one, two) = (json!([claim()]), json!([claim(), { "name": "b", "ephemeral": {} }]));
+        let (automatic, manual) = (|| Some(ours(Some("automatic"))), || Some(ours(None)));
+        let bound = json!({ "ownerReferences": [{
+            "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "uid": "u",
+        }] });
+        let mut bound_and_annotated = annotated("automatic");
+        bound_and_annotated["ownerReferences"] = bound["ownerReferences"].clone();
+        let nfs = json!([claim(), { "name": "c", "nfs": { "server": "s", "path": "/" } }]);
+        let scratch =
+            json!([claim(), { "name": "c", "emptyDir": {} }, { "name": "d", "configMap": { "name": "m" } }]);
+        for (what, volumes, metadata, claimed, opted_in) in [
+            ("its class says so", &one, json!({}), vec![automatic()], true),
+            ("its class does not", &one, json!({}), vec![manual()], false),
+            (
+                "another annotation",
+                &one,
+                json!({ "annotations": { "team": "blue" } }),
+                vec![automatic()],
+                true,
+            ),
+            ("its own word", &one, annotated("automatic"), vec![manual()], true),
+            ("its own word against its class's", &one, annotated("manual"), vec![automatic()], false),
+            ("a word that is none", &one, annotated("true"), vec![automatic()], false),
+            ("an empty word", &one, annotated(""), vec![automatic()], false),
+            ("both classes", &two, json!({}), vec![automatic(), automatic()], true),
+            ("the first class only", &two, json!({}), vec![automatic(), manual()], false),
+            ("the second class only", &two, json!({}), vec![manual(), automatic()], false),
+            ("its own word, for both", &two, annotated("automatic"), vec![automatic(), manual()], true),
+            ("one claim is another driver's, or not bound", &two, json!({}), vec![automatic(), None], false),
+            ("none of its claims is ours", &one, json!({}), vec![None], false),
+            ("what others can write too", &nfs, json!({}), vec![automatic()], false),
+            ("the same by its own word", &nfs, annotated("automatic"), vec![automatic()], true),
+            ("what is of its node", &scratch, json!({}), vec![automatic()], true),
+            ("no claim", &json!([]), json!({}), vec![], false),
+            ("on every node", &one, bound, vec![automatic()], false),
+            ("on every node, whatever it says", &one, bound_and_annotated, vec![automatic()], false),
+        ] {
+            assert_eq!(has_opted_in(&pod(volumes, metadata), &claimed), opted_in, "{what}");
+        }
     }
 }

@@ -39,8 +39,8 @@ async fn nodes_with_a_copy_come_first() {
         client.create(&node).await.unwrap();
     }
     volume(&client).await;
-    claim(&control, "ours", "csi.orlop.io").await;
-    claim(&control, "other", "csi.example.com").await;
+    claim(&control, "ours", "csi.orlop.io", &json!({})).await;
+    claim(&control, "other", "csi.example.com", &json!({})).await;
 
     let extender =
         Extender::start("127.0.0.1:0".parse().unwrap(), control.store().await, client).await.unwrap();
@@ -83,7 +83,7 @@ async fn a_scheduler_asks_and_goes_on_alone() {
         kubernetes_node(&control, name).await;
     }
     volume(&client).await;
-    claim(&control, "ours", "csi.orlop.io").await;
+    claim(&control, "ours", "csi.orlop.io", &json!({})).await;
     let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "default" } });
     let (status, answer) =
         control.by_hand(Method::POST, "/api/v1/namespaces/default/serviceaccounts", &account).await;
@@ -203,8 +203,8 @@ async fn volume(client: &Client) {
     client.create(&VolumeRecord::new(volume.uuid, SIZE_BYTES, 4096, members)).await.unwrap();
 }
 
-/// A claim that is bound to a volume of the driver.
-async fn claim(control: &ControlPlane, name: &str, driver: &str) {
+/// A claim that is bound to a volume of the driver, which its class gave these attributes.
+pub(crate) async fn claim(control: &ControlPlane, name: &str, driver: &str, attributes: &Value) {
     let capacity = json!({ "storage": "1Gi" });
     let volume = json!({
         "apiVersion": "v1",
@@ -213,7 +213,7 @@ async fn claim(control: &ControlPlane, name: &str, driver: &str) {
         "spec": {
             "capacity": capacity,
             "accessModes": ["ReadWriteOnce"],
-            "csi": { "driver": driver, "volumeHandle": "pvc-1" },
+            "csi": { "driver": driver, "volumeHandle": "pvc-1", "volumeAttributes": attributes },
         },
     });
     let claim = json!({

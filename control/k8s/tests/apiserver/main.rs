@@ -11,9 +11,11 @@
 #[path = "../../../store/tests/it/conformance.rs"]
 mod conformance;
 mod extender;
+mod failover;
 mod faults;
 mod leaders;
 mod objects;
+mod printed;
 #[path = "../../../store/tests/it/proxy.rs"]
 mod proxy;
 mod server;
@@ -55,7 +57,9 @@ fn main() -> ExitCode {
 fn run_tests(filter: &str) -> ExitCode {
     let mut failed = Vec::new();
     let mut passed = 0;
-    let tests = faults::TESTS.iter().chain(objects::TESTS).chain(leaders::TESTS).chain(extender::TESTS);
+    let tests =
+        [faults::TESTS, objects::TESTS, printed::TESTS, leaders::TESTS, failover::TESTS, extender::TESTS];
+    let tests = tests.into_iter().flatten();
     for (name, test) in tests.filter(|(name, _)| name.contains(filter)) {
         print!("test {name} ... ");
         drop(std::io::Write::flush(&mut std::io::stdout()));

@@ -154,7 +154,7 @@ impl ControlPlane {
             // It makes its certificate when it begins.
             if self.path("certs/apiserver.crt").exists()
                 && self
-                    .try_by_hand(Method::GET, "/readyz", &Value::Null)
+                    .try_by_hand(Method::GET, "/readyz", "*/*", &Value::Null)
                     .await
                     .is_ok_and(|(status, _)| status == 200)
             {
@@ -289,20 +289,33 @@ impl ControlPlane {
 
     /// What a person does with `kubectl`.
     pub(crate) async fn by_hand(&self, method: Method, path: &str, body: &Value) -> (StatusCode, Value) {
-        self.try_by_hand(method, path, body).await.unwrap()
+        self.by_hand_as(method, path, "application/json", body).await
+    }
+
+    /// The same, answered in this form.
+    pub(crate) async fn by_hand_as(
+        &self,
+        method: Method,
+        path: &str,
+        accept: &str,
+        body: &Value,
+    ) -> (StatusCode, Value) {
+        self.try_by_hand(method, path, accept, body).await.unwrap()
     }
 
     async fn try_by_hand(
         &self,
         method: Method,
         path: &str,
+        accept: &str,
         body: &Value,
     ) -> kube::Result<(StatusCode, Value)> {
         let client = kube::Client::try_from(self.config().await)?;
         let content =
             if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
         let body = if body.is_null() { String::new() } else { body.to_string() };
-        let request = Request::builder().method(method).uri(path).header("content-type", content);
+        let request = Request::builder().method(method).uri(path);
+        let request = request.header("content-type", content).header("accept", accept);
         let response = client.send(request.body(Body::from(body.into_bytes())).unwrap()).await?;
         let status = response.status();
         let answer = response.into_body().collect().await?.to_bytes();
