@@ -1,10 +1,13 @@
 //! Orlop in a real Kubernetes: the chart is installed, a pod asks for a volume and gets it, and its node dies.
 
+mod again;
 mod forget;
 mod killer;
 mod kinds;
 mod near;
 mod places;
+mod readers;
+mod shown;
 mod upgrade;
 mod writer;
 
@@ -13,6 +16,7 @@ use crate::kubernetes::{Lab, chart, image::BUSYBOX};
 use anyhow::{Context, Error, Result, ensure};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use shown::Blank;
 use std::time::{Duration, Instant};
 pub(super) use upgrade::UPGRADE;
 use writer::{Recorder, Word, Writer, total_kib};
@@ -45,9 +49,10 @@ fn k8s(trip: &Trip) -> Result<()> {
     let mut lab = Lab::start(trip, 3, &images)?;
     let [commands] = chart::commands("k8s", "README.md")?;
     ensure!(commands.len() > 3, "the README has few commands: {commands:?}");
-    // The nodes share a kernel, which is the developer's.
-    let values = format!("--set-json 'node.disksAllow=[]' {} {}", near::VALUES, places::values());
-    lab.documented(&format!("{} {values}", commands[0]))?;
+    let blank = Blank::make(trip)?;
+    let values = format!("{} {} {}", blank.values(), near::VALUES, places::values());
+    let install = format!("{} {values}", commands[0]);
+    lab.documented(&install)?;
     lab.wait_orlop()?;
     for node in NODES {
         lab.wait_for(&format!("onode/{node}"), ".status.state", "Ready", MINUTE)?;
@@ -65,10 +70,13 @@ fn k8s(trip: &Trip) -> Result<()> {
     let mut writer = Writer::start(&lab, &recorder)?;
     trip.checked(format!("a StatefulSet's pod writes to a claim with three copies, on {}", writer.node));
     plugin(trip, &lab)?;
+    blank.shown(trip, &lab)?;
+    shown::nothing_shared(&mut lab, &writer.node)?;
     writer.survives_its_node(trip, &mut lab, Word::Operator)?;
     writer.survives_a_standstill(trip, &mut lab, Word::Operator)?;
     writer.survives_a_reboot(trip, &mut lab)?;
     failover(trip, &mut lab, &mut writer)?;
+    shown::told(trip, &lab)?;
     faults(trip, &mut lab, &writer)?;
     maintenance(trip, &mut lab, &mut writer)?;
     stranger(trip, &lab, &writer)?;
@@ -78,16 +86,19 @@ fn k8s(trip: &Trip) -> Result<()> {
     near::near(trip, &lab)?;
     places::places(trip, &lab)?;
     kinds::kinds(trip, &lab)?;
+    readers::readers(trip, &lab)?;
     grow(trip, &lab)?;
     raw(trip, &lab)?;
     pressure(trip, &lab)?;
     killer::killer(trip, &mut lab)?;
     nothing_left(trip, &mut lab, &before, &NODES)?;
     forget::forget(trip, &mut lab)?;
+    again::again(trip, &lab, &install)?;
     nothing_left(trip, &mut lab, &before, forget::KEPT)?;
 
     uninstall(trip, &mut lab)?;
-    lab.stop()
+    lab.stop()?;
+    blank.end(trip)
 }
 
 /// The program as a plugin of kubectl: it answers what the one in the controller's pod does.
@@ -103,7 +114,18 @@ fn plugin(trip: &Trip, lab: &Lab<'_>) -> Result<()> {
     for log in ["logs/orlop-controller-", "logs/orlop-node-", "logs/orlop-csi-"] {
         ensure!(bundle.contains(log), "the bundle has no {log}*");
     }
-    trip.checked("kubectl orlop support bundle has the logs of Orlop's pods");
+    let secret = ["get", "secret/orlop-peers", "--output=jsonpath={.data.secret}"];
+    let encoded = lab.kubectl(&[&["--namespace", chart::NAMESPACE], &secret[..]].concat(), MINUTE)?;
+    let decoded = lab.documented(&format!("echo {} | base64 --decode", encoded.trim()))?;
+    ensure!(decoded.trim().len() >= 32, "the secret of the engines is {} long", decoded.trim().len());
+    let objects = lab.kubectl(&["get", "orlop", "--output=yaml"], MINUTE)?;
+    for (place, text) in [("the bundle", &bundle), ("an object", &objects)] {
+        let told = text.contains(encoded.trim()) || text.contains(decoded.trim());
+        ensure!(!told, "{place} has the secret of the engines");
+    }
+    trip.checked(
+        "kubectl orlop support bundle has the logs of Orlop's pods; neither it nor an object has the secret",
+    );
     Ok(())
 }
 

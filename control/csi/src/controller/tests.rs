@@ -227,6 +227,7 @@ fn codes_say_whether_to_try_again() {
         (Refused(409), "urn:orlop:problem:too-few-domains", Code::ResourceExhausted),
         (Refused(409), "urn:orlop:problem:too-little-space", Code::ResourceExhausted),
         (Refused(409), "urn:orlop:problem:not-there", Code::ResourceExhausted),
+        (Refused(409), "urn:orlop:problem:node-full", Code::ResourceExhausted),
         (Refused(412), "", Code::Aborted),
         (Refused(422), "", Code::InvalidArgument),
         (Refused(503), "", Code::Unavailable),

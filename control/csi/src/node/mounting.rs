@@ -155,12 +155,12 @@ pub(super) fn publish(
         mounts = self::mounts()?;
     }
     if access.single_writer {
-        let elsewhere = mounts.of(device.number).find(|mount| {
+        let mut elsewhere = mounts.of(device.number).filter(|mount| {
             [staging, target]
                 .iter()
                 .all(|path| fs::canonicalize(path).map_or(true, |path| path != mount.point))
         });
-        if let Some(elsewhere) = elsewhere {
+        if let Some(elsewhere) = elsewhere.next().or_else(|| mounts.beside(target, device.number)) {
             let (volume, there) = (&device.of.volume, elsewhere.point.display());
             return Err(Status::failed_precondition(format!(
                 "volume {volume:?} is published at {there}, and is to have a single writer"

@@ -91,6 +91,17 @@ impl Mounts {
         self.0.iter().filter(move |mount| mount.is_of(number))
     }
 
+    /// A mount of the node of a block device, in the folder of `target` and not there. A raw block volume is published so;
+    /// in other folders the kubelet makes such mounts of its own.
+    pub(crate) fn beside(&self, target: &Path, number: u64) -> Option<&Mount> {
+        let folder = target.parent().and_then(|folder| fs::canonicalize(folder).ok())?;
+        self.0.iter().find(|mount| {
+            mount.point.parent() == Some(&folder)
+                && mount.point.file_name() != target.file_name()
+                && block_device(&mount.point) == Some(number)
+        })
+    }
+
     /// A mount of the device at this path, which may be gone.
     pub(crate) fn of_path(&self, path: &Path) -> Option<&Mount> {
         let number = block_device(path);

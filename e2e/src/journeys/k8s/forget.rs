@@ -18,14 +18,14 @@ pub(super) const KEPT: &[&str] = &[NODES[0], NODES[1]];
 /// Kubernetes takes a node for away after most of a minute, and gives up the pods of one that it was told to forget in
 /// another one.
 const AWAY: Duration = Duration::from_secs(180);
-/// What Orlop has of its nodes, beside the disks of this machine, which it does not look at here.
-const OBJECTS: [&str; 3] = ["nodes.orlop.io", "pools.orlop.io", "nodereplicas.orlop.io"];
+/// What Orlop has of its nodes.
+const OBJECTS: [&str; 4] = ["nodes.orlop.io", "pools.orlop.io", "disks.orlop.io", "nodereplicas.orlop.io"];
 
 /// The last node loses power for good, with no volume left in the cluster.
 pub(super) fn forget(trip: &Trip, lab: &mut Lab<'_>) -> Result<()> {
     let [_, commands] = chart::commands("k8s", "docs/guides/lose-a-node.md")?;
     let (leave, forget) = commands.split_first().context("the guide has no commands for a lost node")?;
-    for kind in &OBJECTS[..2] {
+    for kind in &OBJECTS[..3] {
         ensure!(is_in(lab, kind)?, "nothing in {kind} is of {LOST}");
     }
     let began = Instant::now();

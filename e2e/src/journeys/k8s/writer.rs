@@ -2,6 +2,7 @@
 //! is on stable storage.
 //!
 //! 1. A record is told only after `fsync` of the file has returned: what the recorder has must be in the file for ever.
+//! 2. Each start of the pod marks its records: what one that was left behind still wrote would be seen.
 
 use crate::journey::Trip;
 use crate::kubernetes::{HEAD, Lab, image::BUSYBOX};
@@ -9,6 +10,7 @@ use crate::process::Running;
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -17,10 +19,28 @@ const MINUTE: Duration = Duration::from_secs(60);
 const PORT: u16 = 9000;
 /// How long a pod may take to be elsewhere: Kubernetes itself looks at a silent node for most of a minute.
 const FAILOVER: Duration = Duration::from_secs(180);
+/// How long it stays where nobody says anything.
+const STAYS: Duration = Duration::from_secs(30);
+/// More records than a block of the file holds.
+const BLOCK_OF_RECORDS: u64 = 200;
 /// Why it took longer than this is printed.
 const SLOW: Duration = Duration::from_secs(15);
 /// What the operator says of a node that is surely off.
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute";
+
+/// One line of the pod: which it is, and by which start of the pod it was written.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Record {
+    number: u64,
+    run: String,
+}
+
+impl Record {
+    fn read(line: &str) -> Option<Self> {
+        let (number, run) = line.split_once(' ')?;
+        Some(Self { number: number.parse().ok()?, run: run.to_owned() })
+    }
+}
 
 /// Appends what it is told to a file of the trip.
 pub(super) struct Recorder {
@@ -39,17 +59,17 @@ impl Recorder {
     }
 
     /// The records that were told, the last one last.
-    fn told(&self) -> Result<Vec<u64>> {
+    fn told(&self) -> Result<Vec<Record>> {
         let text = fs::read_to_string(&self.file)?;
         // A line that is being written is not told yet.
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        whole.lines().map(|line| line.parse().with_context(|| format!("{line:?} was told"))).collect()
+        whole.lines().map(|line| Record::read(line).with_context(|| format!("{line:?} was told"))).collect()
     }
 
     /// Waits for a record that is higher than `after`.
     fn wait_beyond(&self, after: u64, limit: Duration) -> Result<Duration> {
         let begun = Instant::now();
-        while self.told()?.last().is_none_or(|last| *last <= after) {
+        while self.told()?.last().is_none_or(|last| last.number <= after) {
             ensure!(begun.elapsed() < limit, "no record after {after} in {} s", limit.as_secs());
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -131,17 +151,47 @@ impl<'a> Writer<'a> {
 
     /// The highest record that was told.
     pub(super) fn last(&self) -> Result<u64> {
-        Ok(self.recorder.told()?.last().copied().unwrap_or_default())
+        Ok(self.recorder.told()?.last().map_or(0, |last| last.number))
     }
 
     /// Every record that was told is in the file.
     pub(super) fn verify(&self, lab: &Lab<'_>) -> Result<()> {
         let told = self.recorder.told()?;
-        let file = lab.kubectl(&["exec", "writer-0", "--", "cat", "/data/log"], MINUTE)?;
-        let there: std::collections::BTreeSet<u64> =
-            file.lines().filter_map(|line| line.parse().ok()).collect();
-        let lost: Vec<&u64> = told.iter().filter(|record| !there.contains(record)).collect();
+        Self::compare(&told, &lab.kubectl(&["exec", "writer-0", "--", "cat", "/data/log"], MINUTE)?).map(drop)
+    }
+
+    /// Compares with the file's content: its records are whole and in order, each start of the pod has gone on after the one
+    /// before and never comes again, and of what was told each is there, by who told it. How many starts there were.
+    fn compare(told: &[Record], file: &str) -> Result<usize> {
+        let whole = file.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        let mut records = Vec::new();
+        for line in whole.lines() {
+            records.push(Record::read(line).with_context(|| format!("{line:?} is in the file"))?);
+        }
+        let out_of_order = records.windows(2).find(|pair| pair[0].number >= pair[1].number);
+        ensure!(out_of_order.is_none(), "the file is out of order: {out_of_order:?}");
+        let runs: Vec<&String> = records.chunk_by(|a, b| a.run == b.run).map(|run| &run[0].run).collect();
+        let distinct: BTreeSet<&&String> = runs.iter().collect();
+        ensure!(distinct.len() == runs.len(), "a pod that was left behind has written: {runs:?}");
+        let there: BTreeSet<&Record> = records.iter().collect();
+        let lost: Vec<&Record> = told.iter().filter(|record| !there.contains(record)).collect();
         ensure!(lost.is_empty(), "acknowledged records are lost: {lost:?} of {}", told.len());
+        Ok(runs.len())
+    }
+
+    /// As [`Self::verify`], by what the copies have and not what the kernel keeps of the file in memory.
+    fn verify_beneath(&self, lab: &mut Lab<'_>) -> Result<()> {
+        let told = self.recorder.told()?;
+        // Only whole blocks are read: what was told has to be in them by now.
+        self.recorder.wait_beyond(self.last()? + BLOCK_OF_RECORDS, MINUTE)?;
+        let volume = lab.kubectl(&["get", self.claim, "--output=jsonpath={.spec.volumeName}"], MINUTE)?;
+        let mount = format!("/var/lib/kubelet/pods/*/volumes/kubernetes.io~csi/{}/mount", volume.trim());
+        let line = format!(
+            "file=$(echo {mount}/log); dd if=$file iflag=direct bs=4096 count=$(($(stat -c %s $file) / 4096)) status=none"
+        );
+        let file = lab.node(&self.node)?.sh(&line, MINUTE)?;
+        let runs = Self::compare(&told, &file)?;
+        ensure!(runs > 1, "the pod was not started again");
         Ok(())
     }
 
@@ -153,9 +203,13 @@ impl<'a> Writer<'a> {
         word: Word,
     ) -> Result<Duration> {
         let node = self.node.clone();
-        let began = Instant::now();
+        let mut began = Instant::now();
         lab.node(&node)?.power_off()?;
         let last = self.last()?;
+        if let Word::Operator = word {
+            Self::stays_without_a_word(trip, lab, &node)?;
+            began = Instant::now();
+        }
         word.given(lab, &node)?;
         self.arrived(lab, last, FAILOVER)?;
         let took = began.elapsed();
@@ -172,6 +226,24 @@ impl<'a> Writer<'a> {
             back.elapsed().as_secs_f64()
         ));
         Ok(took)
+    }
+
+    /// Nobody has said that the node is off, and the chart was not told to find out: its pod stays, though it has opted in.
+    fn stays_without_a_word(trip: &Trip, lab: &Lab<'_>, node: &str) -> Result<()> {
+        let pod = ["get", "pod/writer-0", "--output=jsonpath={.metadata.uid} {.spec.nodeName}"];
+        let before = lab.kubectl(&pod, MINUTE)?;
+        lab.wait_for(&format!("onode/{node}"), ".status.state", "NotReady", MINUTE)?;
+        std::thread::sleep(STAYS);
+        let after = lab.kubectl(&pod, MINUTE)?;
+        ensure!(
+            before == after && after.ends_with(node),
+            "the pod left {node} by itself: {before:?}, {after:?}"
+        );
+        trip.checked(format!(
+            "{node} lost power and is NotReady to Orlop: its pod stays for {} s without a word",
+            STAYS.as_secs()
+        ));
+        Ok(())
     }
 
     /// Everything on its node stands still, and somebody takes that for its end; the pod goes on elsewhere. Then the node
@@ -196,8 +268,9 @@ impl<'a> Writer<'a> {
         self.returned(lab, &node, word)?;
         self.goes_on()?;
         self.verify(lab)?;
+        self.verify_beneath(lab)?;
         trip.checked(format!(
-            "{node} stood still after record {last}: {:.1} s later the pod writes on {}; {node} woke, and changed nothing",
+            "{node} stood still after record {last}: {:.1} s later the pod writes on {}; {node} woke, and no record is of it",
             took.as_secs_f64(),
             self.node
         ));
@@ -305,8 +378,8 @@ pub(super) fn total_kib(lab: &Lab<'_>, pod: &str) -> Result<u64> {
 fn stateful_set() -> Value {
     // It goes on after the last whole record that it finds.
     let line = format!(
-        "n=$(tail -n 1 /data/log 2>/dev/null); n=${{n:-0}}; \
-         while true; do n=$((n+1)); echo $n | dd of=/data/log oflag=append conv=notrunc,fsync 2>/dev/null && echo $n | nc -w 3 {HEAD} {PORT} || sleep 1; done"
+        "n=$(tail -n 1 /data/log 2>/dev/null | cut -d' ' -f1); n=${{n:-0}}; run=$(cat /proc/sys/kernel/random/uuid); \
+         while true; do n=$((n+1)); echo $n $run | dd of=/data/log oflag=append conv=notrunc,fsync 2>/dev/null && echo $n $run | nc -w 3 {HEAD} {PORT} || sleep 1; done"
     );
     json!({
         "apiVersion": "apps/v1",
