@@ -87,7 +87,8 @@ fn waits(lab: &Lab<'_>) -> Result<()> {
     let begun = Instant::now();
     loop {
         let events = lab.kubectl(&["events", "--for=pod/once", "--output=json"], MINUTE)?;
-        if events.contains("is published read only on") {
+        // Kubernetes sees it by itself where no reader is on the pod's node.
+        if ["is published read only on", "Multi-Attach error"].iter().any(|words| events.contains(words)) {
             break;
         }
         ensure!(begun.elapsed() < MINUTE, "the writer does not say for whom it waits: {events}");
