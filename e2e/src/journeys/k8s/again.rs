@@ -1,19 +1,11 @@
-//! The programs are taken away and installed again, by the plain manifests and by the chart: what is on the disks is
-//! there, as the guide says.
+//! The programs are taken away and installed again: what is on the disks is there, as the guide says.
 
-use super::{MINUTE, claim, forget, places, pod, said};
+use super::{MINUTE, claim, forget, pod, said};
 use crate::journey::Trip;
 use crate::kubernetes::{Lab, chart};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::json;
-use std::fs;
-use std::path::Path;
 use std::time::Instant;
-
-const MANIFESTS: &str = "deploy/manifests/orlop.yaml";
-/// What the manifests say of disks.
-const DISK: &str = "- \"--disk=file:///var/lib/orlop/disk?size=20GiB\"";
-const ALLOWED: &str = "- \"--disks-allow=*\"";
 
 /// A claim outlives the programs of the chart, which comes back by the command `install`; then the claim goes.
 pub(super) fn again(trip: &Trip, lab: &Lab<'_>, install: &str) -> Result<()> {
@@ -38,24 +30,11 @@ pub(super) fn again(trip: &Trip, lab: &Lab<'_>, install: &str) -> Result<()> {
     for command in &programs {
         lab.documented(command)?;
     }
-    let (apply, delete) = manifests(trip)?;
-    for command in &apply {
-        lab.documented(command)?;
-    }
-    is_there(lab, &sum)?;
-    trip.checked(format!(
-        "the chart was uninstalled and the manifests were applied: what a pod had written is there: {:.1} s",
-        began.elapsed().as_secs_f64()
-    ));
-    let began = Instant::now();
-    for command in &delete {
-        lab.documented(command)?;
-    }
     lab.documented(install)?;
     is_there(lab, &sum)?;
     lab.kubectl(&["delete", "pvc/outlives", "storageclass/outlives"], 2 * MINUTE)?;
     trip.checked(format!(
-        "the programs were deleted and the chart was installed: it still is: {:.1} s",
+        "the chart was uninstalled and installed again: what a pod had written before is there: {:.1} s",
         began.elapsed().as_secs_f64()
     ));
     Ok(())
@@ -66,23 +45,6 @@ fn detached(lab: &Lab<'_>) -> Result<()> {
     lab.kubectl(&["delete", "pod/outlives"], 2 * MINUTE)?;
     lab.kubectl(&["wait", "--for=delete", "volumeattachments", "--all", "--timeout=60s"], 2 * MINUTE)
         .map(drop)
-}
-
-/// The commands at the head of the manifests: to install, and to take the programs away. The disks are the lab's.
-fn manifests(trip: &Trip) -> Result<(Vec<String>, Vec<String>)> {
-    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(MANIFESTS))?;
-    ensure!(text.contains(DISK) && text.contains(ALLOWED), "{MANIFESTS} names other disks");
-    let commands = text.lines().filter_map(|line| line.strip_prefix("#   kubectl "));
-    let commands: Vec<String> = commands.map(|command| format!("kubectl {command}")).collect();
-    let (apply, delete) = commands.split_at_checked(3).context("the manifests say how to apply them")?;
-    let disks = ["disk?size=2GiB".to_owned(), format!("{}?size=256MiB&class=ssd", places::DISK)]
-        .map(|disk| format!("- \"--disk=file:///var/lib/orlop/{disk}\""));
-    let path = trip.folder.join("orlop.yaml");
-    let text =
-        text.replace(DISK, &disks.join("\n            ")).replace(ALLOWED, "- \"--disks-allow=/none\"");
-    fs::write(&path, text)?;
-    let named = apply.iter().map(|command| command.replace("orlop.yaml", &path.display().to_string()));
-    Ok((named.collect(), delete.to_vec()))
 }
 
 /// A pod reads what was written.
