@@ -9,17 +9,12 @@ use std::time::Instant;
 
 /// A claim outlives the programs of the chart, which comes back by the command `install`; then the claim goes.
 pub(super) fn again(trip: &Trip, lab: &Lab<'_>, install: &str) -> Result<()> {
-    let class = json!({
-        "apiVersion": "storage.k8s.io/v1",
-        "kind": "StorageClass",
-        "metadata": { "name": "outlives" },
-        "provisioner": "csi.orlop.io",
-        "parameters": { "copies": forget::KEPT.len().to_string() },
-        "volumeBindingMode": "Immediate",
-    });
     let write = "dd if=/dev/urandom of=/data/file bs=1M count=8 conv=fsync && md5sum /data/file";
-    let items =
-        [class, claim("outlives", "outlives", "Filesystem", "32Mi"), pod("outlives", write, "Filesystem")];
+    let items = [
+        forget::class("outlives"),
+        claim("outlives", "outlives", "Filesystem", "32Mi"),
+        pod("outlives", write, "Filesystem"),
+    ];
     lab.apply(&json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string())?;
     lab.wait_for("pod/outlives", ".status.phase", "Succeeded", 2 * MINUTE)?;
     let sum = said(lab, "pod/outlives", "/data/file")?;

@@ -8,7 +8,7 @@ use super::{MINUTE, NODES, claim, pod};
 use crate::journey::Trip;
 use crate::kubernetes::{Lab, chart};
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 /// The node that is lost.
@@ -72,20 +72,27 @@ fn controller(lab: &Lab<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A claim with as many copies as there are nodes now is granted, used and deleted.
-fn without(trip: &Trip, lab: &Lab<'_>) -> Result<()> {
-    let began = Instant::now();
-    let class = json!({
+/// A class with as many copies as there are nodes now.
+pub(super) fn class(name: &str) -> Value {
+    json!({
         "apiVersion": "storage.k8s.io/v1",
         "kind": "StorageClass",
-        "metadata": { "name": "without" },
+        "metadata": { "name": name },
         "provisioner": "csi.orlop.io",
         "parameters": { "copies": KEPT.len().to_string() },
         "volumeBindingMode": "Immediate",
-    });
+    })
+}
+
+/// A claim with as many copies as there are nodes now is granted, used and deleted.
+fn without(trip: &Trip, lab: &Lab<'_>) -> Result<()> {
+    let began = Instant::now();
     let line = "dd if=/dev/urandom of=/data/file bs=1M count=8 conv=fsync && md5sum /data/file";
-    let items =
-        [class, claim("without", "without", "Filesystem", "32Mi"), pod("without", line, "Filesystem")];
+    let items = [
+        class("without"),
+        claim("without", "without", "Filesystem", "32Mi"),
+        pod("without", line, "Filesystem"),
+    ];
     lab.apply(&json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string())?;
     lab.wait_for("pvc/without", ".status.phase", "Bound", 2 * MINUTE)?;
     lab.wait_for("pod/without", ".status.phase", "Succeeded", 2 * MINUTE)?;
