@@ -1,7 +1,7 @@
 //! A volume that one pod has written and that pods on several nodes then read at once, as the guide for classes says: by
 //! a second claim with an access mode of its own.
 
-use super::{MINUTE, NODES, claim, pod, said};
+use super::{MINUTE, NODES, claim, detached, pod, said};
 use crate::journey::Trip;
 use crate::kubernetes::Lab;
 use anyhow::{Context, Result, ensure};
@@ -23,6 +23,8 @@ pub(super) fn readers(trip: &Trip, lab: &Lab<'_>) -> Result<()> {
     lab.kubectl(&["delete", "pod/once"], 2 * MINUTE)?;
 
     let volume = lab.kubectl(&["get", "pvc/once", "--output=jsonpath={.spec.volumeName}"], MINUTE)?;
+    // Kubernetes knows a volume by its handle: a reader on the writer's node would take over the writer's attachment.
+    detached(lab, &volume)?;
     let handle = "--output=jsonpath={.spec.csi.volumeHandle}";
     let handle = lab.kubectl(&["get", &format!("pv/{volume}"), handle], MINUTE)?;
     let mut items = read_only_claim(&handle).to_vec();
