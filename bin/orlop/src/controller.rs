@@ -8,11 +8,11 @@
 use crate::arguments::Controller;
 use crate::failure::{Failure, Kind, OrFail, Outcome};
 use crate::{process, stores};
-use k8s::{Election, Extender, Failover, FailoverConfig, Kubernetes, Right, Severity, Term};
-use manager::{Mandate, News};
+use k8s::{Election, Extender, Failover, FailoverConfig, Kubernetes, Severity, Term};
+use manager::News;
 use std::path::Path;
 use std::time::Duration;
-use store::{Client, Embedded};
+use store::{Client, Embedded, Mandate};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -53,7 +53,7 @@ async fn serve(arguments: &Controller) -> Outcome {
         None => {
             let manager = leader.manager(config(arguments), Mandate::default());
             let kubernetes = leader.kubernetes.clone();
-            let adoption = kubernetes.map(|kubernetes| tokio::spawn(adopt(kubernetes, Right::default())));
+            let adoption = kubernetes.map(|kubernetes| tokio::spawn(adopt(kubernetes, Mandate::default())));
             terminate.recv().await;
             adoption.inspect(JoinHandle::abort);
             manager.stop().await;
@@ -161,9 +161,9 @@ impl Leader {
 
     fn lead(&self, term: &Term) -> Leading {
         let kubernetes = self.kubernetes.clone();
-        let adoption = kubernetes.map(|kubernetes| tokio::spawn(adopt(kubernetes, term.right())));
+        let adoption = kubernetes.map(|kubernetes| tokio::spawn(adopt(kubernetes, term.mandate())));
         let failover = self.kubernetes.clone().zip(self.failover).map(|(kubernetes, config)| {
-            tokio::spawn(Failover::new(kubernetes, self.client.clone(), config, term.right()).run())
+            tokio::spawn(Failover::new(kubernetes, self.client.clone(), config, term.mandate()).run())
         });
         Leading(adoption.into_iter().chain(failover).collect())
     }
@@ -204,10 +204,10 @@ async fn tell(kubernetes: Kubernetes, mut news: mpsc::Receiver<News>) {
     }
 }
 
-/// Makes volumes whole that people have applied, while this process has the right to.
-async fn adopt(kubernetes: Kubernetes, right: Right) {
+/// Makes volumes whole that people have applied, while this process has the mandate.
+async fn adopt(kubernetes: Kubernetes, mandate: Mandate) {
     loop {
-        match kubernetes.adopt(&right).await {
+        match kubernetes.adopt(&mandate).await {
             Ok(names) if names.is_empty() => {}
             Ok(names) => tracing::info!(volumes = names.join(" "), "volumes that were applied are there"),
             Err(error) => tracing::warn!(%error, "volumes that were applied are looked for again"),

@@ -5,17 +5,16 @@
 //!    UUID is the last that a creation writes: if there is none now, it was lost, and is not made again as if nothing had
 //!    been (docs/decisions/0031).
 //! 2. No creation is disturbed: it is done, or has ended, when its object has not changed for longer than any takes.
-//! 3. The right to decide is asked before every write, which is long after the list.
+//! 3. The mandate is asked before every write, which is long after the list.
 
 use crate::{
-    election::Right,
     kubernetes::{Kubernetes, folder},
     object::{Object, Parts, UUID},
 };
 use model::{Kind, Object as _, Volume, VolumeIntent};
 use serde_json::Value;
 use std::time::Duration;
-use store::{Error, ErrorKind, OPERATION_TIMEOUT, Result};
+use store::{Error, ErrorKind, Mandate, OPERATION_TIMEOUT, Result};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
@@ -23,12 +22,12 @@ use uuid::Uuid;
 const STILL: Duration = OPERATION_TIMEOUT.saturating_add(Duration::from_secs(1));
 
 impl Kubernetes {
-    /// Makes volumes present that have no UUID or no status, and answers their names, while this process has
-    /// the right to. Takes some seconds if there are any.
+    /// Makes volumes present that have no UUID or no status, and answers their names, while the mandate holds. Takes
+    /// some seconds if there are any.
     ///
     /// # Errors
-    /// As the store's; `Unavailable` if the right has ended, too.
-    pub async fn adopt(&self, right: &Right) -> Result<Vec<String>> {
+    /// As the store's; `Unavailable` if the mandate has ended, too.
+    pub async fn adopt(&self, mandate: &Mandate) -> Result<Vec<String>> {
         let volumes = self.server.list(&folder(Kind::Volume), Instant::now() + OPERATION_TIMEOUT).await?;
         let absent: Vec<_> =
             volumes.items.into_iter().filter(|object| !object.is_present(Kind::Volume)).collect();
@@ -38,7 +37,7 @@ impl Kubernetes {
         }
         let mut adopted = Vec::new();
         for object in absent {
-            match self.adopt_one(&object, right).await {
+            match self.adopt_one(&object, mandate).await {
                 Ok(_) => adopted.push(object.metadata.name),
                 Err(error) if error.kind() == ErrorKind::Conflict => {}
                 Err(error) if error.kind() == ErrorKind::Invalid => {
@@ -50,7 +49,7 @@ impl Kubernetes {
         Ok(adopted)
     }
 
-    async fn adopt_one(&self, object: &Object, right: &Right) -> Result<u64> {
+    async fn adopt_one(&self, object: &Object, mandate: &Mandate) -> Result<u64> {
         let name = &object.metadata.name;
         let invalid = |cause: String| {
             Error::new(ErrorKind::Invalid, format!("{}/{name} is not well formed: {cause}", Kind::Volume))
@@ -70,6 +69,6 @@ impl Kubernetes {
         volume.validate().map_err(|cause| invalid(cause.to_string()))?;
         let value = serde_json::to_value(&volume).map_err(|cause| invalid(cause.to_string()))?;
         let parts = Parts::of(Kind::Volume, name, value)?;
-        self.complete(Kind::Volume, object, &parts, (Instant::now() + OPERATION_TIMEOUT, right)).await
+        self.complete(Kind::Volume, object, &parts, (Instant::now() + OPERATION_TIMEOUT, mandate)).await
     }
 }

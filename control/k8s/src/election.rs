@@ -13,7 +13,7 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use std::time::Duration;
-use store::{Error, ErrorKind, OPERATION_TIMEOUT, Result};
+use store::{Error, ErrorKind, Mandate, OPERATION_TIMEOUT, Result};
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -51,11 +51,6 @@ pub struct Term {
     until: watch::Receiver<Instant>,
     renewal: JoinHandle<()>,
 }
-
-/// The right to write of what runs beside the manager while this process leads; for ever where nobody else can lead. The
-/// manager, which knows nothing of this crate, has its `Mandate`.
-#[derive(Clone, Debug, Default)]
-pub struct Right(Option<watch::Receiver<Instant>>);
 
 impl Kubernetes {
     /// A candidate, by an identity that no other process ever has.
@@ -214,9 +209,9 @@ impl Term {
         self.until.clone()
     }
 
-    /// What this term gives the right to.
-    pub fn right(&self) -> Right {
-        Right::until(self.until())
+    /// The mandate that lasts as long as this term.
+    pub fn mandate(&self) -> Mandate {
+        Mandate::until(self.until())
     }
 
     /// Waits until this process leads no more.
@@ -249,54 +244,8 @@ impl Term {
     }
 }
 
-impl Right {
-    /// A right until the time that is told last.
-    pub const fn until(until: watch::Receiver<Instant>) -> Self {
-        Self(Some(until))
-    }
-
-    /// Whether this process may write now.
-    pub fn holds(&self) -> bool {
-        self.0.as_ref().is_none_or(|until| Instant::now() < *until.borrow())
-    }
-
-    /// Asked before every write, after whatever takes time: a process that was stopped meanwhile must not go on with
-    /// what it had decided.
-    ///
-    /// # Errors
-    /// `Unavailable` if this process leads no more.
-    pub fn ensure(&self) -> Result<()> {
-        if self.holds() {
-            return Ok(());
-        }
-        Err(Error::new(ErrorKind::Unavailable, "this process does not lead any more"))
-    }
-}
-
 impl Drop for Term {
     fn drop(&mut self) {
         self.renewal.abort();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_right_lasts_as_long_as_it_is_told() {
-        Right::default().ensure().expect("nobody else can lead");
-        let hour = Duration::from_secs(3600);
-        let (until, told) = watch::channel(Instant::now());
-        let right = Right::until(told);
-        let refused = right.ensure().expect_err("it is over at this moment");
-        assert_eq!(refused.kind(), ErrorKind::Unavailable);
-        until.send_replace(Instant::now() + hour);
-        assert!(right.clone().holds() && right.ensure().is_ok());
-        // The renewal has ended: what it told last counts.
-        drop(until);
-        assert!(right.holds());
-        let (_, told) = watch::channel(Instant::now());
-        assert!(!Right::until(told).holds());
     }
 }

@@ -14,7 +14,6 @@
 use crate::{
     GROUP, VERSION,
     condition::has_conditions,
-    election::Right,
     object::{Object, Parts, has_wish},
     server::{Server, Verb, WRITE},
 };
@@ -31,7 +30,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 use store::{
-    Error, ErrorKind, Events, Expect, OPERATION_TIMEOUT, Result, Store, StoreFuture,
+    Error, ErrorKind, Events, Expect, Mandate, OPERATION_TIMEOUT, Result, Store, StoreFuture,
     backend::{self, as_question},
 };
 use tokio::time::Instant;
@@ -114,16 +113,16 @@ impl Kubernetes {
         // None: it has just been deleted.
         let begun = begun.ok_or_else(|| Error::conflict(kind, key))?;
         // Who creates needs none: that is the API, and a node of its own reports.
-        self.complete(kind, &begun, parts, (deadline, &Right::default())).await
+        self.complete(kind, &begun, parts, (deadline, &Mandate::default())).await
     }
 
-    /// Makes an object present that is not (invariant 2), by requests before the deadline and with the right.
+    /// Makes an object present that is not (invariant 2), by requests before the deadline and with the mandate.
     pub(crate) async fn complete(
         &self,
         kind: Kind,
         begun: &Object,
         parts: &Parts,
-        (deadline, right): (Instant, &Right),
+        (deadline, mandate): (Instant, &Mandate),
     ) -> Result<u64> {
         let key = &begun.metadata.name;
         let conflict = |error: Error| match error.kind() {
@@ -134,7 +133,7 @@ impl Kubernetes {
             return Err(Error::conflict(kind, key));
         }
         let revision = begun.revision()?;
-        right.ensure()?;
+        mandate.ensure()?;
         // What is wished of a node that is not there yet stays: its engine knows nothing of it.
         if kind != Kind::Volume || begun.has_spec(parts) {
             return self.put_status(kind, key, parts, (revision, None), deadline).await.map_err(conflict);
@@ -146,7 +145,7 @@ impl Kubernetes {
         let written = self.put_status(kind, key, parts, (revision, None), deadline).await;
         // It is still absent, whatever became of this.
         let revision = written.map_err(as_question).map_err(conflict)?;
-        right.ensure()?;
+        mandate.ensure()?;
         self.put_spec(kind, key, parts, revision, deadline).await.map_err(conflict)
     }
 

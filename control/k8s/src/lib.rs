@@ -39,7 +39,7 @@ mod topology;
 mod watch;
 
 pub use crd::{GROUP, VERSION, crds};
-pub use election::{Election, Right, Term};
+pub use election::{Election, Term};
 pub use event::Severity;
 pub use extender::Extender;
 pub use failover::{Config as FailoverConfig, Failover};

@@ -32,5 +32,5 @@ pub use placement::{Copies, OVERCOMMIT_DEFAULT, Promised, check_growth, largest,
 pub use plan::{Action, Config, plan};
 pub use planner::{Planner, Told};
 pub use recovery::Recovery;
-pub use run::{Manager, Mandate, ensure_cluster, start};
+pub use run::{Manager, ensure_cluster, start};
 pub use view::{Objects, View};

@@ -10,7 +10,7 @@ use crate::{Action, Config, News, Planner, Recovery, Told, plan::ACTIONS_MAX};
 use futures_util::{StreamExt, stream};
 use model::{ClusterInfo, Object, Stored, Volume, VolumeRecord, VolumeStatus};
 use std::{collections::VecDeque, time::Duration};
-use store::{Change, Client, Error, ErrorKind, Result, Watch};
+use store::{Change, Client, ErrorKind, Mandate, Result, Watch};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -26,30 +26,6 @@ const PASS_INTERVAL_MAX: Duration = Duration::from_millis(500);
 const WRITES_MAX: usize = 16;
 /// How long news are kept by who does not decide: until the end of another's term is seen, and some seconds more.
 const NEWS_KEPT: Duration = Duration::from_secs(30);
-
-/// The right to decide, where several processes could: it ends at a time that is moved on while it lasts, and begins
-/// again when that time is in the future again.
-#[derive(Clone, Debug, Default)]
-pub struct Mandate(Option<watch::Receiver<Instant>>);
-
-impl Mandate {
-    /// A right until the time that is told last.
-    pub const fn until(until: watch::Receiver<Instant>) -> Self {
-        Self(Some(until))
-    }
-
-    fn holds(&self) -> bool {
-        self.0.as_ref().is_none_or(|until| Instant::now() < *until.borrow())
-    }
-
-    /// Asked before every write: a process that was stopped meanwhile must not go on with what it had decided.
-    fn ensure(&self) -> Result<()> {
-        if self.holds() {
-            return Ok(());
-        }
-        Err(Error::new(ErrorKind::Unavailable, "this process does not lead any more"))
-    }
-}
 
 /// The loop that runs.
 #[derive(Debug)]

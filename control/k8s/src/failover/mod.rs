@@ -6,13 +6,12 @@
 //! 1. All that it knows is in Kubernetes and in the records: another leader goes on where this one ended.
 //! 2. Liveness is judged by this process's own clock, and only while it looked; a wrong guess costs a pod its place,
 //!    never data: epochs fence the volumes.
-//! 3. The right to decide is asked before every write, and after what is asked for it.
+//! 3. The mandate is asked before every write, and after what is asked for it.
 //! 4. Not more than a share of the nodes is given up at a time: if more are away, it is rather this side that is cut off.
 
 mod plan;
 mod scene;
 
-use crate::election::Right;
 use crate::event::Severity;
 use crate::kubernetes::Kubernetes;
 use crate::server::Verb;
@@ -24,7 +23,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use store::{Client, ErrorKind, OPERATION_TIMEOUT, Result, Watch};
+use store::{Client, ErrorKind, Mandate, OPERATION_TIMEOUT, Result, Watch};
 use tokio::time::{Instant, sleep_until};
 
 /// On a node from which volumes were taken: nothing is scheduled there until it is back and has let go of them.
@@ -53,7 +52,7 @@ pub struct Failover {
     kubernetes: Kubernetes,
     client: Client,
     config: Config,
-    right: Right,
+    mandate: Mandate,
     nodes: BTreeMap<String, Stored<Node>>,
     /// Since when each node that is `NotReady` was seen so.
     away: BTreeMap<String, Instant>,
@@ -69,10 +68,10 @@ impl Kubernetes {
 }
 
 impl Failover {
-    /// Begins to look; writes only with the right.
-    pub fn new(kubernetes: Kubernetes, client: Client, config: Config, right: Right) -> Self {
+    /// Begins to look; writes only with the mandate.
+    pub fn new(kubernetes: Kubernetes, client: Client, config: Config, mandate: Mandate) -> Self {
         let (nodes, away, marked) = Default::default();
-        Self { kubernetes, client, config, right, nodes, away, marked }
+        Self { kubernetes, client, config, mandate, nodes, away, marked }
     }
 
     /// Looks until the store is closed, or it is dropped.
@@ -170,7 +169,7 @@ impl Failover {
 
     async fn perform(&mut self, node: &mut v1::Node, name: &str, step: &Step) -> Result<()> {
         // Invariant 3.
-        self.right.ensure()?;
+        self.mandate.ensure()?;
         match step {
             Step::Mark => {
                 self.marked.insert(name.to_owned());
@@ -224,7 +223,7 @@ impl Failover {
         if wished == found.value {
             return Ok(());
         }
-        self.right.ensure()?;
+        self.mandate.ensure()?;
         self.client.replace(&wished, found.revision).await?;
         tracing::warn!(volume, node, "is taken from a node that is lost");
         Ok(())

@@ -5,11 +5,11 @@ use crate::conformance::node;
 use crate::extender::claim;
 use crate::server::ControlPlane;
 use hyper::{Method, StatusCode};
-use k8s::{Failover, FailoverConfig, Right};
+use k8s::{Failover, FailoverConfig};
 use model::{Attach, Node, NodeState, Volume, VolumeIntent, VolumeRecord, VolumeSpec};
 use serde_json::{Value, json};
 use std::time::Duration;
-use store::{Client, ErrorKind};
+use store::{Client, ErrorKind, Mandate};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -39,10 +39,10 @@ async fn an_adoption_ends_with_its_term() {
     let (status, before) = plane.by_hand(Method::POST, "/apis/orlop.io/v1alpha1/volumes", &applied).await;
     assert_eq!(status, StatusCode::CREATED, "{before}");
     let (until, told) = watch::channel(Instant::now() + HOUR);
-    let right = Right::until(told);
+    let mandate = Mandate::until(told);
     let adoption = tokio::spawn({
-        let (store, right) = (store.clone(), right.clone());
-        async move { store.adopt(&right).await }
+        let (store, mandate) = (store.clone(), mandate.clone());
+        async move { store.adopt(&mandate).await }
     });
     sleep(LOOKS).await;
     assert!(!adoption.is_finished(), "it waits");
@@ -52,7 +52,7 @@ async fn an_adoption_ends_with_its_term() {
     let (_, after) = plane.by_hand(Method::GET, VOLUME, &Value::Null).await;
     assert_eq!(after, before, "it is as it was applied");
     until.send_replace(Instant::now() + HOUR);
-    assert_eq!(store.adopt(&right).await.unwrap(), ["data"]);
+    assert_eq!(store.adopt(&mandate).await.unwrap(), ["data"]);
     assert!(plane.client().await.get::<Volume>("data").await.unwrap().is_some());
 }
 
@@ -63,7 +63,7 @@ async fn pods_leave_a_lost_node_only_while_the_term_lasts() {
     lost_node(&plane, &client).await;
     let (until, told) = watch::channel(Instant::now());
     let config = FailoverConfig { after: Duration::ZERO, share_percent: 34 };
-    let failover = Failover::new(plane.store().await, client.clone(), config, Right::until(told));
+    let failover = Failover::new(plane.store().await, client.clone(), config, Mandate::until(told));
     let failover = tokio::spawn(failover.run());
     let before = scene(&plane, &client).await;
     sleep(LOOKS).await;

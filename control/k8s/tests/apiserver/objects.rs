@@ -4,7 +4,7 @@ use crate::Test;
 use crate::conformance::node;
 use crate::server::ControlPlane;
 use hyper::{Method, StatusCode};
-use k8s::{Right, Severity};
+use k8s::Severity;
 use model::{
     Attach, DiskClass, Kind, MemberIntent, MemberRecord, Node, NodeReplicas, NodeState, Object, Pool,
     PoolSpec, PoolState, ReplicaReport, ReplicaState, Scheduling, Settled, Volume, VolumeIntent,
@@ -12,7 +12,7 @@ use model::{
 };
 use serde_json::{Value, json};
 use std::time::Duration;
-use store::{Change, Client, ErrorKind, Expect, Store};
+use store::{Change, Client, ErrorKind, Expect, Mandate, Store};
 use uuid::Uuid;
 
 pub(crate) const TESTS: &[Test] = &[
@@ -450,17 +450,17 @@ async fn what_is_made_by_hand_is_absent_until_it_is_whole() {
     client.delete::<NodeReplicas>("n1", other).await.unwrap();
 
     // A volume without a UUID is given one, and nothing else of it is changed.
-    assert_eq!(store.adopt(&Right::default()).await.unwrap(), Vec::<String>::new());
+    assert_eq!(store.adopt(&Mandate::default()).await.unwrap(), Vec::<String>::new());
     let (status, answer) =
         plane.by_hand(Method::POST, VOLUMES, &applied("data", &json!({ "sizeBytes": 5 << 20 }))).await;
     assert_eq!(status, StatusCode::CREATED, "{answer}");
     assert_eq!(client.list::<Volume>().await.unwrap(), []);
     assert_eq!(client.create(&volume("data", 1)).await.unwrap_err().kind(), ErrorKind::Conflict);
-    assert_eq!(store.adopt(&Right::default()).await.unwrap(), ["data"]);
+    assert_eq!(store.adopt(&Mandate::default()).await.unwrap(), ["data"]);
     let adopted: Volume = get(&client, "data").await;
     let spec = VolumeSpec { copies: 3, ..volume("data", 5).spec };
     assert!(adopted.spec == spec && !adopted.uuid.is_nil() && adopted.intent == VolumeIntent::default());
-    assert_eq!(store.adopt(&Right::default()).await.unwrap(), Vec::<String>::new());
+    assert_eq!(store.adopt(&Mandate::default()).await.unwrap(), Vec::<String>::new());
 
     // A creation that was interrupted before its last write: the volume was never there, and is made as a new one.
     let (status, answer) =
@@ -471,7 +471,7 @@ async fn what_is_made_by_hand_is_absent_until_it_is_whole() {
     let (status, answer) = plane.by_hand(Method::PATCH, &format!("{VOLUMES}/half/status"), &half).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     assert_eq!(client.get::<Volume>("half").await.unwrap(), None, "it has no UUID");
-    assert_eq!(store.adopt(&Right::default()).await.unwrap(), ["half"]);
+    assert_eq!(store.adopt(&Mandate::default()).await.unwrap(), ["half"]);
     let made: Volume = get(&client, "half").await;
     assert!(made.uuid != adopted.uuid && made.intent == VolumeIntent::default(), "{made:?}");
 }
@@ -495,7 +495,7 @@ async fn a_volume_that_is_applied_again_is_the_same() {
     assert_eq!(client.get::<Volume>("data").await.unwrap(), None, "nobody has judged it yet");
     assert_eq!(client.replace(&before.value, before.revision).await.unwrap_err().kind(), ErrorKind::NotFound);
 
-    assert_eq!(store.adopt(&Right::default()).await.unwrap(), ["data"]);
+    assert_eq!(store.adopt(&Mandate::default()).await.unwrap(), ["data"]);
     let Some(Change::Put(again)) = watch.next().await else { panic!("not told") };
     let intent = VolumeIntent { recorded: true, ..VolumeIntent::default() };
     let expected = Volume { intent, ..before.value };

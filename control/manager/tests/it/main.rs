@@ -4,13 +4,13 @@
 mod fleet;
 mod scale;
 
-use manager::{Config, Mandate, ensure_cluster, start};
+use manager::{Config, ensure_cluster, start};
 use model::{
     MemberIntent, MemberState, Node, NodeReplicas, NodeSpec, NodeState, ReplicaReport, ReplicaState, Volume,
     VolumeIntent, VolumeRecord, VolumeSpec,
 };
 use std::time::Duration;
-use store::{Client, Embedded};
+use store::{Client, Embedded, Mandate};
 use tempfile::TempDir;
 use uuid::Uuid;
 
