@@ -59,10 +59,10 @@ pub(crate) enum Command {
     /// Shows what this machine allows, what is missing, and what to do about it.
     #[command(after_help = PREFLIGHT_EXAMPLES)]
     Preflight(Preflight),
-    /// Asks a web server of this machine whether all is well with it, or a target whether it keeps strangers out.
+    /// Asks a web server whether all is well, a CSI plugin whether it answers, or a target whether it keeps strangers out.
     #[command(hide = true)]
     Probe {
-        /// An http:// address, where an answer of 2xx means yes, or nvme+tcp://IP:PORT[/NQN].
+        /// http://IP:PORT/PATH (2xx means yes), unix:// and a plugin's socket (any answer does), nvme+tcp://IP:PORT[/NQN].
         url: String,
     },
     /// Runs a whole cluster in the simulator, with faults, and checks that nothing is lost.

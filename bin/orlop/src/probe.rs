@@ -1,30 +1,39 @@
-//! `orlop probe`: how a container's runtime asks a server that listens on loopback, where nobody else can; and how to find
-//! out whether a target of NVMe/TCP keeps out those who have no key.
+//! `orlop probe`: how a container's runtime asks a server that listens on loopback, where nobody else can, or a CSI plugin
+//! on its socket; and how to find out whether a target of NVMe/TCP keeps out those who have no key.
 
 use crate::failure::{Failure, Kind, OrFail, Outcome};
 use crate::output;
+use csi::client::Plugin;
+use csi::v1::ProbeRequest;
 use nvmf::wire::command::{Sgl, Sqe, admin};
 use nvmf::wire::fabrics::{self, Connect, ConnectData, DISCOVERY_NQN, cc, property};
 use nvmf::wire::frame::{Framing, Parsed, Pdu, Phase, Role};
 use nvmf::wire::identify::{IDENTIFY_LEN, cns};
 use nvmf::wire::pdu::{Digests, IcReq, Sealer};
 use nvmf::wire::status::StatusCode;
+use std::error::Error;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::time::Duration;
 use zerocopy::IntoBytes;
 
 const PATIENCE: Duration = Duration::from_secs(4);
+/// A plugin waits for its API for a while before it answers.
+const PLUGIN_PATIENCE: Duration = Duration::from_secs(8);
 /// The status line is all that is looked at.
 const ANSWER_BYTES: u64 = 64;
 
-/// Succeeds if the server answers that all is well, or the target refuses everything.
+/// Succeeds if the server answers that all is well, the plugin answers at all, or the target refuses everything.
 pub(crate) fn run(url: &str) -> Outcome {
     let usage = || {
         Failure::new(format!("{url:?} is no address of a probe"))
             .kind(Kind::Usage)
-            .hint("write http://IP:PORT/PATH or nvme+tcp://IP:PORT[/NQN]")
+            .hint("write http://IP:PORT/PATH, unix:///SOCKET or nvme+tcp://IP:PORT[/NQN]")
     };
+    if let Some(socket) = url.strip_prefix("unix://") {
+        return if socket.starts_with('/') { plugin(Path::new(socket)) } else { Err(usage()) };
+    }
     if let Some(rest) = url.strip_prefix("nvme+tcp://") {
         let (host, nqn) = rest.split_once('/').unwrap_or((rest, DISCOVERY_NQN));
         let address: SocketAddr = host.parse().map_err(|_| usage())?;
@@ -50,6 +59,36 @@ fn status(address: SocketAddr, path: &str) -> std::io::Result<String> {
     let mut answer = Vec::new();
     stream.take(ANSWER_BYTES).read_to_end(&mut answer)?;
     Ok(String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned())
+}
+
+/// Asks a CSI plugin by its `Probe`. One that answers lives, ready or not: what it is not ready for is the API or the
+/// store, and who kills it for that has one more thing that does not work.
+fn plugin(socket: &Path) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.or_fail(|| "cannot start".into())?;
+    let asked = runtime.block_on(async {
+        tokio::time::timeout(PLUGIN_PATIENCE, async {
+            let mut plugin = Plugin::connect(socket).await.map_err(|error| deepest(&error))?;
+            plugin.identity.probe(ProbeRequest {}).await.map_err(|status| deepest(&status))
+        })
+        .await
+    });
+    let late = |_| Err(format!("nothing was said within {} s", PLUGIN_PATIENCE.as_secs()));
+    let answer = asked.unwrap_or_else(late);
+    let ready =
+        answer.or_fail(|| format!("no CSI plugin answers at {}", socket.display()))?.into_inner().ready;
+    let said =
+        if ready == Some(false) { "answers, and is not ready: its API does not answer" } else { "is ready" };
+    output::line(&format!("{} {said}", socket.display()))
+}
+
+/// The cause below all others: those above it say only that something has failed.
+fn deepest(error: &dyn Error) -> String {
+    let mut deepest = error;
+    while let Some(cause) = deepest.source() {
+        deepest = cause;
+    }
+    deepest.to_string()
 }
 
 /// Connects to a target as a stranger, without a key, and says what came back.
@@ -191,6 +230,7 @@ mod tests {
             "https://127.0.0.1:1/",
             "http://127.0.0.1:1",
             "http://name:1/",
+            "unix://csi.sock",
             "nvme+tcp://name:1",
             "nvme+tcp://127.0.0.1:1/name",
         ] {

@@ -1,4 +1,4 @@
-//! The other side, for those who test the services: a plugin as an orchestrator sees it.
+//! The other side, for those who probe or test the services: a plugin as an orchestrator sees it.
 
 use crate::v1::{
     controller_client::ControllerClient, identity_client::IdentityClient, node_client::NodeClient,

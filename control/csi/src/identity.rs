@@ -10,7 +10,11 @@ use crate::{
     },
 };
 use api::client::Client;
+use std::time::Duration;
 use tonic::{Request, Response, Status};
+
+/// How long the API has to answer a probe: the answer tells also that the plugin is alive, and cannot be late for that.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// The identity service.
 #[derive(Debug)]
@@ -55,7 +59,8 @@ impl Identity for Plugin {
 
     /// Ready while the API answers: all else waits for it.
     async fn probe(&self, _: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
-        let ready = self.api.health().await.is_ok();
+        let health = tokio::time::timeout(PATIENCE, self.api.health()).await;
+        let ready = health.is_ok_and(|health| health.is_ok());
         Ok(Response::new(ProbeResponse { ready: Some(ready) }))
     }
 }

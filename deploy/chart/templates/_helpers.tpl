@@ -75,3 +75,15 @@ securityContext:
 - name: {{ index . 0 }}
   valueFrom: {fieldRef: {fieldPath: {{ index . 1 }}}}
 {{- end }}
+
+{{- /*
+Of a plugin: whether it answers on its socket at all. Whether it is ready is up to the API server, and a new process
+would not change that; so there is no readiness of it either. Calls that take long do not keep it from answering.
+*/}}
+{{- define "orlop.pluginAlive" -}}
+livenessProbe:
+  exec: {command: [orlop, probe, "unix:///csi/csi.sock"]}
+  periodSeconds: 30
+  timeoutSeconds: 10
+  failureThreshold: 5
+{{- end }}
