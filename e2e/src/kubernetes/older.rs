@@ -4,7 +4,7 @@
 
 use super::chart::project;
 use crate::cache::cache;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -31,27 +31,44 @@ impl Older {
         COMMIT.split_at(7).0
     }
 
-    /// What the cache has, or can be given (a minute or two, once); nothing where this clone has no history. `target` is
-    /// where cargo keeps what this project's own build has compiled.
-    pub(crate) fn built(target: &Path) -> Result<Option<Self>> {
+    /// What the cache has, or can be given (a minute or two, once) where this clone has the history. `target` is where
+    /// cargo keeps what this project's own build has compiled.
+    pub(crate) fn built(target: &Path) -> Result<Self> {
         let folder = cache()?.join("older").join(Self::name());
         let older = Self { orlop: folder.join("orlop"), chart: folder.join("chart") };
         if folder.is_dir() {
-            return Ok(Some(older));
+            return Ok(older);
         }
-        let commit = format!("{COMMIT}^{{commit}}");
-        let known = git().args(["rev-parse", "--quiet", "--verify", &commit]).output().context("run git")?;
-        if !known.status.success() {
-            return Ok(None);
-        }
+        ensure_known(project())?;
         println!("  building Orlop {}, once", Self::name());
         let begun = Instant::now();
         let making = folder.with_extension("making");
         make(&making, target)?;
         fs::rename(&making, &folder).with_context(|| format!("name {}", folder.display()))?;
         println!("  built Orlop {} in {:.0} s", Self::name(), begun.elapsed().as_secs_f64());
-        Ok(Some(older))
+        Ok(older)
     }
+}
+
+/// Refuses a folder whose git does not know the commit: what is not run would be called fine.
+fn ensure_known(folder: &Path) -> Result<()> {
+    let asked = |arguments: &[&str]| git(folder).args(arguments).output().context("run git");
+    if asked(&["rev-parse", "--quiet", "--verify", &format!("{COMMIT}^{{commit}}")])?.status.success() {
+        return Ok(());
+    }
+    let shallow = asked(&["rev-parse", "--is-shallow-repository"])?;
+    let (name, folder) = (Older::name(), folder.display());
+    let why = String::from_utf8_lossy(&shallow.stderr);
+    ensure!(
+        shallow.status.success(),
+        "there is no history in {folder}, and an older Orlop ({name}) is built from it: {}; run this in a clone",
+        why.trim()
+    );
+    ensure!(
+        shallow.stdout.trim_ascii() != b"true",
+        "{folder} is a shallow clone without {name}, which is to be built: `git fetch --unshallow` brings it"
+    );
+    bail!("{folder} has a history without {name}, which is to be built: fetch it from Orlop's repository")
 }
 
 /// Makes all of it in a folder, where an attempt that was ended may have left something.
@@ -59,7 +76,7 @@ fn make(folder: &Path, target: &Path) -> Result<()> {
     let sources = folder.join("sources");
     fs::create_dir_all(&sources).with_context(|| format!("create {}", sources.display()))?;
     let archive = folder.join("sources.tar");
-    run(git().args(["archive", COMMIT, "--output"]).arg(&archive))?;
+    run(git(project()).args(["archive", COMMIT, "--output"]).arg(&archive))?;
     run(Command::new("tar").arg("--extract").arg("--file").arg(&archive).arg("--directory").arg(&sources))?;
     for file in ["Cargo.toml", "deploy/chart/Chart.yaml"] {
         renumber(&sources.join(file))?;
@@ -86,9 +103,9 @@ fn renumber(path: &Path) -> Result<()> {
     fs::write(path, text.replace(ITS_OWN, VERSION)).with_context(|| format!("write {}", path.display()))
 }
 
-fn git() -> Command {
+fn git(folder: &Path) -> Command {
     let mut git = Command::new("git");
-    git.current_dir(project());
+    git.current_dir(folder);
     git
 }
 
@@ -96,4 +113,39 @@ fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("run {command:?}"))?;
     ensure!(status.success(), "{command:?}: {status}");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made(folder: &Path, arguments: &[&str]) {
+        let who = ["-c", "user.name=a", "-c", "user.email=a@b"];
+        let made = git(folder).args(who).args(arguments).output().unwrap();
+        assert!(made.status.success(), "{arguments:?}: {made:?}");
+    }
+
+    #[test]
+    fn a_folder_without_the_history_is_refused_and_says_what_helps() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = |name: &str| {
+            let folder = temp.path().join(name);
+            fs::create_dir(&folder).unwrap();
+            folder
+        };
+        let refused = |folder: &Path, part: &str| {
+            let why = ensure_known(folder).unwrap_err().to_string();
+            assert!(why.contains(part) && why.contains(Older::name()), "{why}");
+        };
+        refused(&folder("archive"), "run this in a clone");
+        let other = folder("other");
+        made(&other, &["init", "--quiet"]);
+        refused(&other, "fetch it from Orlop's repository");
+        for message in ["one", "two"] {
+            made(&other, &["commit", "--quiet", "--allow-empty", "--message", message]);
+        }
+        let url = format!("file://{}", other.display());
+        made(temp.path(), &["clone", "--quiet", "--depth=1", &url, "shallow"]);
+        refused(&temp.path().join("shallow"), "`git fetch --unshallow`");
+    }
 }

@@ -22,11 +22,7 @@ fn upgrade(trip: &Trip) -> Result<()> {
     need(&[("mkfs.ext4", "e2fsprogs"), ("mkfs.xfs", "xfsprogs"), ("mkfs.btrfs", "btrfs-progs")])?;
     chart::build()?;
     let target = trip.orlop_folder().parent().context("the release build is in the target folder")?;
-    let Some(older) = older::Older::built(target)? else {
-        let name = older::Older::name();
-        println!("  NOT RUN: this clone has no history with {name}; `git fetch --unshallow` brings it");
-        return Ok(());
-    };
+    let older = older::Older::built(target)?;
     let mut images = chart::images(trip)?;
     images.push(chart::image(trip, &older.orlop, older::VERSION)?);
     let before = loops(trip)?;
