@@ -722,10 +722,12 @@ pub(crate) struct Controller {
     /// How many nodes of a hundred may be given up at the same time; one always may.
     #[arg(long, value_name = "PERCENT", default_value_t = 34, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) failover_share: u32,
-    /// Where to answer kube-scheduler, which asks what nodes have copies of a pod's volumes; needs a Kubernetes as the
-    /// store. Others may ask as well.
+    /// Where to answer kube-scheduler, which asks where copies of a pod's volumes are; needs a Kubernetes as the store.
     #[arg(long, requires = "store", value_name = "HOST:PORT")]
     pub(crate) extender: Option<SocketAddr>,
+    /// From what addresses kube-scheduler asks; who connects from elsewhere gets nothing.
+    #[arg(long, requires = "extender", value_name = "CIDR")]
+    pub(crate) extender_from: Vec<k8s::Cidr>,
     /// End when this process, the parent, ends.
     #[arg(long)]
     pub(crate) parent: Option<u32>,

@@ -88,7 +88,13 @@ async fn extender(
             .kind(Kind::Usage)
             .hint("leave it out where no kube-scheduler asks")
     })?;
-    let extender = Extender::start(listen, kubernetes.clone(), client.clone()).await;
+    let from = arguments.extender_from.clone();
+    if from.is_empty() {
+        tracing::warn!(
+            "nobody may ask where copies are: --extender-from does not say from where kube-scheduler does"
+        );
+    }
+    let extender = Extender::start(listen, from, kubernetes.clone(), client.clone()).await;
     let extender = extender.or_fail(|| format!("cannot listen on {listen} for the scheduler"))?;
     tracing::info!(address = %extender.address(), "the scheduler can ask");
     Ok(Some(extender))

@@ -41,7 +41,7 @@ mod watch;
 pub use crd::{GROUP, VERSION, crds};
 pub use election::{Election, Term};
 pub use event::Severity;
-pub use extender::Extender;
+pub use extender::{Cidr, Extender};
 pub use failover::{Config as FailoverConfig, Failover};
 pub use kubernetes::Kubernetes;
 pub use logs::{Log, own_namespace};

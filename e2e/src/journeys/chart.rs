@@ -12,7 +12,7 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(120);
 /// Values that nobody can mean, each with the place that the refusal names.
-const REFUSED: [(&str, &str); 10] = [
+const REFUSED: [(&str, &str); 12] = [
     (r#"node={"disk":["disk:///dev/sdb"]}"#, "/node"),
     (r#"node={"disks":[]}"#, "/node/disks"),
     (r#"node={"disks":["select://"]}"#, "/node/disks/0"),
@@ -22,6 +22,8 @@ const REFUSED: [(&str, &str); 10] = [
     (r#"storageClasses=[{"name":"a","parameters":{"copys":"2"}}]"#, "/storageClasses/0/parameters"),
     (r#"failover={"maxUnavailablePercent":0}"#, "/failover/maxUnavailablePercent"),
     (r#"extender={"clusterIP":"orlop-extender.orlop.svc"}"#, "/extender/clusterIP"),
+    (r#"extender={"from":["everybody"]}"#, "/extender/from/0"),
+    (r#"extender={"enabled":true}"#, "/extender/from"),
     (r#"contoller={"replicas":1}"#, "contoller"),
 ];
 

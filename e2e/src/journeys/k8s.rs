@@ -50,7 +50,7 @@ fn k8s(trip: &Trip) -> Result<()> {
     let [commands] = chart::commands("k8s", "README.md")?;
     ensure!(commands.len() > 3, "the README has few commands: {commands:?}");
     let blank = Blank::make(trip)?;
-    let values = format!("{} {} {}", blank.values(), near::VALUES, places::values());
+    let values = format!("{} {} {}", blank.values(), near::values(), places::values());
     let install = format!("{} {values}", commands[0]);
     lab.documented(&install)?;
     lab.wait_orlop()?;
@@ -497,7 +497,8 @@ fn rollback(trip: &Trip, lab: &Lab<'_>, writer: &Writer<'_>, commands: &[String]
     Ok(())
 }
 
-/// A pod that asks the engines, for a volume that is in use, gets nothing; nor does it reach the API of a controller.
+/// A pod that asks the engines, for a volume that is in use, gets nothing; nor does it reach the API of a controller, or
+/// learn from one what only the scheduler is told.
 fn stranger(trip: &Trip, lab: &Lab<'_>, writer: &Writer<'_>) -> Result<()> {
     let orlop = ["--namespace", chart::NAMESPACE, "get"];
     let image = ["daemonset/orlop-node", "--output=jsonpath={.spec.template.spec.containers[0].image}"];
@@ -519,7 +520,9 @@ fn stranger(trip: &Trip, lab: &Lab<'_>, writer: &Writer<'_>) -> Result<()> {
     let addresses = "--output=jsonpath={.items[*].status.podIP}";
     let controllers = lab.kubectl(&[&orlop[..], &controllers, &[addresses]].concat(), MINUTE)?;
     ensure!(!controllers.is_empty(), "no controller has an address");
-    let line = format!("for ip in {controllers}; do ! wget -T 3 -O- http://$ip:7070/healthz || exit 1; done");
+    let extender = r#"--post-data '{"Pod":{},"NodeNames":["node-1"]}' http://$ip:7072/prioritize"#;
+    let line = ["http://$ip:7070/healthz", extender].map(|what| format!("! wget -T 3 -O- {what} || exit 1"));
+    let line = format!("for ip in {controllers}; do {}; done", line.join("; "));
     containers.push(json!({ "name": "api", "image": BUSYBOX, "command": ["/bin/sh", "-c", line] }));
     let pod = json!({
         "apiVersion": "v1",
@@ -536,7 +539,7 @@ fn stranger(trip: &Trip, lab: &Lab<'_>, writer: &Writer<'_>) -> Result<()> {
     );
     lab.kubectl(&["delete", "pod/stranger"], MINUTE)?;
     trip.checked(format!(
-        "a pod without the secret connects to the three engines and to {target}, and gets nothing; it does not reach the API"
+        "a pod without the secret connects to the three engines and to {target}, and gets nothing; it does not reach the API, and is not answered as the scheduler is"
     ));
     Ok(())
 }

@@ -3,14 +3,18 @@
 //!
 //! 1. Scheduling goes on without it, and whatever fails here is an answer that changes nothing: no pod waits for more
 //!    than a moment, none is refused everywhere.
-//! 2. Its port is open to whoever reaches the pod: connections, requests, bytes and time are bounded, nothing is written,
-//!    and what is told is about nodes and claims that the asker names.
+//! 2. Who asks from an address that was not named gets nothing (`askers`). For those who may ask connections, requests,
+//!    bytes and time are bounded, nothing is written, and what is told is about nodes and claims that the asker names.
 
+mod askers;
 mod judge;
 mod whereabouts;
 mod wire;
 
+pub use askers::Cidr;
+
 use crate::Kubernetes;
+use askers::Askers;
 use axum::{
     Json, Router,
     body::Bytes,
@@ -54,15 +58,20 @@ pub struct Extender {
 }
 
 impl Extender {
-    /// Listens, and begins to follow the engines.
+    /// Listens, and begins to follow the engines. Only who connects from one of the ranges is answered.
     ///
     /// # Errors
     /// The address cannot be listened on.
-    pub async fn start(listen: SocketAddr, kubernetes: Kubernetes, client: Client) -> io::Result<Self> {
+    pub async fn start(
+        listen: SocketAddr,
+        from: Vec<Cidr>,
+        kubernetes: Kubernetes,
+        client: Client,
+    ) -> io::Result<Self> {
         let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
         let router = router(Whereabouts::follow(kubernetes, client));
-        Ok(Self { address, task: tokio::spawn(serve(listener, router)) })
+        Ok(Self { address, task: tokio::spawn(serve(listener, Askers::new(from), router)) })
     }
 
     /// Where it listens.
@@ -87,7 +96,7 @@ fn router(whereabouts: Whereabouts) -> Router {
 }
 
 /// Invariant 2. The connections end with this future.
-async fn serve(listener: TcpListener, router: Router) {
+async fn serve(listener: TcpListener, mut askers: Askers, router: Router) {
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -95,7 +104,10 @@ async fn serve(listener: TcpListener, router: Router) {
             Some(_) = connections.join_next() => continue,
         };
         match accepted {
-            Ok((stream, _)) => drop(connections.spawn(connection(stream, router.clone()))),
+            Ok((stream, peer)) if askers.admit(peer.ip()) => {
+                drop(connections.spawn(connection(stream, router.clone())));
+            }
+            Ok(_) => {}
             Err(error) => {
                 tracing::warn!(%error, "a connection of the scheduler is not taken");
                 sleep(RETRY).await;

@@ -8,6 +8,7 @@ use kube::Config;
 use serde_json::{Value, json};
 use store::Embedded;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
 use tower::ServiceExt;
 
 /// An extender's router where nobody answers for the API server; the folder is the store's.
@@ -62,27 +63,62 @@ async fn what_is_no_question_is_refused() {
     assert_eq!(ask(&router, Method::POST, "/bind", Vec::new()).await.0, 404);
 }
 
-/// As a scheduler asks: several questions on one connection.
-#[tokio::test]
-async fn connections_are_kept() {
+/// An extender that these may ask.
+async fn started(from: &[&str]) -> (Extender, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let client = Client::new(Embedded::open(&folder.path().join("store")).unwrap());
     let kubernetes = Kubernetes::new(&Config::new("http://127.0.0.1:9".parse().unwrap())).unwrap();
-    let extender = Extender::start("127.0.0.1:0".parse().unwrap(), kubernetes, client).await.unwrap();
+    let from = from.iter().map(|range| range.parse().unwrap()).collect();
+    (Extender::start("127.0.0.1:0".parse().unwrap(), from, kubernetes, client).await.unwrap(), folder)
+}
+
+/// As a scheduler asks: several questions on one connection.
+#[tokio::test]
+async fn connections_are_kept() {
+    let (extender, _folder) = started(&["127.0.0.1"]).await;
     let mut stream = TcpStream::connect(extender.address()).await.unwrap();
-    for _ in 0..2 {
-        let body = json!({ "Pod": {}, "NodeNames": ["only-one"] }).to_string();
-        let head = format!("POST /prioritize HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
-        stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
-        let mut answer = Vec::new();
-        while !answer.ends_with(br#"[{"Host":"only-one","Score":0}]"#) {
-            assert_ne!(
-                stream.read_buf(&mut answer).await.unwrap(),
-                0,
-                "{}",
-                String::from_utf8_lossy(&answer)
-            );
-        }
-        assert!(answer.starts_with(b"HTTP/1.1 200 "));
+    answered(&mut stream).await;
+    answered(&mut stream).await;
+}
+
+/// Invariant 2: as a pod of anybody asks.
+#[tokio::test]
+async fn strangers_get_nothing_and_are_in_nobodys_way() {
+    let (extender, _folder) = started(&["10.0.0.0/8", "127.0.0.1"]).await;
+    let mut strangers = Vec::new();
+    for _ in 0..=CONNECTIONS_MAX {
+        let stranger = TcpSocket::new_v4().unwrap();
+        stranger.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        strangers.push(stranger.connect(extender.address()).await.unwrap());
     }
+    answered(&mut TcpStream::connect(extender.address()).await.unwrap()).await;
+    for stranger in strangers {
+        nothing(stranger).await;
+    }
+    let (extender, _folder) = started(&[]).await;
+    nothing(TcpStream::connect(extender.address()).await.unwrap()).await;
+}
+
+fn asked() -> String {
+    let body = json!({ "Pod": {}, "NodeNames": ["only-one"] }).to_string();
+    format!("POST /prioritize HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+/// Asks, and gets an answer.
+async fn answered(stream: &mut TcpStream) {
+    stream.write_all(asked().as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(br#"[{"Host":"only-one","Score":0}]"#) {
+        let got = stream.read_buf(&mut answer).await.unwrap();
+        assert_ne!(got, 0, "{}", String::from_utf8_lossy(&answer));
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 200 "));
+}
+
+/// Asks the same, and is cut off, before or while it does.
+async fn nothing(mut stream: TcpStream) {
+    let _cut_off = stream.write_all(asked().as_bytes()).await;
+    let mut answer = Vec::new();
+    let _cut_off = stream.read_to_end(&mut answer).await;
+    assert_eq!(answer, b"", "{}", String::from_utf8_lossy(&answer));
 }

@@ -6,7 +6,7 @@
 
 use super::{claim, pod};
 use crate::journey::Trip;
-use crate::kubernetes::{EXTENDER_SERVICE, Lab, chart};
+use crate::kubernetes::{EXTENDER_SERVICE, HEAD, Lab, chart};
 use crate::process::Running;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -14,8 +14,12 @@ use std::time::{Duration, Instant};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const PORT: u16 = 7072;
+
 /// Of the chart, for docs/guides/scheduler.yaml.
-pub(super) const VALUES: &str = "--set extender.enabled=true --set extender.clusterIP=10.96.0.72";
+pub(super) fn values() -> String {
+    let fixed = "--set extender.enabled=true --set extender.clusterIP";
+    format!("{fixed}={EXTENDER_SERVICE} --set 'extender.from={{{HEAD}}}'")
+}
 
 /// A volume with two copies on three nodes; the head's scheduler has looked for its extender in vain so far.
 pub(super) fn near(trip: &Trip, lab: &Lab<'_>) -> Result<()> {
