@@ -1,4 +1,4 @@
-//! What is found on each machine, and what is said of it.
+//! What is found on the machines that were written by hand, and what is said of it.
 
 use crate::machine::Machine;
 use disks::{Roots, class_of};
@@ -8,13 +8,25 @@ const SERVER: &str = include_str!("../machines/nvme-server.txt");
 const RAID: &str = include_str!("../machines/sata-raid.txt");
 const CLOUD: &str = include_str!("../machines/cloud.txt");
 const LAPTOP: &str = include_str!("../machines/laptop.txt");
+pub(crate) const QEMU: &str = include_str!("../machines/qemu-disks.txt");
+pub(crate) const FIRECRACKER: &str = include_str!("../machines/vm-without-udev.txt");
 
-fn found(text: &str, allow: &[&str]) -> Vec<Disk> {
+/// All of them, by name.
+pub(crate) const TREES: [(&str, &str); 6] = [
+    ("nvme-server", SERVER),
+    ("sata-raid", RAID),
+    ("cloud", CLOUD),
+    ("laptop", LAPTOP),
+    ("qemu-disks", QEMU),
+    ("vm-without-udev", FIRECRACKER),
+];
+
+pub(crate) fn found(text: &str, allow: &[&str]) -> Vec<Disk> {
     Machine::new(text, allow).report()
 }
 
 /// Each disk: device, name, state, part of the message.
-fn check(disks: &[Disk], expected: &[(&str, &str, DiskState, &str)]) {
+pub(crate) fn check(disks: &[Disk], expected: &[(&str, &str, DiskState, &str)]) {
     let devices: Vec<&str> = disks.iter().map(|disk| disk.device.as_str()).collect();
     assert_eq!(devices, expected.iter().map(|(device, ..)| *device).collect::<Vec<_>>());
     for (disk, (device, name, state, says)) in disks.iter().zip(expected) {
@@ -24,7 +36,7 @@ fn check(disks: &[Disk], expected: &[(&str, &str, DiskState, &str)]) {
     }
 }
 
-fn disk<'a>(disks: &'a [Disk], device: &str) -> &'a Disk {
+pub(crate) fn disk<'a>(disks: &'a [Disk], device: &str) -> &'a Disk {
     disks.iter().find(|disk| disk.device == device).expect("it was found")
 }
 
