@@ -47,12 +47,18 @@ fn identity(disk: &Found) -> Option<String> {
     }
     let world_wide = disk.wwid.as_ref().and_then(|wwid| {
         let number = wwid.strip_prefix("naa.").or_else(|| wwid.strip_prefix("eui."))?;
-        Some(format!("wwn-0x{number}"))
+        Some(format!("wwn-0x{number}")).filter(|link| !is_of_zeros(link))
     });
     let is_virtio = disk.kernel_name.starts_with("vd");
     let virtio = disk.serial.as_ref().filter(|_| is_virtio).map(|serial| format!("virtio-{serial}"));
-    let link = |prefix: &&str| disk.links.iter().find(|link| link.starts_with(prefix)).cloned();
+    let links = || disk.links.iter().filter(|link| !is_of_zeros(link));
+    let link = |prefix: &&str| links().find(|link| link.starts_with(prefix)).cloned();
     world_wide.or(virtio).or_else(|| PREFIXES.iter().find_map(link))
+}
+
+/// Whether a world-wide name is none: there are makers who leave it empty on all their disks.
+fn is_of_zeros(link: &str) -> bool {
+    link.strip_prefix("wwn-0x").is_some_and(|number| number.bytes().all(|digit| digit == b'0'))
 }
 
 /// A DNS label of the text: what does not fit is replaced by a hash of all of it.

@@ -225,3 +225,31 @@ fn without_a_table_of_mounts_nothing_is_known() {
     std::fs::remove_file(machine.path("proc/self/mountinfo")).expect("it is there");
     assert!(machine.scanner().scan().is_err());
 }
+
+#[test]
+fn a_world_wide_name_of_zeros_is_nobodys() {
+    let disk = |name: &str, minor: u32, serial: &str| {
+        format!(
+            "sys/block/{name} -> ../devices/pci0000:00/{serial}/block/{name}\n\
+             sys/devices/pci0000:00/{serial}/wwid = naa.0000000000000000\n\
+             sys/devices/pci0000:00/{serial}/block/{name}/device -> ../../../{serial}\n\
+             sys/devices/pci0000:00/{serial}/block/{name}/dev = 8:{minor}\n\
+             sys/devices/pci0000:00/{serial}/block/{name}/size = 524288\n\
+             run/udev/data/b8:{minor} = S:disk/by-id/wwn-0x0000000000000000\n\
+             run/udev/data/b8:{minor} = S:disk/by-id/ata-TEAM_T2534TB_{serial}\n"
+        )
+    };
+    let mounts = "proc/self/mountinfo = 20 1 0:1 / / rw - tmpfs tmpfs rw\n".to_owned();
+    let text = [mounts, disk("sda", 0, "AA11"), disk("sdb", 16, "BB22")].concat();
+    let mut machine = Machine::new(&text, &["*"]);
+    check(
+        &machine.report(),
+        &[
+            ("/dev/sda", "ata-team-t2534tb-aa11", DiskState::Available, ""),
+            ("/dev/sdb", "ata-team-t2534tb-bb22", DiskState::Available, ""),
+        ],
+    );
+    std::fs::remove_dir_all(machine.path("run")).expect("there is a database");
+    let names: Vec<String> = machine.report().into_iter().map(|disk| disk.name).collect();
+    assert_eq!(names, ["n1-sda", "n1-sdb"]);
+}
