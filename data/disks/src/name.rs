@@ -14,6 +14,9 @@ const LABEL_LEN_MAX: usize = 63;
 /// are not among them: they name what lies on a disk.
 const PREFIXES: [&str; 8] = ["wwn-", "virtio-", "ata-", "scsi-", "mmc-", "usb-", "ieee1394-", "google-"];
 
+/// How links begin that name what lies on a disk, and are gone with it.
+const OF_CONTENT: &str = "lvm-pv-uuid-";
+
 /// A name, and the disk that says the same of itself, if there is one before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Named {
@@ -61,6 +64,12 @@ fn is_of_zeros(link: &str) -> bool {
     link.strip_prefix("wwn-0x").is_some_and(|number| number.bytes().all(|digit| digit == b'0'))
 }
 
+/// The path of the disk or partition with these links that stays the same as long as it is there, if it has one.
+pub(crate) fn by_id(links: &[String]) -> Option<String> {
+    let link = links.iter().find(|link| !link.starts_with(OF_CONTENT))?;
+    Some(format!("/dev/disk/by-id/{link}"))
+}
+
 /// A DNS label of the text: what does not fit is replaced by a hash of all of it.
 pub(crate) fn label(text: &str) -> String {
     let mut name = String::new();
@@ -85,6 +94,15 @@ pub(crate) fn label(text: &str) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn the_path_of_a_disk_is_not_that_of_what_lies_on_it() {
+        let path = |links: &[&str]| by_id(&links.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let lvm = "lvm-pv-uuid-170rxP-4Yxi-kBiD-3tMf-5L9x-i3NR-CysU7N";
+        assert_eq!(path(&[lvm, "virtio-data"]).as_deref(), Some("/dev/disk/by-id/virtio-data"));
+        assert_eq!(path(&["dm-name-vg0-data", lvm]).as_deref(), Some("/dev/disk/by-id/dm-name-vg0-data"));
+        assert_eq!((path(&[lvm]), path(&[])), (None, None));
+    }
 
     #[test]
     fn labels_read_as_what_they_are_made_of() {

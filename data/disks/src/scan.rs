@@ -5,7 +5,7 @@ use crate::class::class;
 use crate::content::Content;
 use crate::found::{Found, How, Partition, Use};
 use crate::mounts::InUse;
-use crate::name::{Named, label, names};
+use crate::name::{Named, by_id, label, names};
 use crate::sysfs::{Block, Divided, blocks, mapper_name};
 use crate::udev::Note;
 use crate::{Refusal, Roots};
@@ -199,7 +199,7 @@ impl Found {
             name: name.clone(),
             node: by.node.to_owned(),
             device: format!("/dev/{}", self.kernel_name),
-            by_id: self.links.first().map(|link| format!("/dev/disk/by-id/{link}")),
+            by_id: by_id(&self.links),
             parent: None,
             state,
             pool,
@@ -223,7 +223,7 @@ impl Found {
         Disk {
             name: label(&format!("{}-part{}", disk.name, partition.number)),
             device: format!("/dev/{}", partition.kernel_name),
-            by_id: partition.links.first().map(|link| format!("/dev/disk/by-id/{link}")),
+            by_id: by_id(&partition.links),
             parent: Some(disk.name.clone()),
             state,
             pool,
