@@ -1,6 +1,7 @@
 //! The name by which a disk is known in the cluster.
 //!
-//! 1. It comes from what the disk says of itself, the same with and without udev, so it stays when the disk moves.
+//! 1. It comes from what the disk says of itself, the same with and without udev, so it stays when the disk moves. Only
+//!    of a disk by SCSI or USB without a world-wide name in sysfs udev knows more.
 //! 2. It is a DNS label. Two disks of one node never have the same.
 
 use crate::found::Found;
@@ -56,12 +57,22 @@ fn identity(disk: &Found) -> Option<String> {
     let virtio = disk.serial.as_ref().filter(|_| is_virtio).map(|serial| format!("virtio-{serial}"));
     let links = || disk.links.iter().filter(|link| !is_of_zeros(link));
     let link = |prefix: &&str| links().find(|link| link.starts_with(prefix)).cloned();
-    world_wide.or(virtio).or_else(|| PREFIXES.iter().find_map(link))
+    world_wide.or(virtio).or_else(|| PREFIXES.iter().find_map(link)).or_else(|| without_links(disk))
 }
 
 /// Whether a world-wide name is none: there are makers who leave it empty on all their disks.
 fn is_of_zeros(link: &str) -> bool {
     link.strip_prefix("wwn-0x").is_some_and(|number| number.bytes().all(|digit| digit == b'0'))
+}
+
+/// What udev would make a link of, where there is no udev.
+fn without_links(disk: &Found) -> Option<String> {
+    // Of a disk without a world-wide name the kernel makes one of its model and serial number.
+    let ata = disk.wwid.as_ref().and_then(|wwid| wwid.strip_prefix("t10.ATA "));
+    let ata = ata.map(|text| format!("ata-{}", text.replace(' ', "_")));
+    let is_card = disk.kernel_name.starts_with("mmcblk");
+    let card = disk.model.as_ref().zip(disk.serial.as_ref()).filter(|_| is_card);
+    ata.or_else(|| card.map(|(model, serial)| format!("mmc-{model}_{serial}")))
 }
 
 /// The path of the disk or partition with these links that stays the same as long as it is there, if it has one.

@@ -93,7 +93,7 @@ impl Scanner {
         Some(Found {
             kernel_name: kernel_name.to_owned(),
             class: class(&block),
-            model: note.model().filter(|_| !is_nvme).or_else(|| block.text("device/model")),
+            model: note.model().filter(|_| !is_nvme).or_else(|| block.model()),
             serial: note.serial().filter(|_| !is_nvme).or_else(own_serial).or_else(|| block.scsi_serial()),
             wwid: block.text("wwid").or_else(|| block.text("device/wwid")),
             namespace: block.number("nsid").and_then(|number| u32::try_from(number).ok()),

@@ -253,3 +253,38 @@ fn a_world_wide_name_of_zeros_is_nobodys() {
     let names: Vec<String> = machine.report().into_iter().map(|disk| disk.name).collect();
     assert_eq!(names, ["n1-sda", "n1-sdb"]);
 }
+
+#[test]
+fn a_sata_disk_and_a_card_are_named_without_udev_as_with_it() {
+    let text = "\
+proc/self/mountinfo = 20 1 0:1 / / rw - tmpfs tmpfs rw
+sys/block/mmcblk0 -> ../devices/pci0000:00/mmc0:c9ff/block/mmcblk0
+sys/devices/pci0000:00/mmc0:c9ff/name = QEMU!
+sys/devices/pci0000:00/mmc0:c9ff/serial = 0xdeadbeef
+sys/devices/pci0000:00/mmc0:c9ff/block/mmcblk0/device -> ../../../mmc0:c9ff
+sys/devices/pci0000:00/mmc0:c9ff/block/mmcblk0/dev = 179:0
+sys/devices/pci0000:00/mmc0:c9ff/block/mmcblk0/size = 524288
+run/udev/data/b179:0 = S:disk/by-id/mmc-QEMU__0xdeadbeef
+sys/block/sda -> ../devices/pci0000:00/1:0:0:0/block/sda
+sys/devices/pci0000:00/1:0:0:0/wwid = t10.ATA     Solid Disk                              SATA-0002
+sys/devices/pci0000:00/1:0:0:0/block/sda/device -> ../../../1:0:0:0
+sys/devices/pci0000:00/1:0:0:0/block/sda/dev = 8:0
+sys/devices/pci0000:00/1:0:0:0/block/sda/size = 524288
+run/udev/data/b8:0 = S:disk/by-id/ata-Solid_Disk_SATA-0002
+";
+    let mut machine = Machine::new(text, &["*"]);
+    for database in [true, false] {
+        let disks = machine.report();
+        check(
+            &disks,
+            &[
+                ("/dev/mmcblk0", "mmc-qemu-0xdeadbeef", DiskState::Available, ""),
+                ("/dev/sda", "ata-solid-disk-sata-0002", DiskState::Available, ""),
+            ],
+        );
+        assert_eq!(disk(&disks, "/dev/mmcblk0").model.as_deref(), Some("QEMU!"));
+        if database {
+            std::fs::remove_dir_all(machine.path("run")).expect("there is a database");
+        }
+    }
+}
