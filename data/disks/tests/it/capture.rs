@@ -93,6 +93,41 @@ fn every_machine_is_the_same_by_the_script() {
 }
 
 #[test]
+fn what_the_script_printed_it_prints_again() {
+    for (name, text) in TREES {
+        if !text.contains("\n# Printed by capture.sh. ") {
+            continue;
+        }
+        let machine = Machine::new(text, &[]);
+        let printed = capture(&machine.path(""), &[]);
+        let lines = |text: &str| -> Vec<String> {
+            let said = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+            // What lines a file has is known, not how its last one ends.
+            said.map(|line| line.trim_end().to_owned()).collect()
+        };
+        for (again, line) in lines(&printed).iter().zip(lines(text)) {
+            assert_eq!(*again, line, "{name}");
+        }
+        assert_eq!(lines(&printed).len(), lines(text).len(), "{name}");
+    }
+}
+
+#[test]
+fn the_script_prints_what_matters_rarely() {
+    let machine = Machine::with_one_disk();
+    let disk = "sys/devices/pci0000:00/0000:00:05.0/virtio2/block/vdb";
+    machine.divide(disk, 1, 1 << 20, 1 << 20);
+    for (attribute, value) in
+        [("queue/iostats", "0"), ("diskseq", "9"), ("vdb1/ro", "1"), ("stat", "1 0 8 0 0 0 0 0 0 0 0")]
+    {
+        machine.replace(&format!("{disk}/{attribute}"), value);
+        let line = format!("\n{disk}/{attribute} = {value}\n");
+        let printed = capture(&machine.path(""), &[]);
+        assert!(printed.contains(&line), "{line}: {printed}");
+    }
+}
+
+#[test]
 fn the_script_prints_what_formats_are_known_by() {
     let mut text = String::from("proc/self/mountinfo = 20 1 0:1 / / rw - tmpfs tmpfs rw\n");
     // A size that is no multiple of what these formats round to.

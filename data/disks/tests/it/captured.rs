@@ -1,7 +1,7 @@
 //! What is found on the machines that `capture.sh` has printed: real kernels and a real udev, on virtual hardware.
 
 use crate::machine::Machine;
-use crate::machines::{FIRECRACKER, QEMU, check, disk, found};
+use crate::machines::{CONTROLLERS, FIRECRACKER, QEMU, check, disk, found};
 use model::DiskClass::{self, Hdd, Nvme, Ssd};
 use model::{Disk, DiskState};
 
@@ -29,27 +29,28 @@ fn of_a_guest_with_everything_the_blank_disks_and_a_partition_are_free() {
     check(
         &disks,
         &[
-            // Two ways to one namespace, which are hidden behind it.
+            // The kernel's number of a namespace is not its own.
+            ("/dev/nvme0n1", "nvme-qemu-nvme-ctrl-nvme-a-0001-2", AVAILABLE, ""),
             (
-                "/dev/nvme0n1",
-                "nvme-qemu-nvme-ctrl-nvme-b-0002",
-                IN_USE,
-                "is divided into nvme0n1p1, nvme0n1p2, nvme0n1p3",
-            ),
-            ("/dev/nvme0n1p1", "nvme-qemu-nvme-ctrl-nvme-b-0002-part1", AVAILABLE, ""),
-            (
-                "/dev/nvme0n1p2",
-                "nvme-qemu-nvme-ctrl-nvme-b-0002-part2",
-                IN_USE,
-                "/dev/nvme0n1p2 carries an ext2, ext3 or ext4 file system",
-            ),
-            (
-                "/dev/nvme2n1",
+                "/dev/nvme0n2",
                 "nvme-qemu-nvme-ctrl-nvme-a-0001",
                 IN_USE,
-                "/dev/nvme2n1p1 is mounted at /m/efi",
+                "/dev/nvme0n2p1 is mounted at /m/efi",
             ),
-            ("/dev/nvme2n2", "nvme-qemu-nvme-ctrl-nvme-a-0001-2", AVAILABLE, ""),
+            // Two ways to one namespace, which are hidden behind it.
+            (
+                "/dev/nvme2n1",
+                "nvme-qemu-nvme-ctrl-nvme-b-0002",
+                IN_USE,
+                "is divided into nvme2n1p1, nvme2n1p2, nvme2n1p3",
+            ),
+            ("/dev/nvme2n1p1", "nvme-qemu-nvme-ctrl-nvme-b-0002-part1", AVAILABLE, ""),
+            (
+                "/dev/nvme2n1p2",
+                "nvme-qemu-nvme-ctrl-nvme-b-0002-part2",
+                IN_USE,
+                "/dev/nvme2n1p2 carries an ext2, ext3 or ext4 file system",
+            ),
             ("/dev/sda", "wwn-0x5000c500a1b2c3d4", IN_USE, "/dev/sda is part of vg0-data (dm-0)"),
             ("/dev/sdb", "ata-soliddisk-sata-0002", IN_USE, "/dev/sdb1 is part of md0"),
             ("/dev/sdc", "ata-soliddisk-sata-0003", IN_USE, "/dev/sdc is part of md0"),
@@ -63,11 +64,11 @@ fn of_a_guest_with_everything_the_blank_disks_and_a_partition_are_free() {
             ("/dev/vde", "virtio-virtio-0004", IN_USE, "/dev/vde is read-only"),
         ],
     );
-    for device in ["/dev/nvme2n1", "/dev/sde", "/dev/vdc"] {
+    for device in ["/dev/nvme0n2", "/dev/sde", "/dev/vdc"] {
         assert_eq!(disk(&disks, device).size_bytes, 512 << 20, "{device}");
     }
     for (device, blocks) in
-        [("/dev/nvme2n1", (512, 512)), ("/dev/nvme2n2", (4096, 4096)), ("/dev/sde", (4096, 4096))]
+        [("/dev/nvme0n2", (512, 512)), ("/dev/nvme0n1", (4096, 4096)), ("/dev/sde", (4096, 4096))]
     {
         let disk = disk(&disks, device);
         assert_eq!((disk.logical_block_bytes, disk.physical_block_bytes), blocks, "{device}");
@@ -82,10 +83,10 @@ fn of_a_guest_with_everything_each_disk_says_what_it_is() {
     check_themselves(
         &found(QEMU, &["*"]),
         &[
-            ("/dev/nvme0n1", Nvme, nvme, b, Some("nvme-QEMU_NVMe_Ctrl_NVME-B-0002")),
-            ("/dev/nvme0n1p1", Nvme, nvme, b, Some("nvme-QEMU_NVMe_Ctrl_NVME-B-0002-part1")),
-            ("/dev/nvme2n1", Nvme, nvme, a, Some("nvme-QEMU_NVMe_Ctrl_NVME-A-0001")),
-            ("/dev/nvme2n2", Nvme, nvme, a, Some("nvme-QEMU_NVMe_Ctrl_NVME-A-0001_2")),
+            ("/dev/nvme2n1", Nvme, nvme, b, Some("nvme-QEMU_NVMe_Ctrl_NVME-B-0002")),
+            ("/dev/nvme2n1p1", Nvme, nvme, b, Some("nvme-QEMU_NVMe_Ctrl_NVME-B-0002-part1")),
+            ("/dev/nvme0n2", Nvme, nvme, a, Some("nvme-QEMU_NVMe_Ctrl_NVME-A-0001")),
+            ("/dev/nvme0n1", Nvme, nvme, a, Some("nvme-QEMU_NVMe_Ctrl_NVME-A-0001_2")),
             ("/dev/sda", Hdd, turning, Some("SATA-0001"), Some("ata-TurningDisk_SATA-0001")),
             ("/dev/sdb", Ssd, solid, Some("SATA-0002"), Some("ata-SolidDisk_SATA-0002")),
             ("/dev/sdc", Ssd, solid, Some("SATA-0003"), Some("ata-SolidDisk_SATA-0003")),
@@ -103,11 +104,11 @@ fn of_a_guest_with_everything_each_disk_says_what_it_is() {
 fn of_a_guest_with_everything_it_is_known_what_lies_on_each_disk() {
     let disks = found(QEMU, &["*"]);
     for (device, signatures) in [
-        ("/dev/nvme0n1", &TABLE[..]),
-        ("/dev/nvme0n1p1", &[]),
-        ("/dev/nvme0n1p2", &["an ext2, ext3 or ext4 file system"]),
-        ("/dev/nvme2n1", &TABLE),
-        ("/dev/nvme2n2", &[]),
+        ("/dev/nvme2n1", &TABLE[..]),
+        ("/dev/nvme2n1p1", &[]),
+        ("/dev/nvme2n1p2", &["an ext2, ext3 or ext4 file system"]),
+        ("/dev/nvme0n2", &TABLE),
+        ("/dev/nvme0n1", &[]),
         ("/dev/sda", &["an LVM physical volume"]),
         ("/dev/sdb", &TABLE),
         ("/dev/sdc", &["a software RAID member"]),
@@ -132,12 +133,12 @@ fn of_a_guest_with_everything_it_is_known_what_lies_on_each_disk() {
         (3, 64, None),
         (4, 126, None),
     ];
-    assert_eq!(partitions("/dev/nvme2n1"), system);
+    assert_eq!(partitions("/dev/nvme0n2"), system);
     assert_eq!(partitions("/dev/sdb"), [(1, 256, Some("mirror".to_owned()))]);
-    let mut machine = Machine::new(QEMU, &["/dev/nvme2n1"]);
+    let mut machine = Machine::new(QEMU, &["/dev/nvme0n2"]);
     let uses = machine.scan().remove(0).uses;
     let devices: Vec<&str> = uses.iter().map(|used| used.device.as_str()).collect();
-    assert_eq!(devices, ["nvme2n1p1", "nvme2n1p2", "nvme2n1p3"], "boot, root and swap");
+    assert_eq!(devices, ["nvme0n2p1", "nvme0n2p2", "nvme0n2p3"], "boot, root and swap");
     assert_eq!(uses[2].how, disks::How::Swap);
 }
 
@@ -166,6 +167,57 @@ fn of_a_guest_with_everything_what_is_odd_has_to_be_named() {
 }
 
 #[test]
+fn of_a_guest_with_many_controllers_the_raid_volume_and_one_way_to_a_sas_disk_are_free() {
+    let disks = found(CONTROLLERS, &["*"]);
+    check(
+        &disks,
+        &[
+            ("/dev/mmcblk0", "mmc-qemu-0xdeadbeef", IN_USE, "/dev/mmcblk0p1 is mounted at /m"),
+            ("/dev/sda", "wwn-0x6003048011112222", AVAILABLE, ""),
+            (
+                "/dev/sdb",
+                "scsi-0orlop-raidvolume-00a1b2c3d4e5f60719",
+                IN_USE,
+                "/dev/sdb carries data of an unknown kind (the first at offset 70001)",
+            ),
+            ("/dev/sdc", "scsi-0orlop-uasdisk-uas-0001", IN_USE, "/dev/sdc is divided into sdc1, sdc2"),
+            ("/dev/sdd", "wwn-0x5000c50093e1f00d", AVAILABLE, ""),
+            ("/dev/sde", "n1-sde", IN_USE, "/dev/sdd says the same of itself as /dev/sde"),
+            ("/dev/sdf", "scsi-0orlop-paradisk-p1", IN_USE, "/dev/sdf carries an LVM physical volume"),
+            // mkfs.vfat puts the table of an MBR into the file system.
+            ("/dev/sdg", "scsi-0orlop-olddisk-lsi-0001", IN_USE, "/dev/sdg is divided into sdg1"),
+            ("/dev/vda", "n1-vda", IN_USE, "/dev/vda carries an ext2, ext3 or ext4 file system"),
+        ],
+    );
+    let (raid, sas) = (Some("RaidVolume"), Some("SasDisk"));
+    let (first, second) = (Some("00a1b2c3d4e5f60718"), Some("00a1b2c3d4e5f60719"));
+    let (uas, lsi, way) = (Some("UAS-0001"), Some("LSI-0001"), Some("scsi-35000c50093e1f00d"));
+    let card = Some("mmc-QEMU__0xdeadbeef");
+    check_themselves(
+        &disks,
+        &[
+            ("/dev/mmcblk0", Ssd, Some("QEMU!"), Some("0xdeadbeef"), card),
+            ("/dev/sda", Hdd, raid, first, Some("scsi-36003048011112222")),
+            ("/dev/sdb", Hdd, raid, second, Some("scsi-0ORLOP_RaidVolume_00a1b2c3d4e5f60719")),
+            ("/dev/sdc", Hdd, Some("UasDisk"), uas, Some("scsi-0ORLOP_UasDisk_UAS-0001")),
+            ("/dev/sdd", Hdd, sas, Some("SAS-0001"), way),
+            ("/dev/sde", Hdd, sas, Some("SAS-0001"), way),
+            // Not by the link of what lies on it.
+            ("/dev/sdf", Hdd, Some("ParaDisk"), Some("p1"), Some("scsi-0ORLOP_ParaDisk_p1")),
+            ("/dev/sdg", Hdd, Some("OldDisk"), lsi, Some("scsi-0ORLOP_OldDisk_LSI-0001")),
+        ],
+    );
+    let old_table = ["an MBR partition table or a boot sector"];
+    assert_eq!(disk(&disks, "/dev/sdc").signatures, old_table);
+    assert_eq!(disk(&disks, "/dev/sdg").signatures, ["a FAT file system", old_table[0]]);
+    assert_eq!(disk(&disks, "/dev/sdf").signatures, ["an LVM physical volume"]);
+    let mut machine = Machine::new(CONTROLLERS, &["/dev/sdc"]);
+    let partitions = machine.scan().remove(0).partitions;
+    let on_them: Vec<_> = partitions.iter().flat_map(|part| part.content.signatures.clone()).collect();
+    assert_eq!(on_them, ["an ext2, ext3 or ext4 file system", "swap space"], "neither is in use");
+}
+
+#[test]
 fn of_a_guest_that_may_not_open_its_disk_the_mount_is_known() {
     let all = ["*", "/dev/loop*", "/dev/zram*"];
     let disks = found(FIRECRACKER, &all);
@@ -186,4 +238,24 @@ fn of_a_guest_that_may_not_open_its_disk_the_mount_is_known() {
     let disks = machine.report();
     let message = disk(&disks, "/dev/vda").message.clone().unwrap_or_default();
     assert!(message.contains("cannot be read"), "not free, if it were not mounted: {message}");
+}
+
+#[test]
+fn names_are_the_same_without_udev_but_of_scsi_without_a_world_wide_name() {
+    for (text, by_udev_alone) in
+        [(QEMU, &["/dev/sdf"][..]), (CONTROLLERS, &["/dev/sdb", "/dev/sdc", "/dev/sdf", "/dev/sdg"])]
+    {
+        let mut machine = Machine::new(text, &["*"]);
+        let names = |disks: Vec<Disk>| {
+            let others = disks.into_iter().filter(|disk| !by_udev_alone.contains(&disk.device.as_str()));
+            others.map(|disk| (disk.device, disk.name, disk.model)).collect::<Vec<_>>()
+        };
+        let with = names(machine.report());
+        std::fs::remove_dir_all(machine.path("run")).expect("there is a database");
+        let disks = machine.report();
+        for device in by_udev_alone {
+            assert_eq!(disk(&disks, device).name, format!("n1-{}", &device["/dev/".len()..]));
+        }
+        assert_eq!(names(disks), with);
+    }
 }

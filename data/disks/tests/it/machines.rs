@@ -9,15 +9,17 @@ const RAID: &str = include_str!("../machines/sata-raid.txt");
 const CLOUD: &str = include_str!("../machines/cloud.txt");
 const LAPTOP: &str = include_str!("../machines/laptop.txt");
 pub(crate) const QEMU: &str = include_str!("../machines/qemu-disks.txt");
+pub(crate) const CONTROLLERS: &str = include_str!("../machines/qemu-controllers.txt");
 pub(crate) const FIRECRACKER: &str = include_str!("../machines/vm-without-udev.txt");
 
 /// All of them, by name.
-pub(crate) const TREES: [(&str, &str); 6] = [
+pub(crate) const TREES: [(&str, &str); 7] = [
     ("nvme-server", SERVER),
     ("sata-raid", RAID),
     ("cloud", CLOUD),
     ("laptop", LAPTOP),
     ("qemu-disks", QEMU),
+    ("qemu-controllers", CONTROLLERS),
     ("vm-without-udev", FIRECRACKER),
 ];
 

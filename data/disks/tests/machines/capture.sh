@@ -111,8 +111,10 @@ $1 == "*" { again = 1; next }
 END {
     if (read != count) { print "dev/" name " !"; exit }
     if (first && begin == 0) show(byte, 1)
-    for (i = split(places, list, " "); i > 0; i--) { split(list[i], place, ":"); show(place[1] + 0, place[2] + 0) }
-    for (i = split(labels, list, " "); i > 0; i--) zfs(list[i] + 0)
+    number = split(places, list, " ")
+    for (i = 1; i <= number; i++) { split(list[i], place, ":"); show(place[1] + 0, place[2] + 0) }
+    number = split(labels, list, " ")
+    for (i = 1; i <= number; i++) zfs(list[i] + 0)
     table(begin == 0 ? block + 0 : -block)
     # What an MBR is divided into; without its mark these are data.
     if (begin == 0 && at(510, 2) == "55aa") show(446, 64)
@@ -151,7 +153,7 @@ partition() {
 device() {
     link "$1/device"
     on=$(real "$1/device")
-    for attribute in subsysnqn transport model serial wwid; do lines "$on/$attribute"; done
+    for attribute in subsysnqn transport model name serial wwid; do lines "$on/$attribute"; done
     # Four bytes of header, which are no text.
     [ ! -r "$ROOT/$on/vpd_pg80" ] ||
         printf '%s = XXXX%s\n' "$on/vpd_pg80" "$(tail -c +5 "$ROOT/$on/vpd_pg80" | tr '\000-\037\177' ' ')"
