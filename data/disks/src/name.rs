@@ -1,6 +1,7 @@
 //! The name by which a disk is known in the cluster.
 //!
-//! 1. It comes from what the disk says of itself, the same with and without udev, so it stays when the disk moves.
+//! 1. It comes from what the disk says of itself, the same with and without udev, so it stays when the disk moves. Only
+//!    of a disk by SCSI or USB without a world-wide name in sysfs udev knows more.
 //! 2. It is a DNS label. Two disks of one node never have the same.
 
 use crate::found::Found;
@@ -13,6 +14,9 @@ const LABEL_LEN_MAX: usize = 63;
 /// Names that udev gives, most telling first; `nvme-` and `wwn-` are made from sysfs as well. `dm-`, `md-` and `lvm-`
 /// are not among them: they name what lies on a disk.
 const PREFIXES: [&str; 8] = ["wwn-", "virtio-", "ata-", "scsi-", "mmc-", "usb-", "ieee1394-", "google-"];
+
+/// How links begin that name what lies on a disk, and are gone with it.
+const OF_CONTENT: &str = "lvm-pv-uuid-";
 
 /// A name, and the disk that says the same of itself, if there is one before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,12 +51,34 @@ fn identity(disk: &Found) -> Option<String> {
     }
     let world_wide = disk.wwid.as_ref().and_then(|wwid| {
         let number = wwid.strip_prefix("naa.").or_else(|| wwid.strip_prefix("eui."))?;
-        Some(format!("wwn-0x{number}"))
+        Some(format!("wwn-0x{number}")).filter(|link| !is_of_zeros(link))
     });
     let is_virtio = disk.kernel_name.starts_with("vd");
     let virtio = disk.serial.as_ref().filter(|_| is_virtio).map(|serial| format!("virtio-{serial}"));
-    let link = |prefix: &&str| disk.links.iter().find(|link| link.starts_with(prefix)).cloned();
-    world_wide.or(virtio).or_else(|| PREFIXES.iter().find_map(link))
+    let links = || disk.links.iter().filter(|link| !is_of_zeros(link));
+    let link = |prefix: &&str| links().find(|link| link.starts_with(prefix)).cloned();
+    world_wide.or(virtio).or_else(|| PREFIXES.iter().find_map(link)).or_else(|| without_links(disk))
+}
+
+/// Whether a world-wide name is none: there are makers who leave it empty on all their disks.
+fn is_of_zeros(link: &str) -> bool {
+    link.strip_prefix("wwn-0x").is_some_and(|number| number.bytes().all(|digit| digit == b'0'))
+}
+
+/// What udev would make a link of, where there is no udev.
+fn without_links(disk: &Found) -> Option<String> {
+    // Of a disk without a world-wide name the kernel makes one of its model and serial number.
+    let ata = disk.wwid.as_ref().and_then(|wwid| wwid.strip_prefix("t10.ATA "));
+    let ata = ata.map(|text| format!("ata-{}", text.replace(' ', "_")));
+    let is_card = disk.kernel_name.starts_with("mmcblk");
+    let card = disk.model.as_ref().zip(disk.serial.as_ref()).filter(|_| is_card);
+    ata.or_else(|| card.map(|(model, serial)| format!("mmc-{model}_{serial}")))
+}
+
+/// The path of the disk or partition with these links that stays the same as long as it is there, if it has one.
+pub(crate) fn by_id(links: &[String]) -> Option<String> {
+    let link = links.iter().find(|link| !link.starts_with(OF_CONTENT))?;
+    Some(format!("/dev/disk/by-id/{link}"))
 }
 
 /// A DNS label of the text: what does not fit is replaced by a hash of all of it.
@@ -79,6 +105,15 @@ pub(crate) fn label(text: &str) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn the_path_of_a_disk_is_not_that_of_what_lies_on_it() {
+        let path = |links: &[&str]| by_id(&links.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let lvm = "lvm-pv-uuid-170rxP-4Yxi-kBiD-3tMf-5L9x-i3NR-CysU7N";
+        assert_eq!(path(&[lvm, "virtio-data"]).as_deref(), Some("/dev/disk/by-id/virtio-data"));
+        assert_eq!(path(&["dm-name-vg0-data", lvm]).as_deref(), Some("/dev/disk/by-id/dm-name-vg0-data"));
+        assert_eq!((path(&[lvm]), path(&[])), (None, None));
+    }
 
     #[test]
     fn labels_read_as_what_they_are_made_of() {

@@ -5,7 +5,7 @@ use crate::class::class;
 use crate::content::Content;
 use crate::found::{Found, How, Partition, Use};
 use crate::mounts::InUse;
-use crate::name::{Named, label, names};
+use crate::name::{Named, by_id, label, names};
 use crate::sysfs::{Block, Divided, blocks, mapper_name};
 use crate::udev::Note;
 use crate::{Refusal, Roots};
@@ -93,7 +93,7 @@ impl Scanner {
         Some(Found {
             kernel_name: kernel_name.to_owned(),
             class: class(&block),
-            model: note.model().filter(|_| !is_nvme).or_else(|| block.text("device/model")),
+            model: note.model().filter(|_| !is_nvme).or_else(|| block.model()),
             serial: note.serial().filter(|_| !is_nvme).or_else(own_serial).or_else(|| block.scsi_serial()),
             wwid: block.text("wwid").or_else(|| block.text("device/wwid")),
             namespace: block.number("nsid").and_then(|number| u32::try_from(number).ok()),
@@ -199,7 +199,7 @@ impl Found {
             name: name.clone(),
             node: by.node.to_owned(),
             device: format!("/dev/{}", self.kernel_name),
-            by_id: self.links.first().map(|link| format!("/dev/disk/by-id/{link}")),
+            by_id: by_id(&self.links),
             parent: None,
             state,
             pool,
@@ -223,7 +223,7 @@ impl Found {
         Disk {
             name: label(&format!("{}-part{}", disk.name, partition.number)),
             device: format!("/dev/{}", partition.kernel_name),
-            by_id: partition.links.first().map(|link| format!("/dev/disk/by-id/{link}")),
+            by_id: by_id(&partition.links),
             parent: Some(disk.name.clone()),
             state,
             pool,

@@ -142,6 +142,12 @@ impl Block {
         found
     }
 
+    /// What its maker calls it; of a memory card it is a name.
+    pub(crate) fn model(&self) -> Option<String> {
+        let is_card = self.name.starts_with("mmcblk");
+        self.text("device/model").or_else(|| self.text("device/name").filter(|_| is_card))
+    }
+
     /// The serial number that SCSI disks tell on a page of its own: four bytes of header, then text.
     pub(crate) fn scsi_serial(&self) -> Option<String> {
         let page = fs::read(self.folder.join("device/vpd_pg80")).ok()?;

@@ -30,6 +30,9 @@ const OCFS2: &str = "an OCFS2 file system";
 const ZFS: &str = "a ZFS member";
 const DRBD: &str = "a DRBD device";
 
+/// How the metadata of a RAID member begin.
+const RAID_MAGIC: [u8; 4] = [0xfc, 0x4e, 0x2b, 0xa9];
+
 /// Signatures in the front: name, offset, bytes.
 const FRONT: [(&str, usize, &[u8]); 47] = [
     (POOL, 0, b"ORLOPOOL"),
@@ -66,8 +69,8 @@ const FRONT: [(&str, usize, &[u8]); 47] = [
     (LVM, 512, b"LABELONE"),
     (LVM, 1024, b"LABELONE"),
     (LVM, 1536, b"LABELONE"),
-    (RAID, 0, &[0xfc, 0x4e, 0x2b, 0xa9]),
-    (RAID, 4096, &[0xfc, 0x4e, 0x2b, 0xa9]),
+    (RAID, 0, &RAID_MAGIC),
+    (RAID, 4096, &RAID_MAGIC),
     (SWAP, 4086, b"SWAPSPACE2"),
     (SWAP, 16374, b"SWAPSPACE2"),
     (SWAP, 65526, b"SWAPSPACE2"),
@@ -135,8 +138,7 @@ impl Ends<'_> {
             self.size.checked_sub(*distance).is_some_and(|offset| self.has_at(offset, bytes))
         });
         names.extend(at_the_end.map(|(name, ..)| *name));
-        let magic = [0xfc, 0x4e, 0x2b, 0xa9];
-        if raid_at_the_end(self.size).into_iter().flatten().any(|offset| self.has_at(offset, &magic)) {
+        if raid_at_the_end(self.size).into_iter().flatten().any(|offset| self.has_at(offset, &RAID_MAGIC)) {
             names.push(RAID);
         }
         if self.has_zfs() {
@@ -180,6 +182,19 @@ impl Ends<'_> {
         let in_front = [0, ZFS_LABEL_BYTES].into_iter().filter_map(|offset| self.front.get(index(offset)..));
         in_front.chain(at_the_end).any(is_zfs_label)
     }
+}
+
+/// What is looked for on a device of this size, one by one: name, offset, bytes. Of the many places where an uberblock of
+/// ZFS may lie it is the first one of each label.
+pub fn looked_for(size: u64) -> Vec<(&'static str, u64, &'static [u8])> {
+    let front = FRONT.iter().map(|(name, offset, bytes)| (*name, Some(*offset as u64), *bytes));
+    let back = BACK.iter().map(|(name, distance, bytes)| (*name, size.checked_sub(*distance), *bytes));
+    let raid = raid_at_the_end(size).into_iter().map(|offset| (RAID, offset, &RAID_MAGIC[..]));
+    let labels = size / ZFS_LABEL_BYTES;
+    let zfs = [0, 1, labels.saturating_sub(2), labels.saturating_sub(1)]
+        .map(|label| (ZFS, Some(label * ZFS_LABEL_BYTES + UBERBLOCKS.0 as u64), &UBERBLOCK_MAGIC[0][..]));
+    let all = front.chain(back).chain(raid).chain(zfs);
+    all.filter_map(|(name, offset, bytes)| Some((name, offset?, bytes))).collect()
 }
 
 fn has(part: &[u8], offset: usize, bytes: &[u8]) -> bool {
@@ -254,7 +269,7 @@ mod tests {
         let size = SIZE + 5 * 512;
         for offset in raid_at_the_end(size).into_iter().flatten() {
             let mut back = blank();
-            put(&mut back, from_the_end(size - offset), &[0xfc, 0x4e, 0x2b, 0xa9]);
+            put(&mut back, from_the_end(size - offset), &RAID_MAGIC);
             assert_eq!(found(&blank(), &back, size), [RAID]);
         }
         for (label, slot) in [(SIZE - ZFS_LABEL_BYTES, 5_u64), (SIZE - 2 * ZFS_LABEL_BYTES, 127)] {

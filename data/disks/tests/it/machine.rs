@@ -34,13 +34,17 @@ impl Machine {
         let folder = tempfile::tempdir().expect("a folder");
         let root = folder.path();
         let mut bytes = Vec::new();
+        let mut unreadable = Vec::new();
         for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
-            if let Some((path, target)) = line.split_once(" -> ") {
+            let (path, rest) = line.split_once(' ').unwrap_or((line, ""));
+            if let Some(target) = rest.strip_prefix("-> ") {
                 symlink(target, parent_of(root, path)).expect("a link");
-            } else if let Some((path, value)) = line.split_once(" = ") {
-                append(&parent_of(root, path), value);
-            } else if let Some((path, rest)) = line.split_once(" @") {
+            } else if let Some(value) = rest.strip_prefix('=') {
+                append(&parent_of(root, path), value.strip_prefix(' ').unwrap_or(value));
+            } else if let Some(rest) = rest.strip_prefix('@') {
                 bytes.push((root.join(path), rest));
+            } else if rest == "!" {
+                unreadable.push(root.join(path));
             } else {
                 fs::create_dir_all(root.join(line)).expect("a folder");
             }
@@ -48,6 +52,9 @@ impl Machine {
         make_nodes(root);
         for (path, rest) in bytes {
             put(&path, rest);
+        }
+        for path in unreadable {
+            fs::remove_file(path).expect("a node");
         }
         let allow = Allow::new(allow).expect("globs");
         Self { scanner: Scanner::new(Roots::below(root), allow), folder }
@@ -114,16 +121,28 @@ fn append(path: &Path, line: &str) {
     writeln!(file, "{line}").expect("written");
 }
 
-/// Every block device has a node, as large as sysfs says.
+/// Every block device has a node, as large as sysfs says, and so has every partition that says how large it is.
 fn make_nodes(root: &Path) {
     fs::create_dir_all(root.join("dev")).expect("a folder");
-    for entry in fs::read_dir(root.join("sys/block")).expect("block devices") {
-        let name = entry.expect("an entry").file_name();
-        let size = fs::read_to_string(root.join("sys/block").join(&name).join("size")).expect("a size");
-        let sectors: u64 = size.trim().parse().expect("a number");
-        let node = OpenOptions::new().create_new(true).write(true).open(root.join("dev").join(name));
-        node.and_then(|node| node.set_len(sectors * 512)).expect("a node");
+    for folder in entries(&root.join("sys/block")) {
+        make_node(root, &folder);
+        let is_partition = |part: &PathBuf| part.join("partition").exists() && part.join("size").exists();
+        for partition in entries(&folder).into_iter().filter(is_partition) {
+            make_node(root, &partition);
+        }
     }
+}
+
+fn make_node(root: &Path, folder: &Path) {
+    let size = fs::read_to_string(folder.join("size")).expect("a size");
+    let sectors: u64 = size.trim().parse().expect("a number");
+    let path = root.join("dev").join(folder.file_name().expect("a name"));
+    let node = OpenOptions::new().create_new(true).write(true).open(path);
+    node.and_then(|node| node.set_len(sectors * 512)).expect("a node");
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect()
 }
 
 fn put(path: &Path, offset_and_bytes: &str) {

@@ -1,4 +1,4 @@
-//! What is found on each machine, and what is said of it.
+//! What is found on the machines that were written by hand, and what is said of it.
 
 use crate::machine::Machine;
 use disks::{Roots, class_of};
@@ -8,13 +8,27 @@ const SERVER: &str = include_str!("../machines/nvme-server.txt");
 const RAID: &str = include_str!("../machines/sata-raid.txt");
 const CLOUD: &str = include_str!("../machines/cloud.txt");
 const LAPTOP: &str = include_str!("../machines/laptop.txt");
+pub(crate) const QEMU: &str = include_str!("../machines/qemu-disks.txt");
+pub(crate) const CONTROLLERS: &str = include_str!("../machines/qemu-controllers.txt");
+pub(crate) const FIRECRACKER: &str = include_str!("../machines/vm-without-udev.txt");
 
-fn found(text: &str, allow: &[&str]) -> Vec<Disk> {
+/// All of them, by name.
+pub(crate) const TREES: [(&str, &str); 7] = [
+    ("nvme-server", SERVER),
+    ("sata-raid", RAID),
+    ("cloud", CLOUD),
+    ("laptop", LAPTOP),
+    ("qemu-disks", QEMU),
+    ("qemu-controllers", CONTROLLERS),
+    ("vm-without-udev", FIRECRACKER),
+];
+
+pub(crate) fn found(text: &str, allow: &[&str]) -> Vec<Disk> {
     Machine::new(text, allow).report()
 }
 
 /// Each disk: device, name, state, part of the message.
-fn check(disks: &[Disk], expected: &[(&str, &str, DiskState, &str)]) {
+pub(crate) fn check(disks: &[Disk], expected: &[(&str, &str, DiskState, &str)]) {
     let devices: Vec<&str> = disks.iter().map(|disk| disk.device.as_str()).collect();
     assert_eq!(devices, expected.iter().map(|(device, ..)| *device).collect::<Vec<_>>());
     for (disk, (device, name, state, says)) in disks.iter().zip(expected) {
@@ -24,7 +38,7 @@ fn check(disks: &[Disk], expected: &[(&str, &str, DiskState, &str)]) {
     }
 }
 
-fn disk<'a>(disks: &'a [Disk], device: &str) -> &'a Disk {
+pub(crate) fn disk<'a>(disks: &'a [Disk], device: &str) -> &'a Disk {
     disks.iter().find(|disk| disk.device == device).expect("it was found")
 }
 
@@ -212,4 +226,67 @@ fn without_a_table_of_mounts_nothing_is_known() {
     assert_eq!(machine.scan().len(), 6);
     std::fs::remove_file(machine.path("proc/self/mountinfo")).expect("it is there");
     assert!(machine.scanner().scan().is_err());
+}
+
+#[test]
+fn a_world_wide_name_of_zeros_is_nobodys() {
+    let disk = |name: &str, minor: u32, serial: &str| {
+        format!(
+            "sys/block/{name} -> ../devices/pci0000:00/{serial}/block/{name}\n\
+             sys/devices/pci0000:00/{serial}/wwid = naa.0000000000000000\n\
+             sys/devices/pci0000:00/{serial}/block/{name}/device -> ../../../{serial}\n\
+             sys/devices/pci0000:00/{serial}/block/{name}/dev = 8:{minor}\n\
+             sys/devices/pci0000:00/{serial}/block/{name}/size = 524288\n\
+             run/udev/data/b8:{minor} = S:disk/by-id/wwn-0x0000000000000000\n\
+             run/udev/data/b8:{minor} = S:disk/by-id/ata-TEAM_T2534TB_{serial}\n"
+        )
+    };
+    let mounts = "proc/self/mountinfo = 20 1 0:1 / / rw - tmpfs tmpfs rw\n".to_owned();
+    let text = [mounts, disk("sda", 0, "AA11"), disk("sdb", 16, "BB22")].concat();
+    let mut machine = Machine::new(&text, &["*"]);
+    check(
+        &machine.report(),
+        &[
+            ("/dev/sda", "ata-team-t2534tb-aa11", DiskState::Available, ""),
+            ("/dev/sdb", "ata-team-t2534tb-bb22", DiskState::Available, ""),
+        ],
+    );
+    std::fs::remove_dir_all(machine.path("run")).expect("there is a database");
+    let names: Vec<String> = machine.report().into_iter().map(|disk| disk.name).collect();
+    assert_eq!(names, ["n1-sda", "n1-sdb"]);
+}
+
+#[test]
+fn a_sata_disk_and_a_card_are_named_without_udev_as_with_it() {
+    let text = "\
+proc/self/mountinfo = 20 1 0:1 / / rw - tmpfs tmpfs rw
+sys/block/mmcblk0 -> ../devices/pci0000:00/mmc0:c9ff/block/mmcblk0
+sys/devices/pci0000:00/mmc0:c9ff/name = QEMU!
+sys/devices/pci0000:00/mmc0:c9ff/serial = 0xdeadbeef
+sys/devices/pci0000:00/mmc0:c9ff/block/mmcblk0/device -> ../../../mmc0:c9ff
+sys/devices/pci0000:00/mmc0:c9ff/block/mmcblk0/dev = 179:0
+sys/devices/pci0000:00/mmc0:c9ff/block/mmcblk0/size = 524288
+run/udev/data/b179:0 = S:disk/by-id/mmc-QEMU__0xdeadbeef
+sys/block/sda -> ../devices/pci0000:00/1:0:0:0/block/sda
+sys/devices/pci0000:00/1:0:0:0/wwid = t10.ATA     Solid Disk                              SATA-0002
+sys/devices/pci0000:00/1:0:0:0/block/sda/device -> ../../../1:0:0:0
+sys/devices/pci0000:00/1:0:0:0/block/sda/dev = 8:0
+sys/devices/pci0000:00/1:0:0:0/block/sda/size = 524288
+run/udev/data/b8:0 = S:disk/by-id/ata-Solid_Disk_SATA-0002
+";
+    let mut machine = Machine::new(text, &["*"]);
+    for database in [true, false] {
+        let disks = machine.report();
+        check(
+            &disks,
+            &[
+                ("/dev/mmcblk0", "mmc-qemu-0xdeadbeef", DiskState::Available, ""),
+                ("/dev/sda", "ata-solid-disk-sata-0002", DiskState::Available, ""),
+            ],
+        );
+        assert_eq!(disk(&disks, "/dev/mmcblk0").model.as_deref(), Some("QEMU!"));
+        if database {
+            std::fs::remove_dir_all(machine.path("run")).expect("there is a database");
+        }
+    }
 }
