@@ -90,6 +90,7 @@ fn k8s(trip: &Trip) -> Result<()> {
     grow(trip, &lab)?;
     raw(trip, &lab)?;
     pressure(trip, &lab)?;
+    shown::plugins_answer(&lab)?;
     killer::killer(trip, &mut lab)?;
     nothing_left(trip, &mut lab, &before, &NODES)?;
     forget::forget(trip, &mut lab)?;

@@ -3,7 +3,7 @@
 
 use super::{MINUTE, NODES};
 use crate::journey::Trip;
-use crate::kubernetes::Lab;
+use crate::kubernetes::{Lab, chart};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::time::{Duration, Instant};
@@ -97,5 +97,13 @@ pub(super) fn told(trip: &Trip, lab: &Lab<'_>) -> Result<()> {
         seen.push(format!("{kind} {}: {reason}", name.as_str().unwrap_or_default()));
     }
     trip.checked(format!("told by events: {}", seen.join("; ")));
+    Ok(())
+}
+
+/// By now each plugin was asked by its probe often enough to be given up: none was.
+pub(super) fn plugins_answer(lab: &Lab<'_>) -> Result<()> {
+    let events = ["--namespace", chart::NAMESPACE, "get", "events", "--field-selector=reason=Killing"];
+    let killed = lab.kubectl(&[&events[..], &["--output=jsonpath={.items[*].message}"]].concat(), MINUTE)?;
+    ensure!(!killed.contains("Container csi failed liveness probe"), "a plugin was given up: {killed}");
     Ok(())
 }
