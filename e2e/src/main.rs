@@ -57,6 +57,9 @@ enum Extra {
     /// Plant leftovers, for the journey `guard`.
     #[command(hide = true)]
     Plant,
+    /// Call the CSI plugin of node-1, for the journey `nvme-csi`.
+    #[command(hide = true)]
+    Csi(journeys::Calls),
 }
 
 fn main() -> ExitCode {
@@ -80,6 +83,10 @@ fn run(arguments: &Arguments) -> Result<bool> {
             let id = RunId::random()?;
             let _guard = Guard::start(&id, true)?;
             journeys::plant(&id)?;
+            Ok(true)
+        }
+        Some(Extra::Csi(calls)) => {
+            calls.make()?;
             Ok(true)
         }
         None if arguments.list => {

@@ -2,27 +2,7 @@
 # is the program. What a node with nvme-tcp would do: a file system, an engine that is killed, growth, little memory, use
 # that is refused to end, a move away, a secret, and an engine that does not come back. And where it cannot be, FUSE.
 # Ends with `device: ok`; every line before is something that held.
-set -eE
-step() { echo "[$(cut -d' ' -f1 /proc/uptime) s] $*"; }
-trouble() {
-    echo "device: failed at line $1: $2"
-    grep -s . /sys/class/nvme/*/{state,subsysnqn}; dmesg | tail -n 25; tail -n 15 /tmp/dev.log; tail -n 25 /tmp/data/log/node-*.log; orlop volume get data
-}
-trap 'trouble "$LINENO" "$BASH_COMMAND"' ERR
-within() { # seconds, command: until it succeeds
-    local end=$((SECONDS + $1)); shift
-    until "$@" >/dev/null 2>&1; do
-        if ((SECONDS > end)); then echo "not in time: $*"; return 1; fi
-        sleep 0.1
-    done
-}
-ready() { [ "$(orlop node list -o json | jq '[.[] | select(.state == "Ready" and .pid != null)] | length')" = "$NODES" ]; }
-pid_of() { orlop node list -o json | jq -r ".[] | select(.name == \"$1\").pid"; }
-start() { # nodes, more options of orlop dev
-    NODES=$1; shift
-    orlop dev --nodes $NODES --disk-size 300MiB --data /tmp/data --listen 127.0.0.1:7070 "$@" >>/tmp/dev.log 2>&1 & DEV=$!
-    within 60 ready
-}
+. /vm/cluster.sh
 attach() { # name, more options: D is its device
     D=$(orlop volume attach "$@")
     case $D in /dev/nvme*) [ -b $D ] ;; *) echo "$D is no NVMe device"; false ;; esac
@@ -31,12 +11,6 @@ plain() { # name, more options: the same over FUSE; P is its device
     P=$(orlop volume attach "$@")
     case $P in /dev/loop*) [ -b $P ] ;; *) echo "$P is no loop device"; false ;; esac
 }
-restarted() { local now; now=$(pid_of "$1"); [ -n "$now" ] && [ "$now" != null ] && [ "$now" != "$2" ] && ready; }
-crash() { # node: kill -9, and wait until there is another process
-    local before; before=$(pid_of $1); kill -9 $before; within 60 restarted $1 $before
-}
-none() { [ -z "$(ls /sys/class/nvme)" ]; }
-quiet() { ! dmesg | grep -iE 'I/O error|EXT4-fs (error|warning)|aborted journal|blocked for more'; }
 writes() { # until /tmp/stop is there: every line of the ledger is a file that was on disk then
     local n=0
     until [ -e /tmp/stop ]; do
@@ -48,9 +22,7 @@ writes() { # until /tmp/stop is there: every line of the ledger is a file that w
 mount -t cgroup2 none /sys/fs/cgroup 2>/dev/null || true
 # Both: without the other the kernel does not hold a writer of dirty pages up, and kills it.
 echo "+memory +io" >/sys/fs/cgroup/cgroup.subtree_control
-cp /vm/orlop /usr/local/bin/orlop
 modprobe loop; modprobe fuse
-export ORLOP_API=http://127.0.0.1:7070 ORLOP_FRONTEND=auto
 start 2
 orlop preflight -o json | jq -e '.[] | select(.feature == "NVMe/TCP devices") | .ok == false and (.remedy | contains("modprobe nvme-tcp"))' >/dev/null
 grep -q 'devices are made over FUSE.*modprobe nvme-tcp' /tmp/data/log/node-1.log

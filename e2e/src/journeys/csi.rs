@@ -1,5 +1,6 @@
 //! The container storage interface of `orlop dev --csi`: judged by csi-sanity, and by what a pod sees of its volume.
 
+mod calls;
 mod claim;
 mod elsewhere;
 mod repaired;
@@ -11,6 +12,7 @@ use crate::cluster::Cluster;
 use crate::journey::{Journey, Trip, need};
 use crate::process::{Running, with_argument};
 use anyhow::{Context, Result, anyhow, bail, ensure};
+pub(crate) use calls::Calls;
 use claim::{Caller, Claim, MIB, text};
 use csi::client::{Code, Status};
 use rustix::process::Signal;

@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 const SCRIPT: &str = include_str!("../../vm/interop.sh");
 const TARGET_SCRIPT: &str = include_str!("../../vm/target.sh");
 const DEVICE_SCRIPT: &str = include_str!("../../vm/device.sh");
+const CSI_SCRIPT: &str = include_str!("../../vm/csi.sh");
+/// What the last two have in common: they read it.
+const CLUSTER_SCRIPT: &str = include_str!("../../vm/cluster.sh");
 const LIMIT: Duration = Duration::from_secs(600);
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -47,6 +50,12 @@ pub(crate) const DEVICE: Journey = Journey {
     name: "nvme",
     what: "volumes as NVMe/TCP devices of the kernel: engine killed, growth, little memory, moved away, secret; else FUSE",
     run: device,
+};
+
+pub(crate) const CSI: Journey = Journey {
+    name: "nvme-csi",
+    what: "a claim by CSI on an NVMe/TCP device: ext4, grown in use, plugin, engine and all of it killed; nothing is left",
+    run: claims,
 };
 
 /// Nothing of Orlop takes part: what was found once holds until the guest or the script is another.
@@ -179,17 +188,32 @@ fn initiator(trip: &Trip) -> Result<()> {
 
 /// A node with its volumes, all in the guest, whose kernel has an initiator.
 fn device(trip: &Trip) -> Result<()> {
+    in_guest(trip, DEVICE_SCRIPT, "device")
+}
+
+/// The same, where an orchestrator asks for them: this program in the guest.
+fn claims(trip: &Trip) -> Result<()> {
+    let shared = trip.folder.join("vm");
+    fs::create_dir_all(&shared)?;
+    let program = std::env::current_exe().context("find this program's own file")?;
+    fs::copy(program, shared.join("orlop-e2e")).context("share this program with the guest")?;
+    in_guest(trip, CSI_SCRIPT, "csi")
+}
+
+/// Boots the guest with `orlop` and the script, whose last line is `NAME: ok`.
+fn in_guest(trip: &Trip, script: &str, name: &str) -> Result<()> {
     let shared = trip.folder.join("vm");
     fs::create_dir_all(&shared)?;
     // The guest's C library is newer than this machine's.
     fs::copy(trip.orlop()?, shared.join("orlop")).context("share the program with the guest")?;
+    fs::write(shared.join("cluster.sh"), CLUSTER_SCRIPT)?;
     let guest = Guest::ready()?;
-    let verdict = guest.run(&shared, DEVICE_SCRIPT, LIMIT)?;
+    let verdict = guest.run(&shared, script, LIMIT)?;
     for line in verdict.output.lines() {
         println!("    {line}");
     }
-    ensure!(verdict.code == 0, "a device by NVMe/TCP: exit code {}", verdict.code);
-    ensure!(verdict.output.lines().any(|line| line == "device: ok"), "the script ended early");
+    ensure!(verdict.code == 0, "{name} by NVMe/TCP: exit code {}", verdict.code);
+    ensure!(verdict.output.lines().any(|line| line == format!("{name}: ok")), "the script ended early");
     trip.checked(format!("{}: {verdict}", guest.versions()?.lines().next().unwrap_or_default()));
     Ok(())
 }

@@ -15,6 +15,7 @@ mod upkeep;
 mod volume;
 
 use crate::journey::Journey;
+pub(crate) use csi::Calls;
 pub(crate) use harness::plant;
 
 /// Those that run one after the other.
@@ -57,6 +58,7 @@ pub(crate) const BESIDE: &[Journey] = &[
     kernel::INITIATOR,
     kernel::VOLUME,
     kernel::DEVICE,
+    kernel::CSI,
     harness::ETCD,
     harness::KUBERNETES_STORE,
     etcd::CLUSTER,

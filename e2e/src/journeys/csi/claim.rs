@@ -85,7 +85,17 @@ impl<'a> Claim<'a> {
         name: &str,
         filesystem: Option<&'static str>,
     ) -> Result<Self> {
-        let folder = trip.folder.join(name);
+        Self::below(&trip.folder, caller, name, filesystem)
+    }
+
+    /// The same with its paths below any folder.
+    pub(super) fn below(
+        folder: &Path,
+        caller: &'a Caller,
+        name: &str,
+        filesystem: Option<&'static str>,
+    ) -> Result<Self> {
+        let folder = folder.join(name);
         std::fs::create_dir_all(&folder)?;
         Ok(Self {
             caller,
