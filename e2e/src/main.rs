@@ -59,7 +59,7 @@ enum Extra {
     Plant,
     /// Call the CSI plugin of node-1, for the journey `nvme-csi`.
     #[command(hide = true)]
-    Csi(journeys::Calls),
+    CsiCalls(journeys::Calls),
 }
 
 fn main() -> ExitCode {
@@ -85,7 +85,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
             journeys::plant(&id)?;
             Ok(true)
         }
-        Some(Extra::Csi(calls)) => {
+        Some(Extra::CsiCalls(calls)) => {
             calls.make()?;
             Ok(true)
         }

@@ -1,10 +1,10 @@
 # Runs in the guest: `orlop dev --csi`, whose plugin stages what the guest's kernel attaches by NVMe/TCP; nothing is over
-# FUSE. /vm/orlop-e2e makes an orchestrator's calls. A claim as ext4, which is grown in use, whose plugin, engine and whole
-# cluster are killed, and of which nothing is left.
+# FUSE. /vm/orlop-e2e makes an orchestrator's calls. Claims as ext4 and as block device, which are grown in use, whose
+# plugin, engine and whole cluster are killed, and of which nothing is left.
 # Ends with `csi: ok`; every line before is something that held.
 . /vm/cluster.sh
 cp /vm/orlop-e2e /usr/local/bin/orlop-e2e
-calls() { orlop-e2e csi --sockets /tmp/csi --folder /tmp/pods "$@"; } # [--mount] claim, calls
+calls() { orlop-e2e csi-calls --sockets /tmp/csi --folder /tmp/pods "$@"; } # [--mount] claim, calls
 plugin() { jq '."csi-node-1".pid' /tmp/data/processes.json; }
 another() { [ "$(plugin)" != $1 ]; }
 crash_plugin() { local before; before=$(plugin); kill -9 $before; within 60 another $before; }
@@ -18,10 +18,10 @@ nothing() { # no controller, mount, loop device or file of pods
     within 20 none
     no_fuse
     [ -z "$(grep /tmp/pods /proc/self/mountinfo || true)" ]
-    [ -z "$(ls -d /tmp/pods/*/pod-* 2>/dev/null || true)" ] # The staging folder is the orchestrator's.
+    [ -z "$(ls -d /tmp/pods/*/{pod-*,read-only} 2>/dev/null || true)" ] # The staging folder is the orchestrator's.
 }
-deleted() { [ "$(orlop volume list -o json | jq length)" = 0 ]; }
 same_files() { echo 3 >/proc/sys/vm/drop_caches; (cd $POD && sha1sum --quiet -c /tmp/sums); }
+same_bytes() { echo 3 >/proc/sys/vm/drop_caches; cmp -n 16777216 /tmp/wanted $1; }
 still() { local before=$D; on_nvme $1; [ $D = $before ]; } # claim: it is the same device as before
 
 modprobe nvme-tcp
@@ -75,6 +75,33 @@ calls --mount files unpublish unstage unstage detach delete delete
 nothing
 step "gone without a trace, there again, deleted"
 
-within 20 deleted
+modprobe loop # A block device that refuses writes is one over the device.
+dmesg -C
+POD=/tmp/pods/raw/pod-node-1
+calls raw create=32 attach stage publish
+on_nvme raw
+[ -b $POD ]
+[ "$(stat -c %t:%T $POD)" = "$(stat -c %t:%T $D)" ]
+head -c 16777216 /dev/urandom >/tmp/wanted
+dd if=/tmp/wanted of=$POD bs=1M conv=fsync,notrunc status=none
+calls raw expand-in-controller=64 expand-on-node=64
+[ "$(calls raw size)" = $((64 << 20)) ]
+[ "$(blockdev --getsize64 $POD)" = $((64 << 20)) ]
+crash_plugin
+crash node-1
+calls raw attach stage publish
+still raw
+same_bytes $POD
+calls raw unpublish publish-read-only
+READER=/tmp/pods/raw/read-only
+[ -b $READER ]
+[ "$(blockdev --getsize64 $READER)" = $((64 << 20)) ]
+dd if=/dev/zero of=$READER bs=4096 count=1 conv=fsync,notrunc status=none 2>/dev/null && false
+same_bytes $READER
+quiet
+calls raw unpublish-read-only unstage detach delete
+nothing
+[ "$(orlop volume list -o json)" = "[]" ]
 kill -INT $DEV; wait $DEV
+step "a block device: grown, plugin and engine killed, then without writes: the same bytes; gone without a trace"
 echo "csi: ok"

@@ -54,7 +54,7 @@ pub(crate) const DEVICE: Journey = Journey {
 
 pub(crate) const CSI: Journey = Journey {
     name: "nvme-csi",
-    what: "a claim by CSI on an NVMe/TCP device: ext4, grown in use, plugin, engine and all of it killed; nothing is left",
+    what: "claims by CSI on NVMe/TCP devices: ext4 and raw, grown in use, plugin, engine and all of it killed; nothing is left",
     run: claims,
 };
 

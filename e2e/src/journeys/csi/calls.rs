@@ -44,14 +44,17 @@ impl Calls {
 fn make(claim: &Claim<'_>, call: &str) -> Result<()> {
     let (word, mib) = call.split_once('=').unwrap_or((call, "0"));
     let bytes = MIB * mib.parse::<i64>().with_context(|| format!("{call}: how many MiB?"))?;
+    let second = claim.folder.join("read-only");
     persist(call, || match word {
         "create" => claim.create(NODE, bytes),
         "attach" => claim.attach(NODE),
         "stage" => claim.stage(NODE),
         "publish" => claim.publish(NODE),
+        "publish-read-only" => claim.publish_at(NODE, &second, true),
         "expand-in-controller" => claim.expand_in_controller(NODE, bytes),
         "expand-on-node" => claim.expand_on_node(NODE, bytes),
         "size" => claim.total_bytes(NODE).map(|total| println!("{total}")),
+        "unpublish-read-only" => claim.unpublish_at(NODE, &second),
         "unpublish" => claim.unpublish(NODE),
         "unstage" => claim.unstage(NODE),
         "detach" => claim.detach(NODE),
