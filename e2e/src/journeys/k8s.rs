@@ -96,7 +96,7 @@ fn k8s(trip: &Trip) -> Result<()> {
     killer::killer(trip, &mut lab)?;
     before.is_all(trip, &mut lab, &NODES)?;
     forget::forget(trip, &mut lab)?;
-    again::again(trip, &lab, &install)?;
+    again::again(trip, &lab, &install, &blank)?;
     before.is_all(trip, &mut lab, forget::KEPT)?;
 
     uninstall(trip, &mut lab)?;
