@@ -95,8 +95,8 @@ fn k8s(trip: &Trip) -> Result<()> {
     pressure(trip, &lab)?;
     killer::killer(trip, &mut lab)?;
     before.is_all(trip, &mut lab, &NODES)?;
-    forget::forget(trip, &mut lab)?;
     again::again(trip, &lab, &install, &blank)?;
+    forget::forget(trip, &mut lab)?;
     before.is_all(trip, &mut lab, forget::KEPT)?;
 
     uninstall(trip, &mut lab)?;
