@@ -9,6 +9,7 @@ rendered() {
 #   kubectl create namespace orlop
 #   kubectl --namespace orlop create secret generic orlop-peers --from-literal=secret="$(openssl rand -base64 32)"
 #   kubectl apply --server-side --filename orlop.yaml
+# After a chart or manifests of another version, which own what differs: the last one with --force-conflicts.
 # The Secret is what the engines prove to each other; their pods wait until it is there.
 # Never delete by this file: with the definitions go all records of where the data is. The programs alone go by
 #   kubectl delete namespace orlop

@@ -557,4 +557,6 @@ pub(crate) fn signed(bytes: u64) -> i64 {
 }
 
 #[cfg(test)]
+mod killed;
+#[cfg(test)]
 mod tests;

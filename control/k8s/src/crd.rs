@@ -150,20 +150,24 @@ fn crd(kind: Kind) -> Value {
         Kind::Disk => report(with_conditions(schema_of::<Disk>()), "self.status.name"),
     };
     let name = name(kind);
+    let mut names = json!({
+        "categories": ["orlop"],
+        "kind": name,
+        "listKind": format!("{name}List"),
+        "plural": kind.as_str(),
+        "singular": name.to_lowercase(),
+    });
+    // An API server drops a list of nothing, and then who applies it a second time is in conflict with who was first.
+    if let short @ [_, ..] = short_names(kind) {
+        names["shortNames"] = json!(short);
+    }
     json!({
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
         "metadata": { "name": format!("{kind}.{GROUP}") },
         "spec": {
             "group": GROUP,
-            "names": {
-                "categories": ["orlop"],
-                "kind": name,
-                "listKind": format!("{name}List"),
-                "plural": kind.as_str(),
-                "shortNames": short_names(kind),
-                "singular": name.to_lowercase(),
-            },
+            "names": names,
             "scope": "Cluster",
             "versions": [{
                 "name": VERSION,

@@ -4,6 +4,7 @@ mod again;
 mod forget;
 mod killer;
 mod kinds;
+mod left;
 mod near;
 mod places;
 mod readers;
@@ -14,6 +15,7 @@ mod writer;
 use crate::journey::{Journey, Trip, need};
 use crate::kubernetes::{Lab, chart, image::BUSYBOX};
 use anyhow::{Context, Error, Result, ensure};
+use left::Before;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use shown::Blank;
@@ -45,7 +47,7 @@ fn k8s(trip: &Trip) -> Result<()> {
     chart::build()?;
     let images = chart::images(trip)?;
     trip.checked("the images are made");
-    let before = loops(trip)?;
+    let mut before = Before::of_machine(trip)?;
     let mut lab = Lab::start(trip, 3, &images)?;
     let [commands] = chart::commands("k8s", "README.md")?;
     ensure!(commands.len() > 3, "the README has few commands: {commands:?}");
@@ -57,6 +59,7 @@ fn k8s(trip: &Trip) -> Result<()> {
     for node in NODES {
         lab.wait_for(&format!("onode/{node}"), ".status.state", "Ready", MINUTE)?;
     }
+    before.of_pools(&lab, DISKS.len())?;
     trip.checked("the chart is installed by Helm: its pods are ready, and so are three nodes of Orlop");
 
     for command in &commands[1..] {
@@ -71,7 +74,7 @@ fn k8s(trip: &Trip) -> Result<()> {
     trip.checked(format!("a StatefulSet's pod writes to a claim with three copies, on {}", writer.node));
     plugin(trip, &lab)?;
     blank.shown(trip, &lab)?;
-    shown::nothing_shared(&mut lab, &writer.node)?;
+    shown::nothing_shared(trip, &mut lab, &writer.node)?;
     writer.survives_its_node(trip, &mut lab, Word::Operator)?;
     writer.survives_a_standstill(trip, &mut lab, Word::Operator)?;
     writer.survives_a_reboot(trip, &mut lab)?;
@@ -92,10 +95,10 @@ fn k8s(trip: &Trip) -> Result<()> {
     pressure(trip, &lab)?;
     shown::plugins_answer(&lab)?;
     killer::killer(trip, &mut lab)?;
-    nothing_left(trip, &mut lab, &before, &NODES)?;
+    before.is_all(trip, &mut lab, &NODES)?;
+    again::again(trip, &lab, &install, &blank)?;
     forget::forget(trip, &mut lab)?;
-    again::again(trip, &lab, &install)?;
-    nothing_left(trip, &mut lab, &before, forget::KEPT)?;
+    before.is_all(trip, &mut lab, forget::KEPT)?;
 
     uninstall(trip, &mut lab)?;
     lab.stop()?;
@@ -679,35 +682,5 @@ fn pressure(trip: &Trip, lab: &Lab<'_>) -> Result<()> {
         "a pod with 48 MiB of memory wrote 192 MiB without waiting, and read them back: {:.1} s with its start",
         began.elapsed().as_secs_f64()
     ));
-    Ok(())
-}
-
-/// The loop devices of this machine over volumes; of one whose mount is gone nothing but the last part is told.
-fn loops(trip: &Trip) -> Result<Vec<String>> {
-    let all = trip.sh("losetup --list --noheadings --output NAME,BACK-FILE", MINUTE)?;
-    let ours = |line: &&str| line.contains("/var/lib/orlop/") || line.trim_end().ends_with(" /volume");
-    Ok(all.lines().filter(ours).map(str::to_owned).collect())
-}
-
-/// No claim, no volume, no attachment, no record and no device is left.
-fn nothing_left(trip: &Trip, lab: &mut Lab<'_>, before: &[String], nodes: &[&str]) -> Result<()> {
-    let kinds =
-        "persistentvolumes,volumeattachments,volumes.orlop.io,volumerecords.orlop.io,volumestatuses.orlop.io";
-    let begun = Instant::now();
-    loop {
-        let left = lab.kubectl(&["get", kinds, "--output=name"], MINUTE)?;
-        let loops: Vec<String> = loops(trip)?.into_iter().filter(|line| !before.contains(line)).collect();
-        if left.trim().is_empty() && loops.is_empty() {
-            break;
-        }
-        ensure!(begun.elapsed() < MINUTE, "left: {left} {loops:?}");
-        std::thread::sleep(Duration::from_millis(500));
-    }
-    for node in nodes {
-        let mounts = lab.node(node)?.sh("cat /proc/self/mountinfo", MINUTE)?;
-        let left: Vec<&str> = mounts.lines().filter(|line| line.contains("csi.orlop.io")).collect();
-        ensure!(left.is_empty(), "{node} still has mounts: {left:?}");
-    }
-    trip.checked("everything is deleted: no object, no mount and no loop device is left");
     Ok(())
 }

@@ -165,6 +165,6 @@ pub(crate) fn commands<const BLOCKS: usize>(journey: &str, document: &str) -> Re
     })
 }
 
-pub(super) fn project() -> &'static Path {
+pub(crate) fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("e2e is in the project's folder")
 }

@@ -9,6 +9,7 @@
 
 pub(crate) mod chart;
 mod control_plane;
+mod held;
 pub(crate) mod image;
 mod node;
 pub(crate) mod older;
@@ -20,6 +21,7 @@ use crate::journey::{Trip, need};
 use crate::process::{Running, tail};
 use anyhow::{Context, Result, ensure};
 use control_plane::ControlPlane;
+pub(crate) use held::Held;
 pub(crate) use node::{Node, Residents};
 use pki::Pki;
 use programs::built;

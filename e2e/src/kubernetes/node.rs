@@ -289,7 +289,7 @@ pub(crate) struct Residents {
 }
 
 impl Residents {
-    fn all(&self) -> impl Iterator<Item = Process> {
+    pub(super) fn all(&self) -> impl Iterator<Item = Process> {
         process::all().filter(|process| *process != self.machine && self.has(process))
     }
 

@@ -21,9 +21,14 @@ const STRICT: &str = NODES[1];
 /// The file of each node that its operator calls an SSD; too small for what other steps need.
 pub(super) const DISK: &str = "ssd";
 
+/// That disk, as an engine is told.
+pub(super) fn disk() -> String {
+    format!("file:///var/lib/orlop/{DISK}?size=256MiB&class=ssd")
+}
+
 /// Of the chart: one more disk for each node, behind the README's.
 pub(super) fn values() -> String {
-    format!("--set-json 'node.disks[1]=\"file:///var/lib/orlop/{DISK}?size=256MiB&class=ssd\"'")
+    format!("--set-json 'node.disks[1]=\"{}\"'", disk())
 }
 
 /// Labels the nodes, makes volumes by three classes, and takes all of it away.

@@ -1,16 +1,16 @@
 //! What an operator sees by kubectl: the disks of the nodes, everything of Orlop by one word, and what happened to a node
 //! and its pods.
 
-use super::{MINUTE, NODES};
+use super::{MINUTE, NODES, left};
 use crate::journey::Trip;
-use crate::kubernetes::{Lab, chart};
+use crate::kubernetes::{Held, Lab, chart};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
 /// A blank disk. The nodes share a kernel, so each of them has it.
 pub(super) struct Blank {
-    device: String,
+    pub(super) device: String,
 }
 
 impl Blank {
@@ -66,13 +66,18 @@ impl Blank {
     }
 }
 
-/// No node shows a volume's file outside of Orlop's own pods: only staged and published mounts are the machine's.
-pub(super) fn nothing_shared(lab: &mut Lab<'_>, node: &str) -> Result<()> {
+/// No node shows a volume's file outside of Orlop's own pods: only staged and published mounts are the machine's. In the
+/// pods it is found: what looks there for what is left at the end is not blind.
+pub(super) fn nothing_shared(trip: &Trip, lab: &mut Lab<'_>, node: &str) -> Result<()> {
     let mounts = lab.node(node)?.sh("cat /proc/self/mountinfo", MINUTE)?;
     let staged = mounts.lines().filter(|line| line.contains("/csi.orlop.io/")).count();
     ensure!(staged > 0, "{node} has no staged volume to look at");
     let shared: Vec<&str> = mounts.lines().filter(|line| line.contains(" - fuse")).collect();
     ensure!(shared.is_empty(), "{node} shows what is the engine's own: {shared:?}");
+    let held = Held::look(&lab.node(node)?.residents()?);
+    // With the kernel's own initiator there is neither the one nor the other.
+    let is_looped = !left::loops(trip)?.is_empty();
+    ensure!(held.is_served() == is_looped, "loop devices: {is_looped}, and in the pods of {node}: {held:?}");
     Ok(())
 }
 

@@ -3,8 +3,9 @@
 //!
 //! 1. Between any two steps every acknowledged record is there, and claims are made, used and deleted.
 
+use super::left::Before;
 use super::writer::{Recorder, Word, Writer};
-use super::{MINUTE, NODES, claim, loops, nothing_left, pod, said};
+use super::{MINUTE, NODES, claim, pod, said};
 use crate::journey::{Journey, Trip, need};
 use crate::kubernetes::{Lab, chart, older};
 use anyhow::{Context, Result, ensure};
@@ -25,9 +26,10 @@ fn upgrade(trip: &Trip) -> Result<()> {
     let older = older::Older::built(target)?;
     let mut images = chart::images(trip)?;
     images.push(chart::image(trip, &older.orlop, older::VERSION)?);
-    let before = loops(trip)?;
+    let mut before = Before::of_machine(trip)?;
     let mut lab = Lab::start(trip, 3, &images)?;
     install(&lab, &older)?;
+    before.of_pools(&lab, 1)?;
     trip.checked(format!("the chart of {} is installed", older::Older::name()));
 
     let kept = Kept::make(&lab)?;
@@ -41,7 +43,7 @@ fn upgrade(trip: &Trip) -> Result<()> {
     kept.compare(&lab)?;
     writer.delete(&lab)?;
     trip.checked("all of it is new: what the older one wrote is there");
-    nothing_left(trip, &mut lab, &before, &NODES)?;
+    before.is_all(trip, &mut lab, &NODES)?;
     lab.stop()
 }
 
