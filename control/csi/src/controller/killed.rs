@@ -16,11 +16,10 @@ use crate::{
 };
 use api::{ApiConfig, serve};
 use engines::Engines;
-use manager::Mandate;
 use model::{Kind, Object, Stored};
 use serde_json::Value;
 use std::{future::pending, net::SocketAddr, pin::pin, sync::Arc};
-use store::{Embedded, Events, Expect, Store, StoreFuture};
+use store::{Embedded, Events, Expect, Mandate, Store, StoreFuture};
 use tokio::{
     runtime::{Builder, Runtime},
     sync::watch,

@@ -24,7 +24,7 @@ pub(crate) struct Calls {
     /// What the claim is called.
     claim: String,
     /// Such as `create=64`, in MiB, or `stage`.
-    calls: Vec<String>,
+    asked: Vec<String>,
 }
 
 impl Calls {
@@ -34,7 +34,7 @@ impl Calls {
         let filesystem = self.mount.then_some("ext4");
         let claim = Claim::below(&self.folder, &caller, &self.claim, filesystem)?;
         let claim = Claim { parameters: &[("copies", "1")], ..claim };
-        for call in &self.calls {
+        for call in &self.asked {
             make(&claim, call)?;
         }
         Ok(())
