@@ -3,6 +3,7 @@
 
 use crate::failure::{Failure, Kind, OrFail, Outcome};
 use crate::output;
+use api::client::deepest;
 use csi::client::Plugin;
 use csi::v1::ProbeRequest;
 use nvmf::wire::command::{Sgl, Sqe, admin};
@@ -11,7 +12,6 @@ use nvmf::wire::frame::{Framing, Parsed, Pdu, Phase, Role};
 use nvmf::wire::identify::{IDENTIFY_LEN, cns};
 use nvmf::wire::pdu::{Digests, IcReq, Sealer};
 use nvmf::wire::status::StatusCode;
-use std::error::Error;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -80,15 +80,6 @@ fn plugin(socket: &Path) -> Outcome {
     let said =
         if ready == Some(false) { "answers, and is not ready: its API does not answer" } else { "is ready" };
     output::line(&format!("{} {said}", socket.display()))
-}
-
-/// The cause below all others: those above it say only that something has failed.
-fn deepest(error: &dyn Error) -> String {
-    let mut deepest = error;
-    while let Some(cause) = deepest.source() {
-        deepest = cause;
-    }
-    deepest.to_string()
 }
 
 /// Connects to a target as a stranger, without a key, and says what came back.

@@ -312,7 +312,7 @@ fn encode(body: &impl Serialize) -> Result<Bytes, Error> {
 }
 
 /// The last cause of an error says what happened; those above it only where.
-fn deepest(error: &dyn std::error::Error) -> String {
+pub fn deepest(error: &dyn std::error::Error) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
         error = source;

@@ -186,6 +186,9 @@ impl Ends<'_> {
 
 /// What is looked for on a device of this size, one by one: name, offset, bytes. Of the many places where an uberblock of
 /// ZFS may lie it is the first one of each label.
+///
+/// # Units
+/// The size and the offsets are in bytes, the offsets from the front.
 pub fn looked_for(size: u64) -> Vec<(&'static str, u64, &'static [u8])> {
     let front = FRONT.iter().map(|(name, offset, bytes)| (*name, Some(*offset as u64), *bytes));
     let back = BACK.iter().map(|(name, distance, bytes)| (*name, size.checked_sub(*distance), *bytes));

@@ -94,10 +94,10 @@ fn every_machine_is_the_same_by_the_script() {
 
 #[test]
 fn what_the_script_printed_it_prints_again() {
-    for (name, text) in TREES {
-        if !text.contains("\n# Printed by capture.sh. ") {
-            continue;
-        }
+    let printed = |(_, text): &&(&str, &str)| text.contains("\n# Printed by capture.sh. ");
+    let captures: Vec<_> = TREES.iter().filter(printed).collect();
+    assert_eq!(captures.len(), 3, "those of `captured`");
+    for (name, text) in captures {
         let machine = Machine::new(text, &[]);
         let printed = capture(&machine.path(""), &[]);
         let lines = |text: &str| -> Vec<String> {
